@@ -1,0 +1,41 @@
+// A Port moves bursts of Ethernet frames between a device queue and a worker. It is a Link for the stack's output; the worker
+// polls it for input. One thread: the worker's.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "netstack/link/link.h"
+
+namespace sluice {
+
+struct PortStats {
+  uint64_t rx_frames = 0, rx_bytes = 0, rx_dropped = 0;  // rx_dropped: by the kernel before us (socket queue full) or malformed metadata
+  uint64_t tx_frames = 0, tx_bytes = 0, tx_dropped = 0;  // tx_dropped: refused by the device for good
+  uint64_t rx_syscalls = 0, tx_syscalls = 0;
+  uint64_t software_gso_frames = 0;                      // frames cut here
+};
+
+// Middlewares (pcap, impairment) wrap a Port and are Ports.
+class Port : public Link {
+ public:
+  virtual IfIndex ifindex() const = 0;
+  virtual std::string_view kind() const = 0;  // "packet", "xdp", "pipe" ...
+  // Fills the front of `out`, returns how many. Offload, ifindex, link_type and VLAN are set; Packet::received is the caller's.
+  virtual size_t Receive(std::span<Packet> out) = 0;
+  // Descriptors that become readable when frames wait (for sleeping). Empty: nothing to wait for, poll only.
+  virtual std::vector<int> wait_fds() const = 0;
+  // Called before sleeping: false where frames came meanwhile, so that the worker polls again (need-wakeup rings).
+  virtual bool ArmWakeup() { return true; }
+  // Where Transmit took less than all: the descriptor whose writability says that it takes more (-1: try again at the next turn).
+  virtual int tx_wait_fd() const { return -1; }
+  // True where the device vanished or the port was detached by someone else; frames neither come nor go any more.
+  virtual bool dead() const { return false; }
+  virtual PortStats stats() const = 0;
+  virtual std::vector<std::string> describe() const { return {}; }  // "key=value" lines for `sluice stats`
+};
+
+}  // namespace sluice

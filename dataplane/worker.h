@@ -1,0 +1,82 @@
+// A worker: one thread, one stack shard, its ports and descriptors, run to completion:
+// receive burst -> stack input -> timers -> descriptor events -> tasks -> flush; then spin a little, then sleep in epoll.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/errno.h"
+#include "dataplane/port.h"
+#include "netstack/stack.h"
+
+namespace sluice {
+
+enum class PollMode : uint8_t { kAdaptive, kBusy, kInterrupt };
+
+struct WorkerOptions {
+  PollMode poll = PollMode::kAdaptive;
+  // How long to spin after the last event before sleeping; zero or less: measured at start (about the cost of one wake-up).
+  Duration spin{0};
+  int cpu = -1;  // pin to this core, or -1
+};
+
+class FdHandler {
+ public:
+  virtual ~FdHandler() = default;
+  // epoll events of the descriptor. May add and remove descriptors, its own included.
+  virtual void OnFdEvents(uint32_t epoll_events) = 0;
+};
+
+// Work that is due once per turn after input and descriptor events, e.g. sockets marked dirty by their observers.
+class TurnTask {
+ public:
+  virtual ~TurnTask() = default;
+  // Returns true where it did something (the turn counts as busy).
+  virtual bool OnTurn() = 0;
+};
+
+struct WorkerStats {
+  uint64_t turns = 0, busy_turns = 0, sleeps = 0, wakeups = 0;
+  uint64_t spin_ns = 0, sleep_ns = 0;
+  Duration wake_cost{0};
+};
+
+class Worker {
+ public:
+  Worker(const WorkerOptions& options, Stack& stack);
+  ~Worker();
+
+  // Worker's own thread (or before Run) only:
+  void AddPort(std::unique_ptr<Port> port);      // attaches it to the stack
+  void RemovePort(IfIndex ifindex);
+  Errno AddFd(int fd, uint32_t epoll_events, FdHandler* handler);  // level-triggered unless EPOLLET is given
+  Errno ModifyFd(int fd, uint32_t epoll_events);
+  void RemoveFd(int fd);
+  void AddTask(TurnTask* task);
+  void RemoveTask(TurnTask* task);
+  const std::vector<std::unique_ptr<Port>>& ports() const { return ports_; }
+  WorkerStats stats() const;
+  Stack& stack() { return stack_; }
+
+  // Any thread: runs `work` on the worker's thread at its next turn. Control plane only (allocates, takes a lock).
+  void Post(std::function<void()> work);
+  // Any thread or signal handler.
+  void Stop();
+
+  // Returns after Stop. Reads CLOCK_MONOTONIC.
+  void Run();
+  // One turn without sleeping (tests, library use).
+  bool RunOnce();
+
+ private:
+  class Impl;
+  Stack& stack_;
+  std::vector<std::unique_ptr<Port>> ports_;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,102 @@
+// A stack shard: one per worker. Frames in, frames out, time and randomness passed in; no thread, no clock, no system call.
+//
+// The driver's loop: SetNow, Input for every device's burst, AdvanceTimers, socket work, Flush; then sleep until NextDeadline.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/rng.h"
+#include "base/time.h"
+#include "base/timer_wheel.h"
+#include "netstack/config.h"
+#include "netstack/counters.h"
+#include "netstack/ip/ip.h"
+#include "netstack/link/link.h"
+#include "netstack/packet.h"
+#include "netstack/socket/socket.h"
+
+namespace sluice {
+
+// `net.*` values parsed once per configuration; units as the keys have them. Fields are added beside their users.
+struct Sysctls;
+
+// What the layers of one shard share.
+struct StackContext {
+  Instant now;
+  TimerWheel& timers;
+  Rng& rng;
+  SecureRng& secure;
+  Counters& counters;
+  BlockPool& pool;
+  IpLayer* ip = nullptr;
+  const Sysctls* sysctls = nullptr;
+};
+
+struct NeighborInfo {
+  IfIndex ifindex;
+  IpAddress address;
+  MacAddress mac;
+  uint16_t state;       // NUD_*
+  Duration confirmed_ago, used_ago, updated_ago;
+  uint32_t probes;
+};
+
+struct SocketInfo {  // for `ss` and `sluice sockets`
+  Family family;
+  uint8_t protocol;   // IPPROTO_*
+  int state;          // TCP_* states; UDP: 1 connected, 7 otherwise
+  Endpoint local;
+  Endpoint remote;
+  IfIndex ifindex;
+  uint32_t receive_queue, send_queue;
+  uint32_t backlog;
+  uint8_t timer;
+  uint32_t timer_ms;
+  uint32_t retransmits;
+  uint32_t owner;     // cookie set by the owner
+  std::optional<TcpInfo> tcp;
+};
+
+class Stack {
+ public:
+  Stack(Instant now, SecureRng& secure, BlockPool& pool);
+  ~Stack();
+
+  void ApplyConfig(std::shared_ptr<const NetConfig> config);
+  const NetConfig& config() const;
+  const std::shared_ptr<const NetConfig>& shared_config() const;
+  // Joins a device (by the index in the configuration) with where its frames go; nullptr detaches. Not owned.
+  void AttachLink(IfIndex ifindex, Link* link);
+
+  void SetNow(Instant now);
+  // Complete Ethernet frames from the device `ifindex`.
+  void Input(std::span<Packet> burst, IfIndex ifindex);
+  void AdvanceTimers();
+  // Hands queued frames to the links, delivers looped-back packets. Returns false where a link did not take all: call again when
+  // it is writable.
+  bool Flush();
+  std::optional<Instant> NextDeadline() const;
+
+  // nullptr where memory is at its bound. The caller closes it.
+  StreamSocket* NewTcpSocket(Family family);
+  DatagramSocket* NewUdpSocket(Family family);
+  DatagramSocket* NewPingSocket(Family family);                        // SOCK_DGRAM, IPPROTO_ICMP
+  DatagramSocket* NewRawSocket(Family family, uint8_t protocol);       // SOCK_RAW
+
+  Route Lookup(const RouteQuery& query);  // for RTM_GETROUTE
+  std::vector<NeighborInfo> Neighbors() const;
+  std::vector<SocketInfo> Sockets(bool with_tcp_info) const;
+  const Counters& counters() const;
+  struct LinkCounters { uint64_t rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped; };
+  LinkCounters link_counters(IfIndex ifindex) const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sluice
