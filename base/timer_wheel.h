@@ -45,7 +45,9 @@ class TimerWheel {
   void Schedule(Timer& timer, Instant deadline);
   // Fires all timers due by `now`. A callback may schedule, cancel and destroy any timer, its own included.
   void Advance(Instant now);
-  // A time not later than the earliest deadline (so a sleeper never oversleeps); nullopt where nothing is pending.
+  // When Advance has something to do next: an instant at which it makes progress (fires a timer or moves one closer), at most one
+  // tick after the earliest deadline, so that a sleeper neither oversleeps nor spins; in the past where a timer is overdue.
+  // nullopt where nothing is pending.
   std::optional<Instant> NextDeadline() const;
 
  private:
@@ -54,13 +56,21 @@ class TimerWheel {
   static constexpr int kLevels = 6;
   static constexpr int kSlotBits = 6;
   static constexpr int kSlots = 1 << kSlotBits;
-  void Link(Timer& timer);
+  static constexpr uint16_t kUnslotted = 0xffff;  // on due_, far_ or the list that Advance is firing
+  static void Push(Timer& timer, Timer** head, uint16_t slot);
+  void Link(Timer& timer, Timer** due);
   void Unlink(Timer& timer);
-  void Cascade(int level);
+  void Fire(Timer** list);
+  // The lowest occupied slot, as the tick at which it begins; false where all levels are empty.
+  bool NextSlot(int* level, int* slot, uint64_t* tick) const;
 
+  // All ticks up to this one are done. A timer at level L differs from tick_ first in the L-th group of kSlotBits bits, so a lower
+  // level is always due before a higher one, and slots of a level come in order.
   uint64_t tick_;
   uint64_t occupied_[kLevels] = {};
   Timer* slots_[kLevels][kSlots] = {};
+  Timer* due_ = nullptr;  // scheduled in the past: fire at the next Advance
+  Timer* far_ = nullptr;  // beyond the top level (104 days)
 };
 
 }  // namespace sluice

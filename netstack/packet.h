@@ -94,14 +94,14 @@ class Packet {
   static constexpr size_t kMaxSlices = 20;
   static constexpr size_t kHeadroom = 128;  // enough for vnet, Ethernet + VLAN, IPv6 and TCP with all options
 
-  Packet() = default;
+  Packet() {}
   // A packet without bytes, with `headroom` before and `size` bytes of room behind; empty handle where the pool is exhausted.
   static Packet Allocate(BlockPool& pool, size_t size, size_t headroom = kHeadroom);
   // A packet whose linear region is [offset, offset + length) of `block`.
   static Packet Adopt(BlockRef block, uint32_t offset, uint32_t length);
   Packet(Packet&& o) noexcept;
   Packet& operator=(Packet&& o) noexcept;
-  ~Packet() = default;
+  ~Packet() { DropSlices(); }
 
   explicit operator bool() const { return static_cast<bool>(head_); }
 
@@ -149,7 +149,16 @@ class Packet {
   uint32_t length_ = 0;
   uint32_t slice_bytes_ = 0;
   uint32_t slice_count_ = 0;
-  Slice slices_[kMaxSlices];
+  void DropSlices() {
+    while (slice_count_ > 0) slices_[--slice_count_].~Slice();
+    slice_bytes_ = 0;
+  }
+  void TakeFrom(Packet& o) noexcept;
+
+  // Only the first slice_count_ are alive: a frame without slices pays nothing for them.
+  union {
+    Slice slices_[kMaxSlices];
+  };
 };
 
 // Grows on demand up to `limit_bytes`, keeps freed blocks by size class (256, 2048, 16 KiB, 64 KiB + 512) for reuse.
@@ -166,6 +175,7 @@ class HeapBlockPool final : public BlockPool {
  private:
   static constexpr int kClasses = 4;
   struct FreeNode { FreeNode* next; };
+  bool Reserve(size_t bytes);  // makes room below the limit, by giving back cached blocks where needed
   FreeNode* free_[kClasses] = {};
   size_t limit_;
   size_t in_use_ = 0;
