@@ -37,6 +37,8 @@ class TurnTask {
   virtual ~TurnTask() = default;
   // Returns true where it did something (the turn counts as busy).
   virtual bool OnTurn() = 0;
+  // Work came up since OnTurn (Stack::Flush delivered looped-back packets to sockets, say): the worker must not sleep, but turn again.
+  virtual bool HasWork() const { return false; }
 };
 
 struct WorkerStats {

@@ -1,0 +1,61 @@
+// The sentry's half of the interception: answers the notified calls that the broker passes on, owns the stand-ins' other ends and
+// moves bytes between them and the stack's sockets. Attached to a worker; everything runs on its thread.
+//
+// Must be made in the private network namespace (the stand-ins belong to the maker's), with a private /proc mounted
+// (inotify watches on /proc/self/fd tell of the last close), before the sentry's own seccomp filter is installed or with the calls
+// of `RequiredSyscalls` allowed.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "dataplane/worker.h"
+
+namespace sluice {
+
+class CallServer {
+ public:
+  struct Options {
+    int calls_fd = -1;            // the sentry's end of the SOCK_SEQPACKET pair; stays the caller's
+    bool net_raw = false;         // --net-raw: SOCK_RAW for callers with CAP_NET_RAW
+    size_t max_sockets = 16384;   // stand-ins of the sandbox; beyond: ENFILE. Also bounded by RLIMIT_NOFILE
+  };
+
+  struct Stats {
+    uint64_t calls = 0, answered = 0, undone = 0, held = 0, fetches = 0;
+    uint64_t streams = 0, datagrams = 0, listeners = 0, netlinks = 0;       // open now
+    uint64_t stream_bytes_in = 0, stream_bytes_out = 0, datagrams_in = 0, datagrams_out = 0;
+    uint64_t datagrams_dropped = 0;  // to the program: its queue was full and could not be kept
+  };
+
+  CallServer(Worker& worker, const Options& options);
+  ~CallServer();
+  CallServer(const CallServer&) = delete;
+  CallServer& operator=(const CallServer&) = delete;
+
+  // False once the broker's end of the channel is gone. The worker goes on (the guard ends the sandbox).
+  bool connected() const;
+  // After every Stack::ApplyConfig: multicast groups of netlink sockets hear of it, changes under way complete.
+  void OnConfig();
+
+  Stats stats() const;
+  struct Owner {
+    uint32_t cookie;   // as SocketInfo::owner
+    uint32_t tid;      // thread that made or last used it, as the broker's pid namespace names it
+    int fd;            // its number there, or -1
+  };
+  std::vector<Owner> Owners() const;
+
+  // What the object needs of the kernel at run time, for the sentry's own seccomp filter (numbers as in asm/unistd.h; ioctl: the
+  // seccomp notification requests, SIOCOUTQ, FIONREAD).
+  static std::span<const int> RequiredSyscalls();
+
+  class Impl;
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sluice
