@@ -1,7 +1,5 @@
 # sluice_folder(NAME DEPS...): the library of one folder from its .cc files (without *_test.cc, *_fuzz.cc, *_bench.cc, main.cc and
 # testing/), its unit tests as one GoogleTest program, its fuzz targets where SLUICE_FUZZ is on. Sources are found, not listed.
-option(SLUICE_FUZZ "build libFuzzer targets (needs clang)" OFF)
-
 function(sluice_folder name)
   cmake_parse_arguments(ARG "" "" "DEPS;TEST_DEPS" ${ARGN})
   file(GLOB_RECURSE all CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
