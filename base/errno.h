@@ -59,6 +59,7 @@ enum class [[nodiscard]] Errno : uint16_t {
   kEHOSTUNREACH = 113,
   kEALREADY = 114,
   kEINPROGRESS = 115,
+  kESTALE = 116,
 };
 
 constexpr int ToInt(Errno e) { return static_cast<int>(e); }

@@ -32,6 +32,7 @@ struct Caller {
   bool known = false;
   bool net_admin = false;  // CAP_NET_ADMIN in the user namespace that owns the network namespace
   uint32_t tgid = 0;       // process id as the program sees it itself; proposed as the port id at autobind. 0: unknown
+  uint32_t uid = 0;        // effective user id, told back by RTM_GETROUTE
   uint64_t call = 0;       // the backend's handle of the live notification, passed through to RequestChange
 };
 
@@ -112,7 +113,8 @@ class NetlinkSocket {
   virtual void set_receive_buffer(size_t bytes) = 0;  // bound for queued replies and notifications
   virtual bool packet_info() const = 0;               // NETLINK_PKTINFO: recvmsg adds a control message nl_pktinfo{group}
 
-  // Called when replies became available, busy() turned false, or an error is pending. It may call NextReply.
+  // Called when replies became available, busy() turned false, or an error is pending. It may call NextReply, and must
+  // not destroy the socket.
   using Observer = std::function<void()>;
   virtual void set_observer(Observer observer) = 0;
 };
@@ -134,7 +136,7 @@ class NetlinkServer {
   class Impl;
 
  private:
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;  // sockets may outlive the server
 };
 
 }  // namespace sluice::netlink
