@@ -103,7 +103,6 @@ void CoreAndIp(Table& t) {
   t.Int("net.ipv4.icmp_msgs_burst", &S::icmp_msgs_burst);
   t.Int("net.ipv4.ipfrag_high_thresh", &S::ipfrag_high_thresh);
   t.Int("net.ipv4.ipfrag_time", &S::ipfrag_time_s);
-  t.Int("net.ipv4.ipfrag_max_dist", &S::ipfrag_max_dist);
 }
 
 void Tcp(Table& t) {

@@ -25,7 +25,7 @@ struct Sysctls {
   bool ip_no_pmtu_disc = false;
   bool icmp_echo_ignore_all = false, icmp_echo_ignore_broadcasts = true;
   int icmp_ratelimit_ms = 1000, icmp_msgs_per_sec = 1000, icmp_msgs_burst = 50;
-  int ipfrag_high_thresh = 4194304, ipfrag_time_s = 30, ipfrag_max_dist = 64;
+  int ipfrag_high_thresh = 4194304, ipfrag_time_s = 30;
   // net.ipv4.tcp_*
   std::array<int, 3> tcp_rmem{4096, 131072, 6291456};
   std::array<int, 3> tcp_wmem{4096, 16384, 4194304};

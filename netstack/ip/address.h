@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/bytes.h"
 
@@ -77,6 +78,11 @@ class IpAddress {
   bool InPrefix(const IpAddress& prefix, int prefix_len) const;
 
   auto operator<=>(const IpAddress&) const = default;
+
+  template <typename H>
+  friend H AbslHashValue(H h, const IpAddress& a) {
+    return H::combine_contiguous(std::move(h), a.bytes().data(), a.bytes().size());
+  }
 
  private:
   Family family_ = Family::kNone;

@@ -1,0 +1,116 @@
+#include "netstack/stack.h"
+
+#include "netstack/ip/network.h"
+#include "netstack/sysctls.h"
+#ifdef SLUICE_HAVE_TCP
+#include "netstack/tcp/tcp_protocol.h"
+#endif
+
+namespace sluice {
+
+class Stack::Impl {
+ public:
+  Impl(Instant now, SecureRng& secure, BlockPool& pool)
+      : timers(now), rng(SeedFrom(secure)), context{now, timers, rng, secure, counters, pool} {
+    context.sysctls = &sysctls;
+    network = std::make_unique<Network>(context);
+    context.ip = network.get();
+#ifdef SLUICE_HAVE_TCP
+    tcp = std::make_unique<tcp::TcpProtocol>(context);
+    network->SetProtocol(kIpProtoTcp, tcp.get());
+#endif
+  }
+
+  static uint64_t SeedFrom(SecureRng& secure) {
+    uint64_t seed;
+    secure.Fill({reinterpret_cast<uint8_t*>(&seed), sizeof seed});
+    return seed;
+  }
+
+  void EndTurn() {
+#ifdef SLUICE_HAVE_TCP
+    tcp->EndTurn();
+#endif
+  }
+
+  // Looped-back packets make more of them; a bounded number of rounds keeps one local conversation from starving the devices.
+  void RunLoopback() {
+    constexpr int kRounds = 16;
+    EndTurn();
+    for (int i = 0; i < kRounds && network->HasLooped(); ++i) {
+      network->DeliverLooped();
+      EndTurn();
+      turn_again = true;
+    }
+  }
+
+  Counters counters;
+  Sysctls sysctls;
+  TimerWheel timers;
+  Rng rng;
+  StackContext context;
+  std::unique_ptr<Network> network;
+#ifdef SLUICE_HAVE_TCP
+  std::unique_ptr<tcp::TcpProtocol> tcp;
+#endif
+  bool turn_again = false;  // sockets heard of something after the driver's socket work: it must not sleep
+};
+
+Stack::Stack(Instant now, SecureRng& secure, BlockPool& pool) : impl_(std::make_unique<Impl>(now, secure, pool)) {}
+Stack::~Stack() = default;
+
+void Stack::ApplyConfig(std::shared_ptr<const NetConfig> config) {
+  impl_->sysctls = ParseSysctls(config->sysctls, nullptr);
+  impl_->network->ApplyConfig(std::move(config));
+#ifdef SLUICE_HAVE_TCP
+  impl_->tcp->OnConfig();
+#endif
+}
+
+const NetConfig& Stack::config() const { return *impl_->network->config(); }
+const std::shared_ptr<const NetConfig>& Stack::shared_config() const { return impl_->network->config(); }
+void Stack::AttachLink(IfIndex ifindex, Link* link) { impl_->network->AttachLink(ifindex, link); }
+
+void Stack::SetNow(Instant now) {
+  if (now > impl_->context.now) impl_->context.now = now;
+}
+
+void Stack::Input(std::span<Packet> burst, IfIndex ifindex) { impl_->network->Input(burst, ifindex); }
+
+void Stack::AdvanceTimers() {
+  impl_->turn_again = false;
+  impl_->timers.Advance(impl_->context.now);
+}
+
+bool Stack::Flush() {
+  impl_->RunLoopback();
+  return impl_->network->FlushDevices();
+}
+
+std::optional<Instant> Stack::NextDeadline() const {
+  if (impl_->turn_again || impl_->network->HasLooped()) return impl_->context.now;
+  return impl_->timers.NextDeadline();
+}
+
+StreamSocket* Stack::NewTcpSocket([[maybe_unused]] Family family) {
+#ifdef SLUICE_HAVE_TCP
+  return impl_->tcp->NewSocket(family);
+#else
+  return nullptr;
+#endif
+}
+
+Route Stack::Lookup(const RouteQuery& query) { return impl_->network->Lookup(query); }
+std::vector<NeighborInfo> Stack::Neighbors() const { return impl_->network->Neighbors(); }
+const Counters& Stack::counters() const { return impl_->counters; }
+Stack::LinkCounters Stack::link_counters(IfIndex ifindex) const { return impl_->network->link_counters(ifindex); }
+
+std::vector<SocketInfo> Stack::Sockets([[maybe_unused]] bool with_tcp_info) const {
+  std::vector<SocketInfo> out;
+#ifdef SLUICE_HAVE_TCP
+  impl_->tcp->AppendSockets(&out, with_tcp_info);
+#endif
+  return out;
+}
+
+}  // namespace sluice
