@@ -32,6 +32,11 @@ class Port : public Link {
   virtual bool ArmWakeup() { return true; }
   // Where Transmit took less than all: the descriptor whose writability says that it takes more (-1: try again at the next turn).
   virtual int tx_wait_fd() const { return -1; }
+  // Frames that Transmit took are still here (cut into segments that the device had no room for): call Transmit with an empty
+  // burst when it takes more.
+  virtual bool tx_pending() const { return false; }
+  // Receive costs no system call, so it is polled every turn; otherwise only when a descriptor of wait_fds() is readable.
+  virtual bool polled() const { return false; }
   // True where the device vanished or the port was detached by someone else; frames neither come nor go any more.
   virtual bool dead() const { return false; }
   virtual PortStats stats() const = 0;

@@ -1,0 +1,520 @@
+#include "dataplane/worker.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/timerfd.h>
+#include <time.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "base/check.h"
+#include "xdp/unique_fd.h"
+
+namespace sluice {
+namespace {
+
+constexpr size_t kBurst = 32;
+constexpr int kMaxEvents = 256;
+constexpr Duration kMinSpin = Duration::Microseconds(5), kMaxSpin = Duration::Microseconds(100);
+// How long spinning stays off after the scheduler took the core from a spinning worker.
+constexpr Duration kSpinPenalty = Duration::Milliseconds(10);
+// A link that is full and has no descriptor to wait for is tried again after this.
+constexpr Duration kTransmitRetry = Duration::Microseconds(500);
+
+Instant ReadClock() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return Instant(t.tv_sec * int64_t{1000000000} + t.tv_nsec);
+}
+
+int64_t InvoluntarySwitches() {
+  rusage usage{};
+  getrusage(RUSAGE_THREAD, &usage);
+  return usage.ru_nivcsw;
+}
+
+enum class EntryKind : uint8_t { kFree, kHandler, kPort, kWake, kTimer };
+
+}  // namespace
+
+Duration MeasureWakeCost() {
+  constexpr int kRounds = 15;
+  const Duration fallback = Duration::Microseconds(20);
+  UniqueFd ping(eventfd(0, EFD_CLOEXEC)), pong(eventfd(0, EFD_CLOEXEC));
+  if (!ping || !pong) return fallback;
+  std::thread partner;
+  try {
+    partner = std::thread([&] {
+      uint64_t value;
+      for (int i = 0; i < kRounds; ++i) {
+        if (read(ping.get(), &value, sizeof value) < 0) return;
+        value = 1;
+        if (write(pong.get(), &value, sizeof value) < 0) return;
+      }
+    });
+  } catch (const std::exception&) {
+    return fallback;
+  }
+  std::array<int64_t, kRounds> costs{};
+  for (int64_t& cost : costs) {
+    const Instant begin = ReadClock();
+    uint64_t value = 1;
+    if (write(ping.get(), &value, sizeof value) < 0 || read(pong.get(), &value, sizeof value) < 0) break;
+    cost = (ReadClock() - begin).ns() / 2;
+  }
+  partner.join();
+  std::nth_element(costs.begin(), costs.begin() + kRounds / 2, costs.end());
+  return Duration(costs[kRounds / 2]);
+}
+
+class Worker::Impl {
+ public:
+  Impl(const WorkerOptions& options, Worker& worker);
+
+  void RegisterPort(Port& port);
+  void UnregisterPort(Port& port);
+  Errno Add(int fd, uint32_t events, FdHandler* handler, EntryKind kind);
+  Errno Modify(int fd, uint32_t events);
+  void Remove(int fd);
+
+  bool Turn(Duration timeout);
+  void Loop();
+  void Post(std::function<void()> work);
+  void Stop();
+  WorkerStats stats() const;
+
+  std::vector<TurnTask*> tasks_;
+  std::vector<std::unique_ptr<Port>> graveyard_;
+  bool in_turn_ = false;
+
+ private:
+  struct Entry {
+    FdHandler* handler = nullptr;
+    Port* port = nullptr;
+    uint32_t generation = 0;
+    uint32_t events = 0;
+    EntryKind kind = EntryKind::kFree;
+  };
+
+  int Wait(Duration timeout);
+  int WaitWithTimerfd(Duration timeout);
+  void CollectEvents(int count);
+  bool ReceiveAll();
+  bool ReceiveFrom(Port& port);
+  bool DispatchHandlers(int count);
+  bool RunTasks();
+  bool RunMail();
+  bool FlushAll();
+  void WaitForRoom(Port& port);
+  void BuryDead();
+  bool ArmPorts();
+  void Sleep();
+  Duration SleepTime();
+  void UpdateSpinWindow(Duration slept);
+  bool ShouldSpin(Instant now);
+
+  Worker& worker_;
+  Stack& stack_;
+  const WorkerOptions options_;
+  UniqueFd epoll_, wake_, timer_;
+  bool have_pwait2_ = true;
+  std::vector<Entry> entries_;  // by descriptor
+  uint32_t generation_ = 0;
+  std::array<epoll_event, kMaxEvents> events_;
+  std::array<Packet, kBurst> burst_;
+  std::vector<Port*> readable_;
+  bool transmit_retry_ = false;
+  Instant turn_began_;
+
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> has_mail_{false};
+  std::mutex mail_mutex_;
+  std::vector<std::function<void()>> mail_;
+
+  Duration spin_limit_{0};   // zero: never spin
+  Duration spin_window_{0};  // grows and shrinks below the limit by what sleeping would have cost
+  Instant spin_until_;
+  Instant spin_banned_until_;
+  bool spinning_ = false;
+  int64_t switches_at_spin_ = 0;
+  WorkerStats stats_;
+};
+
+Worker::Impl::Impl(const WorkerOptions& options, Worker& worker)
+    : worker_(worker), stack_(worker.stack()), options_(options), epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  SLUICE_CHECK(epoll_ && wake_);
+  const Errno e = Add(wake_.get(), EPOLLIN, nullptr, EntryKind::kWake);
+  SLUICE_CHECK(e == Errno::kOk);
+  if (options_.poll == PollMode::kAdaptive) {
+    spin_limit_ = options_.spin;
+    if (spin_limit_ <= Duration(0)) {
+      stats_.wake_cost = MeasureWakeCost();
+      spin_limit_ = std::clamp(stats_.wake_cost, kMinSpin, kMaxSpin);
+    }
+    spin_window_ = spin_limit_;
+  }
+}
+
+// ---- Descriptors
+
+Errno Worker::Impl::Add(int fd, uint32_t events, FdHandler* handler, EntryKind kind) {
+  if (fd < 0) return Errno::kEBADF;
+  if (entries_.size() <= static_cast<size_t>(fd)) entries_.resize(static_cast<size_t>(fd) + 1);
+  Entry& entry = entries_[static_cast<size_t>(fd)];
+  if (entry.kind != EntryKind::kFree) return Errno::kEEXIST;
+  const uint32_t generation = ++generation_;
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = uint64_t{generation} << 32 | static_cast<uint32_t>(fd);
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return static_cast<Errno>(errno);
+  entry = Entry{handler, nullptr, generation, events, kind};
+  return Errno::kOk;
+}
+
+Errno Worker::Impl::Modify(int fd, uint32_t events) {
+  if (fd < 0 || static_cast<size_t>(fd) >= entries_.size()) return Errno::kENOENT;
+  Entry& entry = entries_[static_cast<size_t>(fd)];
+  if (entry.kind == EntryKind::kFree) return Errno::kENOENT;
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = uint64_t{entry.generation} << 32 | static_cast<uint32_t>(fd);
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) != 0) return static_cast<Errno>(errno);
+  entry.events = events;
+  return Errno::kOk;
+}
+
+void Worker::Impl::Remove(int fd) {
+  if (fd < 0 || static_cast<size_t>(fd) >= entries_.size()) return;
+  Entry& entry = entries_[static_cast<size_t>(fd)];
+  if (entry.kind == EntryKind::kFree) return;
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  entry = Entry{};
+}
+
+void Worker::Impl::RegisterPort(Port& port) {
+  for (int fd : port.wait_fds()) {
+    const Errno e = Add(fd, EPOLLIN, nullptr, EntryKind::kPort);
+    SLUICE_CHECK(e == Errno::kOk);
+    entries_[static_cast<size_t>(fd)].port = &port;
+  }
+}
+
+void Worker::Impl::UnregisterPort(Port& port) {
+  std::erase(readable_, &port);
+  for (size_t fd = 0; fd < entries_.size(); ++fd) {
+    if (entries_[fd].port == &port) Remove(static_cast<int>(fd));
+  }
+}
+
+// ---- One turn
+
+int Worker::Impl::WaitWithTimerfd(Duration timeout) {
+  if (!timer_) {
+    timer_ = UniqueFd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    SLUICE_CHECK(timer_);
+    const Errno e = Add(timer_.get(), EPOLLIN, nullptr, EntryKind::kTimer);
+    SLUICE_CHECK(e == Errno::kOk);
+  }
+  itimerspec spec{};
+  spec.it_value = {timeout.ns() / 1000000000, timeout.ns() % 1000000000};
+  timerfd_settime(timer_.get(), 0, &spec, nullptr);
+  return epoll_wait(epoll_.get(), events_.data(), kMaxEvents, -1);
+}
+
+// Zero: look only. Duration::Max(): until something happens.
+int Worker::Impl::Wait(Duration timeout) {
+  if (timeout <= Duration(0)) return epoll_wait(epoll_.get(), events_.data(), kMaxEvents, 0);
+  if (timeout == Duration::Max()) return epoll_wait(epoll_.get(), events_.data(), kMaxEvents, -1);
+  if (!have_pwait2_) return WaitWithTimerfd(timeout);
+  const timespec spec{timeout.ns() / 1000000000, timeout.ns() % 1000000000};
+  const int n = epoll_pwait2(epoll_.get(), events_.data(), kMaxEvents, &spec, nullptr);
+  if (n >= 0 || errno != ENOSYS) return n;
+  have_pwait2_ = false;  // before 5.11
+  return WaitWithTimerfd(timeout);
+}
+
+void Worker::Impl::CollectEvents(int count) {
+  readable_.clear();
+  for (const auto& port : worker_.ports_) {
+    if (port->polled() || port->wait_fds().empty()) readable_.push_back(port.get());
+  }
+  for (int i = 0; i < count; ++i) {
+    const auto fd = static_cast<size_t>(events_[static_cast<size_t>(i)].data.u64 & 0xffffffff);
+    Entry& entry = entries_[fd];
+    if (entry.kind == EntryKind::kWake) {
+      uint64_t value;
+      [[maybe_unused]] const ssize_t n = read(wake_.get(), &value, sizeof value);
+    } else if (entry.kind == EntryKind::kTimer) {
+      uint64_t value;
+      [[maybe_unused]] const ssize_t n = read(timer_.get(), &value, sizeof value);
+    } else if (entry.kind == EntryKind::kPort) {
+      if ((events_[static_cast<size_t>(i)].events & ~uint32_t{EPOLLOUT}) != 0 && !entry.port->polled()) readable_.push_back(entry.port);
+      if ((entry.events & EPOLLOUT) != 0) (void)Modify(static_cast<int>(fd), entry.events & ~uint32_t{EPOLLOUT});
+    }
+  }
+}
+
+bool Worker::Impl::ReceiveFrom(Port& port) {
+  const size_t n = port.Receive(burst_);
+  if (n == 0) return false;
+  const Instant now = ReadClock();
+  for (size_t i = 0; i < n; ++i) burst_[i].received = now;
+  stack_.Input(std::span(burst_).first(n), port.ifindex());
+  for (size_t i = 0; i < n; ++i) burst_[i] = Packet();
+  return true;
+}
+
+bool Worker::Impl::ReceiveAll() {
+  bool busy = false;
+  // By index: what the stack calls may remove ports, which takes them out of readable_.
+  for (size_t i = 0; i < readable_.size(); ++i) busy |= ReceiveFrom(*readable_[i]);
+  return busy;
+}
+
+bool Worker::Impl::DispatchHandlers(int count) {
+  bool busy = false;
+  for (int i = 0; i < count; ++i) {
+    const epoll_event& event = events_[static_cast<size_t>(i)];
+    const auto fd = static_cast<size_t>(event.data.u64 & 0xffffffff);
+    const Entry& entry = entries_[fd];
+    // A handler before may have removed this one, or put another in its place.
+    if (entry.kind != EntryKind::kHandler || entry.generation != event.data.u64 >> 32) continue;
+    busy = true;
+    entry.handler->OnFdEvents(event.events);
+  }
+  return busy;
+}
+
+bool Worker::Impl::RunTasks() {
+  bool busy = false;
+  for (size_t i = 0; i < tasks_.size(); ++i) busy |= tasks_[i]->OnTurn();
+  return busy;
+}
+
+bool Worker::Impl::RunMail() {
+  if (!has_mail_.load(std::memory_order_acquire)) return false;
+  std::vector<std::function<void()>> mail;
+  {
+    std::lock_guard lock(mail_mutex_);
+    mail.swap(mail_);
+    has_mail_.store(false, std::memory_order_relaxed);
+  }
+  for (auto& work : mail) work();
+  return !mail.empty();
+}
+
+void Worker::Impl::WaitForRoom(Port& port) {
+  const int fd = port.tx_wait_fd();
+  if (fd < 0 || static_cast<size_t>(fd) >= entries_.size() || entries_[static_cast<size_t>(fd)].port != &port) {
+    transmit_retry_ = true;
+    return;
+  }
+  const Entry& entry = entries_[static_cast<size_t>(fd)];
+  if ((entry.events & EPOLLOUT) == 0) (void)Modify(fd, entry.events | EPOLLOUT);
+}
+
+bool Worker::Impl::FlushAll() {
+  transmit_retry_ = false;
+  const bool all = stack_.Flush();
+  for (const auto& port : worker_.ports_) {
+    if (port->tx_pending()) port->Transmit({});
+    if (port->tx_pending() || (!all && port->tx_wait_fd() >= 0)) WaitForRoom(*port);
+  }
+  if (!all) {
+    const bool waiting = std::any_of(worker_.ports_.begin(), worker_.ports_.end(), [](const auto& p) { return p->tx_wait_fd() >= 0; });
+    if (!waiting) transmit_retry_ = true;
+  }
+  return all;
+}
+
+void Worker::Impl::BuryDead() {
+  for (size_t i = 0; i < worker_.ports_.size();) {
+    Port& port = *worker_.ports_[i];
+    if (!port.dead()) {
+      ++i;
+      continue;
+    }
+    const IfIndex ifindex = port.ifindex();
+    const std::string kind(port.kind());
+    worker_.RemovePort(ifindex);
+    if (options_.on_port_dead) options_.on_port_dead(ifindex, kind);
+  }
+}
+
+bool Worker::Impl::Turn(Duration timeout) {
+  const int count = std::max(0, Wait(timeout));
+  in_turn_ = true;
+  turn_began_ = ReadClock();
+  stack_.SetNow(turn_began_);
+  CollectEvents(count);
+  bool busy = RunMail();
+  busy |= ReceiveAll();
+  stack_.AdvanceTimers();
+  busy |= DispatchHandlers(count);
+  busy |= RunTasks();
+  FlushAll();
+  BuryDead();
+  in_turn_ = false;
+  graveyard_.clear();
+  ++stats_.turns;
+  if (busy) ++stats_.busy_turns;
+  return busy;
+}
+
+// ---- Spinning and sleeping
+
+bool Worker::Impl::ShouldSpin(Instant now) {
+  if (options_.poll == PollMode::kBusy) return true;
+  if (spin_window_ <= Duration(0)) return false;
+  if (!spinning_) {
+    if (now < spin_banned_until_) return false;
+    spinning_ = true;
+    spin_until_ = now + spin_window_;
+    switches_at_spin_ = InvoluntarySwitches();
+  }
+  return now < spin_until_;
+}
+
+// A spin would have caught a sleep that was shorter than the limit: worth its price next time. After a long sleep it was waste.
+void Worker::Impl::UpdateSpinWindow(Duration slept) {
+  if (slept <= spin_limit_) {
+    spin_window_ = std::min(spin_limit_, std::max(kMinSpin, spin_window_ * 2));
+  } else if (slept > spin_limit_ * 8) {
+    spin_window_ = spin_window_ / 2;
+    if (spin_window_ < kMinSpin / 2) spin_window_ = Duration(0);
+  }
+}
+
+bool Worker::Impl::ArmPorts() {
+  bool quiet = true;
+  for (const auto& port : worker_.ports_) quiet &= port->ArmWakeup();
+  return quiet;
+}
+
+Duration Worker::Impl::SleepTime() {
+  Duration limit = transmit_retry_ ? kTransmitRetry : Duration::Max();
+  if (const auto deadline = stack_.NextDeadline()) limit = std::min(limit, std::max(Duration(0), *deadline - ReadClock()));
+  return limit;
+}
+
+void Worker::Impl::Sleep() {
+  if (!ArmPorts() || has_mail_.load(std::memory_order_acquire)) {
+    Turn(Duration(0));
+    return;
+  }
+  const Duration timeout = SleepTime();
+  const Instant begin = ReadClock();
+  ++stats_.sleeps;
+  const bool busy = Turn(timeout);
+  const Duration slept = turn_began_ - begin;
+  stats_.sleep_ns += static_cast<uint64_t>(std::max<int64_t>(0, slept.ns()));
+  if (!busy) return;
+  ++stats_.wakeups;
+  if (options_.poll == PollMode::kAdaptive) UpdateSpinWindow(slept);
+}
+
+void Worker::Impl::Loop() {
+  // Deadlines are kept to the microsecond; the default slack of 50 us is more than a round trip.
+  prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
+  if (options_.cpu >= 0) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(static_cast<size_t>(options_.cpu), &set);
+    sched_setaffinity(0, sizeof set, &set);
+  }
+  bool busy = true;
+  while (!stop_.load(std::memory_order_acquire)) {
+    if (busy) {
+      spinning_ = false;
+      busy = Turn(Duration(0));
+      continue;
+    }
+    const Instant now = ReadClock();
+    if (ShouldSpin(now)) {
+      sched_yield();  // whoever else wants this core has it first
+      busy = Turn(Duration(0));
+      stats_.spin_ns += static_cast<uint64_t>((turn_began_ - now).ns());
+      continue;
+    }
+    if (spinning_) {
+      spinning_ = false;
+      if (InvoluntarySwitches() != switches_at_spin_) {
+        ++stats_.preempted_spins;
+        spin_banned_until_ = now + kSpinPenalty;
+      }
+    }
+    Sleep();
+    busy = true;  // look once more before spinning or sleeping again
+  }
+}
+
+void Worker::Impl::Post(std::function<void()> work) {
+  {
+    std::lock_guard lock(mail_mutex_);
+    mail_.push_back(std::move(work));
+    has_mail_.store(true, std::memory_order_release);
+  }
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof one);
+}
+
+void Worker::Impl::Stop() {
+  const int saved = errno;
+  stop_.store(true, std::memory_order_release);
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof one);
+  errno = saved;
+}
+
+WorkerStats Worker::Impl::stats() const { return stats_; }
+
+// ---- The public face
+
+Worker::Worker(const WorkerOptions& options, Stack& stack) : stack_(stack), impl_(std::make_unique<Impl>(options, *this)) {}
+
+Worker::~Worker() {
+  for (const auto& port : ports_) stack_.AttachLink(port->ifindex(), nullptr);
+}
+
+void Worker::AddPort(std::unique_ptr<Port> port) {
+  impl_->RegisterPort(*port);
+  stack_.AttachLink(port->ifindex(), port.get());
+  ports_.push_back(std::move(port));
+}
+
+void Worker::RemovePort(IfIndex ifindex) {
+  auto it = std::find_if(ports_.begin(), ports_.end(), [&](const auto& p) { return p->ifindex() == ifindex; });
+  if (it == ports_.end()) return;
+  stack_.AttachLink(ifindex, nullptr);
+  impl_->UnregisterPort(**it);
+  std::unique_ptr<Port> port = std::move(*it);
+  ports_.erase(it);
+  if (impl_->in_turn_) impl_->graveyard_.push_back(std::move(port));  // it may be in the middle of a call
+}
+
+Errno Worker::AddFd(int fd, uint32_t epoll_events, FdHandler* handler) {
+  return impl_->Add(fd, epoll_events, handler, EntryKind::kHandler);
+}
+Errno Worker::ModifyFd(int fd, uint32_t epoll_events) { return impl_->Modify(fd, epoll_events); }
+void Worker::RemoveFd(int fd) { impl_->Remove(fd); }
+void Worker::AddTask(TurnTask* task) { impl_->tasks_.push_back(task); }
+void Worker::RemoveTask(TurnTask* task) { std::erase(impl_->tasks_, task); }
+WorkerStats Worker::stats() const { return impl_->stats(); }
+void Worker::Post(std::function<void()> work) { impl_->Post(std::move(work)); }
+void Worker::Stop() { impl_->Stop(); }
+void Worker::Run() { impl_->Loop(); }
+bool Worker::RunOnce() { return impl_->Turn(Duration(0)); }
+
+}  // namespace sluice
