@@ -5,8 +5,10 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "sentry/netlink/net_change.h"
 
@@ -17,7 +19,7 @@ namespace sluice {
 // SECCOMP_IOCTL_NOTIF_ID_VALID afterwards that the thread was still the one that was meant.
 bool HasCapabilityOverNetns(pid_t tid, int netns_fd, int capability);
 
-// How many objects a sandbox may add to its namespace; more is refused with ENOBUFS.
+// How many objects of a kind a namespace may hold after a change from inside; more is refused with ENOBUFS.
 struct NetChangeLimits {
   uint32_t addresses = 4096;
   uint32_t routes = 65536;
@@ -39,10 +41,20 @@ class NetChanger {
   netlink::NetChangeResult Apply(const netlink::NetChange& change, bool allowed);
 
  private:
-  netlink::NetChangeResult Transact(class NetMessage& message);
-  bool WithinLimit(const netlink::NetChange& change);
+  // What is counted against NetChangeLimits.
+  struct Count {
+    uint32_t limit = 0;
+    uint32_t added = 0;      // since the last count, an upper bound
+    bool recount = true;     // something may have gone since the last count
+    uint16_t dump_type = 0;  // RTM_GET*
+  };
 
-  NetChangeLimits limits_;
+  netlink::NetChangeResult Transact(std::vector<uint8_t>& message);
+  Count* CountOf(netlink::NetChangeKind kind);
+  bool WithinLimit(Count& count);
+  uint32_t CountObjects(uint16_t dump_type);
+
+  std::array<Count, 4> counts_;
   int fd_ = -1;
   uint32_t seq_ = 0;
 };

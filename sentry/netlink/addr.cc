@@ -15,11 +15,13 @@ constexpr AttributeRule kAddressRules4[] = {
     {IFA_FLAGS, Shape::kU32},         {IFA_CACHEINFO, Shape::kMinBytes, sizeof(ifa_cacheinfo)},
     {IFA_RT_PRIORITY, Shape::kU32},   {IFA_PROTO, Shape::kU8},
     {IFA_TARGET_NETNSID, Shape::kU32}};
-constexpr AttributeRule kAddressRules6[] = {
-    {IFA_ADDRESS, Shape::kMinBytes, 16}, {IFA_LOCAL, Shape::kMinBytes, 16},
-    {IFA_FLAGS, Shape::kU32},            {IFA_CACHEINFO, Shape::kMinBytes, sizeof(ifa_cacheinfo)},
-    {IFA_RT_PRIORITY, Shape::kU32},      {IFA_PROTO, Shape::kU8},
-    {IFA_TARGET_NETNSID, Shape::kU32}};
+constexpr AttributeRule kAddressRules6[] = {{IFA_ADDRESS, Shape::kMinBytes, 16},
+                                            {IFA_LOCAL, Shape::kMinBytes, 16},
+                                            {IFA_FLAGS, Shape::kU32},
+                                            {IFA_CACHEINFO, Shape::kMinBytes, sizeof(ifa_cacheinfo)},
+                                            {IFA_RT_PRIORITY, Shape::kU32},
+                                            {IFA_PROTO, Shape::kU8},
+                                            {IFA_TARGET_NETNSID, Shape::kU32}};
 constexpr uint16_t kMaxAddressAttribute = IFA_PROTO;
 
 constexpr uint32_t kForever = 0xffffffff;
@@ -131,7 +133,8 @@ Errno ChangeAddress(Request& r) {
   const bool add = r.header.nlmsg_type == RTM_NEWADDR;
   if (family != AF_INET && family != AF_INET6) return Errno::kEOPNOTSUPP;
   AttributeTable table;
-  const std::span<const AttributeRule> rules = family == AF_INET ? std::span<const AttributeRule>(kAddressRules4) : kAddressRules6;
+  const std::span<const AttributeRule> rules =
+      family == AF_INET ? std::span<const AttributeRule>(kAddressRules4) : kAddressRules6;
   if (const Errno e = r.Parse<ifaddrmsg>(&table, kMaxAddressAttribute, rules, false); e != Errno::kOk) return e;
   if (table[IFA_TARGET_NETNSID]) {
     return r.Refuse(Errno::kEINVAL, "other network namespaces cannot be changed", table[IFA_TARGET_NETNSID]);
@@ -141,7 +144,8 @@ Errno ChangeAddress(Request& r) {
                        .family = header.ifa_family,
                        .prefix_len = header.ifa_prefixlen,
                        .scope = header.ifa_scope};
-  for (const auto& [type, field] : {std::pair{IFA_LOCAL, &change.local}, {IFA_ADDRESS, &change.address}, {IFA_BROADCAST, &change.broadcast}}) {
+  for (const auto& [type, field] :
+       {std::pair{IFA_LOCAL, &change.local}, {IFA_ADDRESS, &change.address}, {IFA_BROADCAST, &change.broadcast}}) {
     if (table[type] && !ReadAddress(table[type], family, field)) {
       return r.Refuse(Errno::kEINVAL, "the address has a wrong length", table[type]);
     }

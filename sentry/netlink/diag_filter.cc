@@ -14,17 +14,22 @@ size_t InstructionSize(uint8_t code) {
   switch (code) {
     case INET_DIAG_BC_NOP:
     case INET_DIAG_BC_JMP:
-    case INET_DIAG_BC_AUTO: return kOp;
+    case INET_DIAG_BC_AUTO:
+      return kOp;
     case INET_DIAG_BC_S_GE:
     case INET_DIAG_BC_S_LE:
     case INET_DIAG_BC_D_GE:
     case INET_DIAG_BC_D_LE:
     case INET_DIAG_BC_S_EQ:
-    case INET_DIAG_BC_D_EQ: return 2 * kOp;
+    case INET_DIAG_BC_D_EQ:
+      return 2 * kOp;
     case INET_DIAG_BC_S_COND:
-    case INET_DIAG_BC_D_COND: return kOp + sizeof(inet_diag_hostcond);
-    case INET_DIAG_BC_DEV_COND: return kOp + sizeof(uint32_t);
-    default: return 0;
+    case INET_DIAG_BC_D_COND:
+      return kOp + sizeof(inet_diag_hostcond);
+    case INET_DIAG_BC_DEV_COND:
+      return kOp + sizeof(uint32_t);
+    default:
+      return 0;
   }
 }
 
@@ -53,19 +58,32 @@ bool Test(Bytes code, size_t at, const SocketInfo& s) {
   const uint16_t operand = LoadPrefix<inet_diag_bc_op>(code.subspan(std::min(at + kOp, code.size()))).no;
   const Bytes rest = code.subspan(std::min(at + kOp, code.size()));
   switch (op.code) {
-    case INET_DIAG_BC_NOP: return true;
-    case INET_DIAG_BC_JMP: return false;
-    case INET_DIAG_BC_S_GE: return s.local.port >= operand;
-    case INET_DIAG_BC_S_LE: return s.local.port <= operand;
-    case INET_DIAG_BC_D_GE: return s.remote.port >= operand;
-    case INET_DIAG_BC_D_LE: return s.remote.port <= operand;
-    case INET_DIAG_BC_S_EQ: return s.local.port == operand;
-    case INET_DIAG_BC_D_EQ: return s.remote.port == operand;
-    case INET_DIAG_BC_S_COND: return HostMatches(s.local, s.family, rest);
-    case INET_DIAG_BC_D_COND: return HostMatches(s.remote, s.family, rest);
-    case INET_DIAG_BC_DEV_COND: return LoadPrefix<uint32_t>(rest) == static_cast<uint32_t>(s.ifindex);
-    case INET_DIAG_BC_AUTO: return false;  // a port of the user's own choice: not known here, so none counts as automatic
-    default: return false;
+    case INET_DIAG_BC_NOP:
+      return true;
+    case INET_DIAG_BC_JMP:
+      return false;
+    case INET_DIAG_BC_S_GE:
+      return s.local.port >= operand;
+    case INET_DIAG_BC_S_LE:
+      return s.local.port <= operand;
+    case INET_DIAG_BC_D_GE:
+      return s.remote.port >= operand;
+    case INET_DIAG_BC_D_LE:
+      return s.remote.port <= operand;
+    case INET_DIAG_BC_S_EQ:
+      return s.local.port == operand;
+    case INET_DIAG_BC_D_EQ:
+      return s.remote.port == operand;
+    case INET_DIAG_BC_S_COND:
+      return HostMatches(s.local, s.family, rest);
+    case INET_DIAG_BC_D_COND:
+      return HostMatches(s.remote, s.family, rest);
+    case INET_DIAG_BC_DEV_COND:
+      return LoadPrefix<uint32_t>(rest) == static_cast<uint32_t>(s.ifindex);
+    case INET_DIAG_BC_AUTO:
+      return false;  // a port of the user's own choice: not known here, so none counts as automatic
+    default:
+      return false;
   }
 }
 

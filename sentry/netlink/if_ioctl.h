@@ -1,5 +1,6 @@
-// The device ioctls that any socket takes (man 7 netdevice), answered from the mirrored configuration; those that change something
-// become a NetChange. The request numbers tell how memory is to be copied, so the broker can do it without knowing more.
+// The device ioctls that any socket takes (man 7 netdevice), answered from the mirrored configuration; those that change
+// something become a NetChange. The request numbers tell how memory is to be copied, so the broker can do it without knowing
+// more.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +16,10 @@ namespace sluice::netlink {
 
 // Memory of one request: the argument itself, and for some a second buffer that the argument points to.
 struct IoctlShape {
-  uint16_t argument = 0;         // bytes to read at the ioctl's pointer
-  int16_t pointer_offset = -1;   // where in the argument the second buffer's address lies (8 bytes), -1: there is none
-  uint16_t extra_read_min = 0;   // bytes of the second buffer to read: fewer than min is EFAULT,
-  uint16_t extra_read_max = 0;   // a fault between min and max only shortens what is passed on. A null pointer reads nothing.
+  uint16_t argument = 0;        // bytes to read at the ioctl's pointer
+  int16_t pointer_offset = -1;  // where in the argument the second buffer's address lies (8 bytes), -1: there is none
+  uint16_t extra_read_min = 0;  // bytes of the second buffer to read: fewer than min is EFAULT,
+  uint16_t extra_read_max = 0;  // a fault between min and max only shortens what is passed on. A null pointer reads nothing.
 };
 
 // Nothing where the request is not a device ioctl that is handled here (the caller then answers ENOTTY or its own).
@@ -28,8 +29,9 @@ struct IoctlResult {
   Errno error = Errno::kOk;
   std::vector<uint8_t> argument;  // to be written back at the pointer (from its start); may be empty
   std::vector<uint8_t> extra;     // to be written at the second buffer's address; may be empty
-  // To be sent through Backend::RequestChange; its errno is the result of the call.
-  std::optional<NetChange> change;
+  // To be sent through Backend::RequestChange one after the other; the first that fails ends it, and its errno is the result of
+  // the call. Only where `error` is kOk. At most two: the old calls change an address by taking it away and adding it again.
+  std::vector<NetChange> changes;
 };
 
 inline constexpr size_t kMaxIoctlExtra = 16384;  // the second buffer's bytes that are ever written

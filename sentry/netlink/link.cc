@@ -79,15 +79,19 @@ void CopyLinkAttribute(MessageWriter& w, const LinkConfig& link, const Stack::Li
     case IFLA_STATS:
       if (stats) AppendStats<uint32_t>(w, type, std::max(value.size(), kStatsSize), counters);
       return;
-    case IFLA_OPERSTATE: return w.U8(type, link.operstate);
-    case IFLA_CARRIER: return w.U8(type, link.carrier ? 1 : 0);
+    case IFLA_OPERSTATE:
+      return w.U8(type, link.operstate);
+    case IFLA_CARRIER:
+      return w.U8(type, link.carrier ? 1 : 0);
     case IFLA_QDISC:
       // The kernel's own loopback may be down (noop); ours never is.
       return link.loopback() ? w.Text(type, "noqueue") : w.Attr(type, value);
-    case IFLA_XDP: return AppendXdpNone(w);  // what receives our frames is no program of the sandbox's
-    case IFLA_EVENT:                         // only notifications have these
+    case IFLA_XDP:
+      return AppendXdpNone(w);  // what receives our frames is no program of the sandbox's
+    case IFLA_EVENT:            // only notifications have these
     case IFLA_NEW_NETNSID:
-    case IFLA_NEW_IFINDEX: return;
+    case IFLA_NEW_IFINDEX:
+      return;
     default:
       if (VirtualFunction(type) && (ext_mask & RTEXT_FILTER_VF) == 0) return;
       w.Attr(type, value);
@@ -95,11 +99,7 @@ void CopyLinkAttribute(MessageWriter& w, const LinkConfig& link, const Stack::Li
 }
 
 ifinfomsg LinkHeader(const LinkConfig& link, uint32_t change) {
-  return {.ifi_family = AF_UNSPEC,
-          .ifi_type = link.type,
-          .ifi_index = link.index,
-          .ifi_flags = link.flags,
-          .ifi_change = change};
+  return {.ifi_family = AF_UNSPEC, .ifi_type = link.type, .ifi_index = link.index, .ifi_flags = link.flags, .ifi_change = change};
 }
 
 // The IPv6 part that a device has in the kernel; address generation mode EUI-64.
@@ -218,7 +218,8 @@ Errno ReadLinkFilter(Request& r, LinkFilter* filter) {
       return r.Refuse(Errno::kEINVAL, "a link dump cannot be filtered by this attribute");
     }
   }
-  if (table[IFLA_TARGET_NETNSID]) return r.Refuse(Errno::kEINVAL, "other network namespaces cannot be asked", table[IFLA_TARGET_NETNSID]);
+  if (table[IFLA_TARGET_NETNSID])
+    return r.Refuse(Errno::kEINVAL, "other network namespaces cannot be asked", table[IFLA_TARGET_NETNSID]);
   if (table[IFLA_EXT_MASK]) filter->ext_mask = table[IFLA_EXT_MASK].u32();
   if (table[IFLA_MASTER]) filter->master = static_cast<int32_t>(table[IFLA_MASTER].u32());
   ForEachAttribute(table[IFLA_LINKINFO].value, [&](uint16_t type, Bytes value) {
@@ -230,7 +231,8 @@ Errno ReadLinkFilter(Request& r, LinkFilter* filter) {
 Errno FindRequestedLink(Request& r, const AttributeTable& table, const NetConfig& config, const LinkConfig** link) {
   const auto header = r.Fixed<ifinfomsg>();
   *link = nullptr;
-  if (table[IFLA_TARGET_NETNSID]) return r.Refuse(Errno::kEINVAL, "other network namespaces cannot be asked", table[IFLA_TARGET_NETNSID]);
+  if (table[IFLA_TARGET_NETNSID])
+    return r.Refuse(Errno::kEINVAL, "other network namespaces cannot be asked", table[IFLA_TARGET_NETNSID]);
   if (header.ifi_index > 0) {
     *link = FindLink(config, header.ifi_index);
   } else if (header.ifi_index < 0) {
@@ -254,15 +256,16 @@ Errno RefuseOtherAttributes(Request& r, const AttributeTable& table, const LinkC
       case IFLA_TXQLEN:
       case IFLA_ADDRESS:
       case IFLA_EXT_MASK:
-      case IFLA_ALT_IFNAME: break;
+      case IFLA_ALT_IFNAME:
+        break;
       case IFLA_IFNAME:
         if (FindLink(*r.backend.config(), table[type].text()) != &link) {
           return r.Refuse(Errno::kEOPNOTSUPP, "sluice: devices are not renamed from inside", table[type]);
         }
         break;
       default:
-        return r.Refuse(Errno::kEOPNOTSUPP, "sluice: of a device only up/down, mtu, txqueuelen and address are changed from inside",
-                        table[type]);
+        return r.Refuse(Errno::kEOPNOTSUPP,
+                        "sluice: of a device only up/down, mtu, txqueuelen and address are changed from inside", table[type]);
     }
   }
   return Errno::kOk;
@@ -272,20 +275,26 @@ Errno ReadLinkFlags(Request& r, const LinkConfig& link, LinkChange* change) {
   const auto header = r.Fixed<ifinfomsg>();
   if (header.ifi_flags == 0 && header.ifi_change == 0) return Errno::kOk;
   const uint32_t mask = header.ifi_change != 0 ? header.ifi_change : ~0u;
-  constexpr uint32_t kSettable = IFF_UP | IFF_DEBUG | IFF_NOTRAILERS | IFF_NOARP | IFF_DYNAMIC | IFF_MULTICAST | IFF_PORTSEL |
-                                 IFF_AUTOMEDIA | IFF_PROMISC | IFF_ALLMULTI;
-  const uint32_t differs = (header.ifi_flags ^ link.flags) & mask & kSettable;
-  if ((differs & ~uint32_t{IFF_UP}) != 0) {
-    return r.Refuse(Errno::kEOPNOTSUPP, "sluice: of a device's flags only up/down is changed from inside");
-  }
-  if ((mask & IFF_UP) == 0) return Errno::kOk;
-  change->has_up = true;
-  change->up = (header.ifi_flags & IFF_UP) != 0;
-  if (link.loopback() && !change->up) return r.Refuse(Errno::kEOPNOTSUPP, "sluice: the loopback is always up");
-  return Errno::kOk;
+  return FlagsToChange(link, header.ifi_flags, mask, change, &r.ack.message);
 }
 
 }  // namespace
+
+Errno FlagsToChange(const LinkConfig& link, uint32_t flags, uint32_t mask, LinkChange* change, std::string* why) {
+  constexpr uint32_t kSettable = IFF_UP | IFF_DEBUG | IFF_NOTRAILERS | IFF_NOARP | IFF_DYNAMIC | IFF_MULTICAST | IFF_PORTSEL |
+                                 IFF_AUTOMEDIA | IFF_PROMISC | IFF_ALLMULTI;
+  const uint32_t differs = (flags ^ link.flags) & mask & kSettable;
+  if ((differs & ~uint32_t{IFF_UP}) != 0) {
+    *why = "sluice: of a device's flags only up/down is changed from inside";
+    return Errno::kEOPNOTSUPP;
+  }
+  if ((mask & IFF_UP) == 0) return Errno::kOk;
+  change->has_up = true;
+  change->up = (flags & IFF_UP) != 0;
+  if (!link.loopback() || change->up) return Errno::kOk;
+  *why = "sluice: the loopback is always up";
+  return Errno::kEOPNOTSUPP;
+}
 
 const LinkConfig* FindLink(const NetConfig& config, IfIndex index) {
   const auto it = std::find_if(config.links.begin(), config.links.end(), [=](const LinkConfig& l) { return l.index == index; });
@@ -392,7 +401,8 @@ Errno SetLink(Request& r) {
   if (table[IFLA_MTU]) change.has_mtu = true, change.mtu = table[IFLA_MTU].u32();
   if (table[IFLA_TXQLEN]) change.has_txqlen = true, change.txqlen = table[IFLA_TXQLEN].u32();
   if (table[IFLA_ADDRESS]) {
-    if (table[IFLA_ADDRESS].value.size() < change.address.size()) return r.Refuse(Errno::kEINVAL, "the hardware address is too short", table[IFLA_ADDRESS]);
+    if (table[IFLA_ADDRESS].value.size() < change.address.size())
+      return r.Refuse(Errno::kEINVAL, "the hardware address is too short", table[IFLA_ADDRESS]);
     change.has_address = true;
     std::copy_n(table[IFLA_ADDRESS].value.begin(), change.address.size(), change.address.begin());
   }

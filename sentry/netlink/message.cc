@@ -56,23 +56,31 @@ Errno CheckShape(const AttributeRule& rule, const Attribute& a, bool strict) {
   const size_t n = a.value.size();
   auto at_least = [n](size_t want) { return n < want ? Errno::kERANGE : Errno::kOk; };
   switch (rule.shape) {
-    case Shape::kAny: return Errno::kOk;
-    case Shape::kU8: return at_least(1);
-    case Shape::kU16: return at_least(2);
-    case Shape::kU32: return at_least(4);
-    case Shape::kU64: return at_least(8);
+    case Shape::kAny:
+      return Errno::kOk;
+    case Shape::kU8:
+      return at_least(1);
+    case Shape::kU16:
+      return at_least(2);
+    case Shape::kU32:
+      return at_least(4);
+    case Shape::kU64:
+      return at_least(8);
     case Shape::kText: {
       // As the kernel's NLA_STRING: at least one byte, a final zero does not count.
       if (n < 1) return Errno::kERANGE;
       const size_t length = a.value[n - 1] == 0 ? n - 1 : n;
       return length > rule.length ? Errno::kERANGE : Errno::kOk;
     }
-    case Shape::kMaxBytes: return n > rule.length ? Errno::kERANGE : Errno::kOk;
-    case Shape::kMinBytes: return at_least(rule.length);
+    case Shape::kMaxBytes:
+      return n > rule.length ? Errno::kERANGE : Errno::kOk;
+    case Shape::kMinBytes:
+      return at_least(rule.length);
     case Shape::kNested:
       if (strict && !a.nested) return Errno::kEINVAL;
       return n == 0 || n >= sizeof(nlattr) ? Errno::kOk : Errno::kERANGE;
-    case Shape::kReject: return Errno::kEINVAL;
+    case Shape::kReject:
+      return Errno::kEINVAL;
   }
   return Errno::kEINVAL;
 }

@@ -8,12 +8,19 @@
 namespace sluice::netlink {
 namespace {
 
-constexpr AttributeRule kNeighborRules[] = {
-    {NDA_DST, Shape::kMaxBytes, 32}, {NDA_LLADDR, Shape::kMaxBytes, 32},    {NDA_CACHEINFO, Shape::kMinBytes, 16},
-    {NDA_PROBES, Shape::kU32},       {NDA_VLAN, Shape::kU16},               {NDA_PORT, Shape::kU16},
-    {NDA_VNI, Shape::kU32},          {NDA_IFINDEX, Shape::kU32},            {NDA_MASTER, Shape::kU32},
-    {NDA_PROTOCOL, Shape::kU8},      {NDA_NH_ID, Shape::kU32},              {NDA_FLAGS_EXT, Shape::kU32},
-    {NDA_FDB_EXT_ATTRS, Shape::kNested}};
+constexpr AttributeRule kNeighborRules[] = {{NDA_DST, Shape::kMaxBytes, 32},
+                                            {NDA_LLADDR, Shape::kMaxBytes, 32},
+                                            {NDA_CACHEINFO, Shape::kMinBytes, 16},
+                                            {NDA_PROBES, Shape::kU32},
+                                            {NDA_VLAN, Shape::kU16},
+                                            {NDA_PORT, Shape::kU16},
+                                            {NDA_VNI, Shape::kU32},
+                                            {NDA_IFINDEX, Shape::kU32},
+                                            {NDA_MASTER, Shape::kU32},
+                                            {NDA_PROTOCOL, Shape::kU8},
+                                            {NDA_NH_ID, Shape::kU32},
+                                            {NDA_FLAGS_EXT, Shape::kU32},
+                                            {NDA_FDB_EXT_ATTRS, Shape::kNested}};
 constexpr uint16_t kMaxNeighborAttribute = NDA_FLAGS_EXT + 2;
 
 constexpr uint16_t kValidStates = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY;
@@ -126,7 +133,8 @@ Errno GetNeighbor(Request& r) {
   if (AddressSize(header.ndm_family) == 0) return r.Refuse(Errno::kEAFNOSUPPORT, "there are no neighbours of this family");
   NetAddress address;
   if (!table[NDA_DST]) return r.Refuse(Errno::kEINVAL, "the request has no network address");
-  if (table[NDA_DST].value.size() != AddressSize(header.ndm_family) || !ReadAddress(table[NDA_DST], header.ndm_family, &address)) {
+  if (table[NDA_DST].value.size() != AddressSize(header.ndm_family) ||
+      !ReadAddress(table[NDA_DST], header.ndm_family, &address)) {
     return r.Refuse(Errno::kEINVAL, "the network address has a wrong length", table[NDA_DST]);
   }
   const auto config = r.backend.config();
@@ -149,7 +157,8 @@ Errno ChangeNeighbor(Request& r) {
   AttributeTable table;
   if (const Errno e = r.Parse<ndmsg>(&table, kMaxNeighborAttribute, kNeighborRules, false); e != Errno::kOk) return e;
   if (AddressSize(header.ndm_family) == 0) return Errno::kEAFNOSUPPORT;
-  NeighborChange change{.ifindex = header.ndm_ifindex, .family = header.ndm_family, .flags = header.ndm_flags, .state = header.ndm_state};
+  NeighborChange change{
+      .ifindex = header.ndm_ifindex, .family = header.ndm_family, .flags = header.ndm_flags, .state = header.ndm_state};
   if (!table[NDA_DST] || !ReadAddress(table[NDA_DST], header.ndm_family, &change.dst)) {
     return r.Refuse(Errno::kEINVAL, "the request has no network address of its family");
   }

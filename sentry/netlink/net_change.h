@@ -32,13 +32,13 @@ using NetName = std::array<char, 16>;  // device name or label, zero-terminated;
 struct AddressChange {
   int32_t ifindex = 0;
   uint8_t family = 0, prefix_len = 0, scope = 0;
-  uint8_t proto = 0;                 // IFA_PROTO
-  uint32_t flags = 0;                // IFA_F_*
+  uint8_t proto = 0;   // IFA_PROTO
+  uint32_t flags = 0;  // IFA_F_*
   NetAddress local, address, broadcast;
   NetName label{};
   bool has_cacheinfo = false;
   uint32_t preferred = 0, valid = 0;  // seconds
-  uint32_t route_priority = 0;       // IFA_RT_PRIORITY, 0: none
+  uint32_t route_priority = 0;        // IFA_RT_PRIORITY, 0: none
 };
 
 inline constexpr int kMaxChangeNextHops = 16;
@@ -46,22 +46,22 @@ inline constexpr int kMaxChangeMetrics = 18;  // RTAX_* numbers below this
 
 struct NextHopChange {
   int32_t ifindex = 0;
-  uint8_t hops = 0, flags = 0;       // rtnh_hops, RTNH_F_*
-  NetAddress gateway;                // family may differ from the route's (RTA_VIA)
+  uint8_t hops = 0, flags = 0;  // rtnh_hops, RTNH_F_*
+  NetAddress gateway;           // family may differ from the route's (RTA_VIA)
 };
 
 struct RouteChange {
   uint8_t family = 0, dst_len = 0, tos = 0, protocol = 0, scope = 0, type = 0;
-  uint8_t pref = 0;                  // RTA_PREF (IPv6), valid where has_pref
+  uint8_t pref = 0;  // RTA_PREF (IPv6), valid where has_pref
   bool has_pref = false;
   bool has_priority = false;
   uint32_t table = 0, flags = 0, priority = 0;
-  uint32_t expires = 0;              // RTA_EXPIRES in seconds, 0: none
+  uint32_t expires = 0;  // RTA_EXPIRES in seconds, 0: none
   int32_t oif = 0;
   NetAddress dst, gateway, prefsrc;
-  uint32_t metric_mask = 0;          // bit n: metrics[n] (RTAX_n) is given
+  uint32_t metric_mask = 0;  // bit n: metrics[n] (RTAX_n) is given
   std::array<uint32_t, kMaxChangeMetrics> metrics{};
-  uint8_t next_hop_count = 0;        // 0: gateway and oif above
+  uint8_t next_hop_count = 0;  // 0: gateway and oif above
   std::array<NextHopChange, kMaxChangeNextHops> next_hops{};
 };
 
@@ -76,7 +76,7 @@ struct RuleChange {
 struct NeighborChange {
   int32_t ifindex = 0;
   uint8_t family = 0, flags = 0;
-  uint16_t state = 0;                // NUD_*
+  uint16_t state = 0;  // NUD_*
   bool has_lladdr = false;
   std::array<uint8_t, 6> lladdr{};
   NetAddress dst;
@@ -91,7 +91,7 @@ struct LinkChange {
 
 struct NetChange {
   NetChangeKind kind = NetChangeKind::kNone;
-  uint16_t nl_flags = 0;             // NLM_F_CREATE | EXCL | REPLACE | APPEND of the request
+  uint16_t nl_flags = 0;  // NLM_F_CREATE | EXCL | REPLACE | APPEND of the request
   // Only the one that `kind` names is read. Not a union, so that a copy is always fully initialized.
   AddressChange address;
   RouteChange route;
@@ -104,7 +104,7 @@ static_assert(sizeof(NetChange) <= 1536, "fits one message between sentry and br
 
 // The kernel's answer, or the broker's refusal.
 struct NetChangeResult {
-  uint16_t error = 0;                // errno, 0: done
+  uint16_t error = 0;  // errno, 0: done
   // The kernel's extended acknowledgement or the broker's reason; zero-terminated, may be empty.
   std::array<char, 120> message{};
 };

@@ -90,8 +90,9 @@ class NetlinkServer::Impl {
   explicit Impl(Backend& b) : backend(b), config(b.config()) {}
 
   void OnConfig();
-  // Each dump keeps the configuration it began with, so that what it shows is consistent. So that a program cannot keep any number of old
-  // configurations alive, dumps beyond a few go over to the present one and say that they were interrupted, as the kernel's do.
+  // Each dump keeps the configuration it began with, so that what it shows is consistent. So that a program cannot keep any
+  // number of old configurations alive, dumps beyond a few go over to the present one and say that they were interrupted, as the
+  // kernel's do.
   void BoundSnapshots();
   bool PortIdFree(int protocol, uint32_t portid) const;
   uint32_t AutoPortId(int protocol, uint32_t proposed);
@@ -209,8 +210,10 @@ bool BooleanOption(int name) {
     case NETLINK_LISTEN_ALL_NSID:
     case NETLINK_CAP_ACK:
     case NETLINK_EXT_ACK:
-    case NETLINK_GET_STRICT_CHK: return true;
-    default: return false;
+    case NETLINK_GET_STRICT_CHK:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -402,11 +405,10 @@ void SocketImpl::StartChange(Request& request, Bytes rest) {
   if (!rest.empty()) waiting_.push_front({Buffer(rest.begin(), rest.end()), request.caller});
   const size_t left = waiting_.size();
   auto message = std::make_shared<Buffer>(request.message.begin(), request.message.end());
-  server_->backend.RequestChange(
-      *request.change, request.caller,
-      [self = self_, header = request.header, message](const NetChangeResult& result) {
-        if (*self != nullptr) (*self)->OnChangeDone(header, *message, result);
-      });
+  server_->backend.RequestChange(*request.change, request.caller,
+                                 [self = self_, header = request.header, message](const NetChangeResult& result) {
+                                   if (*self != nullptr) (*self)->OnChangeDone(header, *message, result);
+                                 });
   // Done at once: the loop that called goes on with the rest itself.
   if (!change_pending_ && !rest.empty() && waiting_.size() == left) waiting_.pop_front();
 }
@@ -441,9 +443,7 @@ void SocketImpl::Acknowledge(const nlmsghdr& header, Bytes message, Errno error,
   Enqueue(std::move(bytes));
 }
 
-void SocketImpl::Enqueue(Buffer bytes) {
-  Notify({.bytes = std::move(bytes), .source = {.nl_family = AF_NETLINK}, .group = 0});
-}
+void SocketImpl::Enqueue(Buffer bytes) { Notify({.bytes = std::move(bytes), .source = {.nl_family = AF_NETLINK}, .group = 0}); }
 
 void SocketImpl::Notify(Reply reply) {
   if (!Fits(reply.bytes.size())) {
@@ -559,9 +559,8 @@ void NetlinkServer::Impl::BoundSnapshots() {
 }
 
 bool NetlinkServer::Impl::PortIdFree(int protocol, uint32_t portid) const {
-  return std::none_of(sockets.begin(), sockets.end(), [=](const SocketImpl* s) {
-    return s->protocol() == protocol && s->bound() && s->portid() == portid;
-  });
+  return std::none_of(sockets.begin(), sockets.end(),
+                      [=](const SocketImpl* s) { return s->protocol() == protocol && s->bound() && s->portid() == portid; });
 }
 
 uint32_t NetlinkServer::Impl::AutoPortId(int protocol, uint32_t proposed) {
@@ -584,9 +583,13 @@ std::unique_ptr<NetlinkSocket> NetlinkServer::NewSocket(int type, int protocol, 
     return nullptr;
   }
   switch (protocol) {
-    case NETLINK_ROUTE: return std::make_unique<SocketImpl>(impl_, Protocol{NETLINK_ROUTE, kRouteGroups});
-    case NETLINK_SOCK_DIAG: return std::make_unique<SocketImpl>(impl_, Protocol{NETLINK_SOCK_DIAG, kDiagGroups});
-    default: *error = Errno::kEPROTONOSUPPORT; return nullptr;
+    case NETLINK_ROUTE:
+      return std::make_unique<SocketImpl>(impl_, Protocol{NETLINK_ROUTE, kRouteGroups});
+    case NETLINK_SOCK_DIAG:
+      return std::make_unique<SocketImpl>(impl_, Protocol{NETLINK_SOCK_DIAG, kDiagGroups});
+    default:
+      *error = Errno::kEPROTONOSUPPORT;
+      return nullptr;
   }
 }
 

@@ -1,10 +1,12 @@
 // AF_NETLINK as a program inside sees it: sockets of NETLINK_ROUTE (the namespace's configuration as mirrored, neighbours and
 // counters of our stack) and NETLINK_SOCK_DIAG (our stack's sockets), as man 7 netlink, man 7 rtnetlink and man 7 sock_diag say.
 //
-// No descriptor, no thread, no clock here: the socket calls of a program come in as bytes, replies are fetched by whoever holds the
-// stand-in. Everything of one NetlinkServer runs on one thread, the worker's that owns the Stack. All input is hostile: a
+// No descriptor, no thread, no clock here: the socket calls of a program come in as bytes, replies are fetched by whoever holds
+// the stand-in. Everything of one NetlinkServer runs on one thread, the worker's that owns the Stack. All input is hostile: a
 // malformed request gets the errno Linux gives, the memory of a socket is bounded by its receive buffer.
 #pragma once
+
+#include <linux/netlink.h>
 
 #include <cstdint>
 #include <functional>
@@ -15,8 +17,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <linux/netlink.h>
 
 #include "base/bytes.h"
 #include "base/errno.h"
@@ -70,8 +70,8 @@ class StackBackend : public Backend {
 // One datagram for the program.
 struct Reply {
   std::vector<uint8_t> bytes;
-  sockaddr_nl source{};     // as msg_name
-  uint32_t group = 0;       // multicast group it was sent to (0: unicast), for NETLINK_PKTINFO
+  sockaddr_nl source{};  // as msg_name
+  uint32_t group = 0;    // multicast group it was sent to (0: unicast), for NETLINK_PKTINFO
 };
 
 class NetlinkServer;
@@ -85,8 +85,8 @@ class NetlinkSocket {
   // given, possibly malformed. The bytes are one datagram with one or more messages. The errno is that of the call; errors of
   // single messages come as NLMSG_ERROR replies.
   virtual Errno Send(Bytes datagram, Bytes destination, const Caller& caller) = 0;
-  // A change asked for by Send is under way at the broker. As the kernel applies changes within sendmsg, the caller's sendmsg should
-  // be answered only when this turned false (the observer is called then), which also keeps its notification alive for the
+  // A change asked for by Send is under way at the broker. As the kernel applies changes within sendmsg, the caller's sendmsg
+  // should be answered only when this turned false (the observer is called then), which also keeps its notification alive for the
   // broker's judgement. Send while busy: the datagram is queued behind (bounded, then EAGAIN).
   virtual bool busy() const = 0;
 

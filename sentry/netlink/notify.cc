@@ -72,8 +72,8 @@ ByCanonical<Object> Index(const std::vector<Object>& objects, Canonicalize canon
   return index;
 }
 
-// Objects without an identity of their own: what is gone is deleted, what is new is added. `same(before, after)` (may be nullptr) tells
-// that an added object replaces a deleted one, of which then nothing is said.
+// Objects without an identity of their own: what is gone is deleted, what is new is added. `same(before, after)` (may be nullptr)
+// tells that an added object replaces a deleted one, of which then nothing is said.
 template <typename Object, typename Canonicalize, typename Append, typename Group, typename Same>
 void Diff(const std::vector<Object>& before, const std::vector<Object>& after, uint16_t new_type, uint16_t delete_type,
           Canonicalize canonicalize, Append append, Group group, Same same, std::vector<Notification>* out) {
@@ -100,9 +100,7 @@ void Diff(const std::vector<Object>& before, const std::vector<Object>& after, u
 }
 
 void DiffNeighbors(const NetConfig& before, const NetConfig& after, std::vector<Notification>* out) {
-  auto key = [](const NeighborConfig& n) {
-    return std::tuple(n.ifindex, n.address, n.mac, n.state, n.flags);
-  };
+  auto key = [](const NeighborConfig& n) { return std::tuple(n.ifindex, n.address, n.mac, n.state, n.flags); };
   auto find = [&](const std::vector<NeighborConfig>& list, const NeighborConfig& wanted) {
     return std::any_of(list.begin(), list.end(), [&](const NeighborConfig& n) { return key(n) == key(wanted); });
   };
@@ -128,21 +126,23 @@ std::vector<Notification> Differences(const NetConfig& before, const NetConfig& 
   std::vector<Notification> out;
   auto append_link = [&](const LinkConfig& l, Buffer* m) { AppendLink(l, backend.link_counters(l.index), 0, 0xffffffff, m); };
   // The kernel's order when a device comes or goes: link, addresses, routes; the other way round matters to nobody.
-  Diff(before.links, after.links, RTM_NEWLINK, RTM_DELLINK, CanonicalLink, append_link,
-       [](const LinkConfig&) { return uint32_t{RTNLGRP_LINK}; },
-       [](const LinkConfig& a, const LinkConfig& b) { return a.index == b.index; }, &out);
-  Diff(before.addresses, after.addresses, RTM_NEWADDR, RTM_DELADDR, CanonicalAddress, AppendAddress,
-       [](const AddressConfig& a) { return ByFamily(a.local.family(), RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR); },
-       [](const AddressConfig& a, const AddressConfig& b) {
-         return a.ifindex == b.ifindex && a.local == b.local && a.peer == b.peer && a.prefix_len == b.prefix_len;
-       },
-       &out);
-  Diff(before.routes, after.routes, RTM_NEWROUTE, RTM_DELROUTE, CanonicalRoute, AppendRoute,
-       [](const RouteConfig& r) { return ByFamily(r.dst.family(), RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE); },
-       nullptr, &out);
-  Diff(before.rules, after.rules, RTM_NEWRULE, RTM_DELRULE, CanonicalRule, AppendRule,
-       [](const RuleConfig& r) { return ByFamily(r.family, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE); },
-       nullptr, &out);
+  Diff(
+      before.links, after.links, RTM_NEWLINK, RTM_DELLINK, CanonicalLink, append_link,
+      [](const LinkConfig&) { return uint32_t{RTNLGRP_LINK}; },
+      [](const LinkConfig& a, const LinkConfig& b) { return a.index == b.index; }, &out);
+  Diff(
+      before.addresses, after.addresses, RTM_NEWADDR, RTM_DELADDR, CanonicalAddress, AppendAddress,
+      [](const AddressConfig& a) { return ByFamily(a.local.family(), RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR); },
+      [](const AddressConfig& a, const AddressConfig& b) {
+        return a.ifindex == b.ifindex && a.local == b.local && a.peer == b.peer && a.prefix_len == b.prefix_len;
+      },
+      &out);
+  Diff(
+      before.routes, after.routes, RTM_NEWROUTE, RTM_DELROUTE, CanonicalRoute, AppendRoute,
+      [](const RouteConfig& r) { return ByFamily(r.dst.family(), RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE); }, nullptr, &out);
+  Diff(
+      before.rules, after.rules, RTM_NEWRULE, RTM_DELRULE, CanonicalRule, AppendRule,
+      [](const RuleConfig& r) { return ByFamily(r.family, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE); }, nullptr, &out);
   DiffNeighbors(before, after, &out);
   for (Notification& n : out) PatchHeader(&n.message, 0, 0, 0, 0);
   return out;

@@ -95,7 +95,8 @@ struct RouteFilter {
     if (table != 0 && route.table != table) return false;
     if (protocol != 0 && route.protocol != protocol) return false;
     if (type != 0 && route.type != type) return false;
-    return oif == 0 || std::any_of(route.next_hops.begin(), route.next_hops.end(), [this](const NextHop& h) { return h.ifindex == oif; });
+    return oif == 0 ||
+           std::any_of(route.next_hops.begin(), route.next_hops.end(), [this](const NextHop& h) { return h.ifindex == oif; });
   }
 };
 
@@ -146,19 +147,30 @@ uint8_t CompatTable(uint32_t table) { return static_cast<uint8_t>(table < 256 ? 
 
 std::span<const AttributeRule> RouteRules(int af) {
   static constexpr AttributeRule kRules4[] = {
-      {RTA_DST, Shape::kU32},       {RTA_SRC, Shape::kU32},      {RTA_IIF, Shape::kU32},       {RTA_OIF, Shape::kU32},
-      {RTA_GATEWAY, Shape::kU32},   {RTA_PRIORITY, Shape::kU32}, {RTA_PREFSRC, Shape::kU32},   {RTA_METRICS, Shape::kNested},
-      {RTA_FLOW, Shape::kU32},      {RTA_TABLE, Shape::kU32},    {RTA_MARK, Shape::kU32},      {RTA_UID, Shape::kU32},
-      {RTA_IP_PROTO, Shape::kU8},   {RTA_SPORT, Shape::kU16},    {RTA_DPORT, Shape::kU16},     {RTA_NH_ID, Shape::kU32},
+      {RTA_DST, Shape::kU32},        {RTA_SRC, Shape::kU32},      {RTA_IIF, Shape::kU32},     {RTA_OIF, Shape::kU32},
+      {RTA_GATEWAY, Shape::kU32},    {RTA_PRIORITY, Shape::kU32}, {RTA_PREFSRC, Shape::kU32}, {RTA_METRICS, Shape::kNested},
+      {RTA_FLOW, Shape::kU32},       {RTA_TABLE, Shape::kU32},    {RTA_MARK, Shape::kU32},    {RTA_UID, Shape::kU32},
+      {RTA_IP_PROTO, Shape::kU8},    {RTA_SPORT, Shape::kU16},    {RTA_DPORT, Shape::kU16},   {RTA_NH_ID, Shape::kU32},
       {RTA_ENCAP_TYPE, Shape::kU16}, {RTA_ENCAP, Shape::kNested}};
-  static constexpr AttributeRule kRules6[] = {
-      {RTA_DST, Shape::kMaxBytes, 16},   {RTA_SRC, Shape::kMaxBytes, 16}, {RTA_IIF, Shape::kU32},
-      {RTA_OIF, Shape::kU32},            {RTA_GATEWAY, Shape::kMinBytes, 16}, {RTA_PRIORITY, Shape::kU32},
-      {RTA_PREFSRC, Shape::kMinBytes, 16}, {RTA_METRICS, Shape::kNested}, {RTA_TABLE, Shape::kU32},
-      {RTA_MARK, Shape::kU32},           {RTA_PREF, Shape::kU8},          {RTA_EXPIRES, Shape::kU32},
-      {RTA_UID, Shape::kU32},            {RTA_IP_PROTO, Shape::kU8},      {RTA_SPORT, Shape::kU16},
-      {RTA_DPORT, Shape::kU16},          {RTA_NH_ID, Shape::kU32},        {RTA_ENCAP_TYPE, Shape::kU16},
-      {RTA_ENCAP, Shape::kNested}};
+  static constexpr AttributeRule kRules6[] = {{RTA_DST, Shape::kMaxBytes, 16},
+                                              {RTA_SRC, Shape::kMaxBytes, 16},
+                                              {RTA_IIF, Shape::kU32},
+                                              {RTA_OIF, Shape::kU32},
+                                              {RTA_GATEWAY, Shape::kMinBytes, 16},
+                                              {RTA_PRIORITY, Shape::kU32},
+                                              {RTA_PREFSRC, Shape::kMinBytes, 16},
+                                              {RTA_METRICS, Shape::kNested},
+                                              {RTA_TABLE, Shape::kU32},
+                                              {RTA_MARK, Shape::kU32},
+                                              {RTA_PREF, Shape::kU8},
+                                              {RTA_EXPIRES, Shape::kU32},
+                                              {RTA_UID, Shape::kU32},
+                                              {RTA_IP_PROTO, Shape::kU8},
+                                              {RTA_SPORT, Shape::kU16},
+                                              {RTA_DPORT, Shape::kU16},
+                                              {RTA_NH_ID, Shape::kU32},
+                                              {RTA_ENCAP_TYPE, Shape::kU16},
+                                              {RTA_ENCAP, Shape::kNested}};
   if (af == AF_INET6) return kRules6;
   return kRules4;
 }

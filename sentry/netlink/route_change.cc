@@ -22,8 +22,8 @@ Errno ReadMetrics(Request& r, const Attribute& attribute, RouteChange* change) {
     if (type >= kMaxChangeMetrics || value.size() < sizeof number) {
       error = r.Refuse(Errno::kEINVAL, "a route's metric has a wrong form", attribute);
     } else if (!UsedMetric(type) && number != 0) {
-      error = r.Refuse(Errno::kEOPNOTSUPP, "sluice: of a route's metrics mtu, advmss, hoplimit, initcwnd and initrwnd are supported",
-                       attribute);
+      error = r.Refuse(Errno::kEOPNOTSUPP,
+                       "sluice: of a route's metrics mtu, advmss, hoplimit, initcwnd and initrwnd are supported", attribute);
     } else if (UsedMetric(type)) {
       change->metric_mask |= 1u << type;
       change->metrics[type] = number;
@@ -47,7 +47,8 @@ Errno ReadOneNextHop(Request& r, const Attribute& list, Bytes entry, int af, Nex
   *hop = {.ifindex = header.rtnh_ifindex, .hops = header.rtnh_hops, .flags = header.rtnh_flags};
   AttributeTable table;
   ExtAck ignored;
-  if (const Errno e = table.Parse(entry.subspan(sizeof header), RTA_MAX, RouteRules(af), false, list.offset, &ignored); e != Errno::kOk) {
+  if (const Errno e = table.Parse(entry.subspan(sizeof header), RTA_MAX, RouteRules(af), false, list.offset, &ignored);
+      e != Errno::kOk) {
     return r.Refuse(e, "a next hop has a wrong form", list);
   }
   if (table[RTA_ENCAP] || table[RTA_ENCAP_TYPE] || table[RTA_FLOW]) {
@@ -72,7 +73,8 @@ Errno ReadNextHops(Request& r, const Attribute& list, RouteChange* change) {
     if (const Errno e = ReadOneNextHop(r, list, rest.first(header.rtnh_len), change->family, &hop); e != Errno::kOk) return e;
     rest = rest.subspan(std::min(Align4(header.rtnh_len), rest.size()));
   }
-  if (change->next_hop_count == 0 || !rest.empty()) return r.Refuse(Errno::kEINVAL, "the list of next hops has a wrong form", list);
+  if (change->next_hop_count == 0 || !rest.empty())
+    return r.Refuse(Errno::kEINVAL, "the list of next hops has a wrong form", list);
   return Errno::kOk;
 }
 
@@ -92,9 +94,11 @@ Errno RefuseUnsupported(Request& r, const AttributeTable& table) {
       case RTA_PREF:
       case RTA_EXPIRES:
       case RTA_CACHEINFO:  // of a dump that is played back; the kernel does not read it either
-      case RTA_PAD: break;
+      case RTA_PAD:
+        break;
       default:
-        return r.Refuse(Errno::kEOPNOTSUPP, "sluice: this attribute of routes (source, realm, encapsulation, next-hop object ...) is not supported",
+        return r.Refuse(Errno::kEOPNOTSUPP,
+                        "sluice: this attribute of routes (source, realm, encapsulation, next-hop object ...) is not supported",
                         table[type]);
     }
   }
@@ -108,7 +112,8 @@ Errno ReadRouteAttributes(Request& r, const AttributeTable& table, RouteChange* 
       return r.Refuse(Errno::kEINVAL, "the address has a wrong length", table[type]);
     }
   }
-  if (table[RTA_GATEWAY] && table[RTA_VIA]) return r.Refuse(Errno::kEINVAL, "a route has a gateway or a via, not both", table[RTA_VIA]);
+  if (table[RTA_GATEWAY] && table[RTA_VIA])
+    return r.Refuse(Errno::kEINVAL, "a route has a gateway or a via, not both", table[RTA_VIA]);
   if (!ReadGateway(table[RTA_GATEWAY], table[RTA_VIA], af, &change->gateway)) {
     return r.Refuse(Errno::kEINVAL, "the gateway has a wrong form", table[RTA_GATEWAY] ? table[RTA_GATEWAY] : table[RTA_VIA]);
   }
@@ -137,7 +142,8 @@ Errno ChangeRoute(Request& r) {
   const auto header = r.Fixed<rtmsg>();
   const auto bits = AddressSize(af) * 8;
   if (header.rtm_dst_len > bits) return r.Refuse(Errno::kEINVAL, "a prefix is longer than an address");
-  if (header.rtm_src_len != 0) return r.Refuse(af == AF_INET ? Errno::kEINVAL : Errno::kEOPNOTSUPP, "sluice: routes by source are not supported");
+  if (header.rtm_src_len != 0)
+    return r.Refuse(af == AF_INET ? Errno::kEINVAL : Errno::kEOPNOTSUPP, "sluice: routes by source are not supported");
   RouteChange change{.family = header.rtm_family,
                      .dst_len = header.rtm_dst_len,
                      .tos = header.rtm_tos,

@@ -1,5 +1,5 @@
-// RTM_GETROUTE for one destination: what `ip route get` prints. The decision is the stack's own; table, protocol and metric, which the
-// stack's answer does not hold, come from matching the same tables.
+// RTM_GETROUTE for one destination: what `ip route get` prints. The decision is the stack's own; table, protocol and metric,
+// which the stack's answer does not hold, come from matching the same tables.
 #include <linux/fib_rules.h>
 #include <linux/in_route.h>
 #include <linux/rtnetlink.h>
@@ -32,7 +32,8 @@ bool UsesDevice(const RouteConfig& route, IfIndex oif) {
 
 bool Alive(const RouteConfig& route) {
   if (route.next_hops.empty()) return true;
-  return std::any_of(route.next_hops.begin(), route.next_hops.end(), [](const NextHop& h) { return (h.flags & RTNH_F_DEAD) == 0; });
+  return std::any_of(route.next_hops.begin(), route.next_hops.end(),
+                     [](const NextHop& h) { return (h.flags & RTNH_F_DEAD) == 0; });
 }
 
 // True where `a` is to be preferred to `b`: both match.
@@ -56,10 +57,14 @@ const RouteConfig* MatchTable(const NetConfig& config, uint32_t table, const Fib
 // The bits of rtm_flags that tell what kind of destination it is.
 uint32_t TypeFlags(uint8_t type) {
   switch (type) {
-    case RTN_LOCAL: return RTCF_LOCAL;
-    case RTN_BROADCAST: return RTCF_BROADCAST;
-    case RTN_MULTICAST: return RTCF_MULTICAST;
-    default: return 0;
+    case RTN_LOCAL:
+      return RTCF_LOCAL;
+    case RTN_BROADCAST:
+      return RTCF_BROADCAST;
+    case RTN_MULTICAST:
+      return RTCF_MULTICAST;
+    default:
+      return 0;
   }
 }
 
@@ -94,8 +99,10 @@ Errno CheckStrict(Request& r, const AttributeTable& table) {
       case RTA_SPORT:
       case RTA_DPORT:
       case RTA_MARK:
-      case RTA_UID: break;
-      default: return r.Refuse(Errno::kEINVAL, "a route request cannot have this attribute", table[type]);
+      case RTA_UID:
+        break;
+      default:
+        return r.Refuse(Errno::kEINVAL, "a route request cannot have this attribute", table[type]);
     }
   }
   if ((table[RTA_DST] && header.rtm_dst_len == 0) || (table[RTA_SRC] && header.rtm_src_len == 0)) {
@@ -117,11 +124,13 @@ Errno ReadGetRequest(Request& r, GetRequest* get) {
   get->fib.destination = IpAddress::Any(ToFamily(af));
   NetAddress address;
   if (table[RTA_DST]) {
-    if (!ReadAddress(table[RTA_DST], af, &address)) return r.Refuse(Errno::kEINVAL, "the address has a wrong length", table[RTA_DST]);
+    if (!ReadAddress(table[RTA_DST], af, &address))
+      return r.Refuse(Errno::kEINVAL, "the address has a wrong length", table[RTA_DST]);
     get->fib.destination = ToIpAddress(address);
   }
   if (table[RTA_SRC]) {
-    if (!ReadAddress(table[RTA_SRC], af, &address)) return r.Refuse(Errno::kEINVAL, "the address has a wrong length", table[RTA_SRC]);
+    if (!ReadAddress(table[RTA_SRC], af, &address))
+      return r.Refuse(Errno::kEINVAL, "the address has a wrong length", table[RTA_SRC]);
     get->fib.source = ToIpAddress(address);
     if (get->fib.source.IsAny()) get->fib.source = IpAddress();
   }

@@ -12,16 +12,23 @@ namespace {
 constexpr uint16_t kMaxRuleAttribute = FRA_DPORT_RANGE + 8;  // newer kernels have some more
 constexpr uint32_t kNoGroup = 0xffffffff;
 
-constexpr AttributeRule kRuleRules[] = {
-    {FRA_IIFNAME, Shape::kText, IFNAMSIZ - 1}, {FRA_OIFNAME, Shape::kText, IFNAMSIZ - 1},
-    {FRA_PRIORITY, Shape::kU32},               {FRA_FWMARK, Shape::kU32},
-    {FRA_FWMASK, Shape::kU32},                 {FRA_FLOW, Shape::kU32},
-    {FRA_TUN_ID, Shape::kU64},                 {FRA_TABLE, Shape::kU32},
-    {FRA_SUPPRESS_PREFIXLEN, Shape::kU32},     {FRA_SUPPRESS_IFGROUP, Shape::kU32},
-    {FRA_GOTO, Shape::kU32},                   {FRA_L3MDEV, Shape::kU8},
-    {FRA_UID_RANGE, Shape::kMinBytes, 8},      {FRA_PROTOCOL, Shape::kU8},
-    {FRA_IP_PROTO, Shape::kU8},                {FRA_SPORT_RANGE, Shape::kMinBytes, 4},
-    {FRA_DPORT_RANGE, Shape::kMinBytes, 4}};
+constexpr AttributeRule kRuleRules[] = {{FRA_IIFNAME, Shape::kText, IFNAMSIZ - 1},
+                                        {FRA_OIFNAME, Shape::kText, IFNAMSIZ - 1},
+                                        {FRA_PRIORITY, Shape::kU32},
+                                        {FRA_FWMARK, Shape::kU32},
+                                        {FRA_FWMASK, Shape::kU32},
+                                        {FRA_FLOW, Shape::kU32},
+                                        {FRA_TUN_ID, Shape::kU64},
+                                        {FRA_TABLE, Shape::kU32},
+                                        {FRA_SUPPRESS_PREFIXLEN, Shape::kU32},
+                                        {FRA_SUPPRESS_IFGROUP, Shape::kU32},
+                                        {FRA_GOTO, Shape::kU32},
+                                        {FRA_L3MDEV, Shape::kU8},
+                                        {FRA_UID_RANGE, Shape::kMinBytes, 8},
+                                        {FRA_PROTOCOL, Shape::kU8},
+                                        {FRA_IP_PROTO, Shape::kU8},
+                                        {FRA_SPORT_RANGE, Shape::kMinBytes, 4},
+                                        {FRA_DPORT_RANGE, Shape::kMinBytes, 4}};
 
 void ComposeRule(const RuleConfig& rule, Buffer* out) {
   MessageWriter w(out, RTM_NEWRULE);
@@ -60,12 +67,14 @@ Errno RefuseUnsupported(Request& r, const AttributeTable& table) {
       case FRA_FWMASK:
       case FRA_TABLE:
       case FRA_PROTOCOL:
-      case FRA_PAD: break;
+      case FRA_PAD:
+        break;
       case FRA_SUPPRESS_PREFIXLEN:
       case FRA_SUPPRESS_IFGROUP:
         if (table[type].u32() == kNoGroup) break;
         [[fallthrough]];
-      default: return r.Refuse(Errno::kEOPNOTSUPP, "sluice: rules select by from, to, tos, fwmark, iif and oif only", table[type]);
+      default:
+        return r.Refuse(Errno::kEOPNOTSUPP, "sluice: rules select by from, to, tos, fwmark, iif and oif only", table[type]);
     }
   }
   return Errno::kOk;

@@ -80,9 +80,9 @@ struct Request {
 
   // Answers (at most one kind is set; with none, an acknowledgement is sent where it was asked for).
   ExtAck ack;
-  std::vector<Buffer> replies;     // messages with type and length
+  std::vector<Buffer> replies;  // messages with type and length
   std::unique_ptr<Dump> dump;
-  Errno dump_error = Errno::kOk;   // goes into the dump's final message, with `ack`
+  Errno dump_error = Errno::kOk;  // goes into the dump's final message, with `ack`
   std::unique_ptr<NetChange> change;
 
   Bytes payload() const { return message.subspan(sizeof(nlmsghdr)); }
@@ -150,6 +150,9 @@ void AppendNeighbor(const NeighborInfo& neighbor, uint8_t flags, Buffer* out);
 const LinkConfig* FindLink(const NetConfig& config, IfIndex index);
 // By name or alternative name.
 const LinkConfig* FindLink(const NetConfig& config, std::string_view name);
+// What a request for `flags` (IFF_*, those in `mask`) means for a device: at most up or down. The reason of a refusal goes to
+// `why`.
+Errno FlagsToChange(const LinkConfig& link, uint32_t flags, uint32_t mask, LinkChange* change, std::string* why);
 // Reads an attribute as an address of the family `af`; false where its length is wrong.
 bool ReadAddress(const Attribute& attribute, int af, NetAddress* out);
 NetName ToNetName(std::string_view text);

@@ -1,5 +1,5 @@
-// NETLINK_SOCK_DIAG: what `ss` asks (man 7 sock_diag). TCP, UDP, ping and raw sockets of our stack; of UNIX, packet, netlink sockets the
-// answer is an empty list, since they are the kernel's and ss would show those of another namespace.
+// NETLINK_SOCK_DIAG: what `ss` asks (man 7 sock_diag). TCP, UDP, ping and raw sockets of our stack; of UNIX, packet, netlink
+// sockets the answer is an empty list, since they are the kernel's and ss would show those of another namespace.
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
@@ -170,8 +170,10 @@ Errno InetDiag(Request& r) {
     case IPPROTO_TCP:
     case IPPROTO_UDP:
     case IPPROTO_ICMP:
-    case IPPROTO_RAW: break;
-    default: return Errno::kENOENT;  // no handler for the protocol: as without the module
+    case IPPROTO_RAW:
+      break;
+    default:
+      return Errno::kENOENT;  // no handler for the protocol: as without the module
   }
   return r.dumping() ? DumpSockets(r, q) : GetSocket(r, q);
 }
@@ -180,16 +182,20 @@ Errno InetDiag(Request& r) {
 
 Errno SockDiag(Request& r) {
   const uint16_t type = r.header.nlmsg_type;
-  if (type == kOldTcp || type == SOCK_DESTROY) return type == SOCK_DESTROY && !r.caller.net_admin ? Errno::kEPERM : Errno::kEOPNOTSUPP;
+  if (type == kOldTcp || type == SOCK_DESTROY)
+    return type == SOCK_DESTROY && !r.caller.net_admin ? Errno::kEPERM : Errno::kEOPNOTSUPP;
   if (type != SOCK_DIAG_BY_FAMILY) return Errno::kEINVAL;
   if (r.payload().size() < sizeof(sock_diag_req)) return Errno::kEINVAL;
   switch (r.Fixed<sock_diag_req>().sdiag_family) {
     case AF_INET:
-    case AF_INET6: return InetDiag(r);
+    case AF_INET6:
+      return InetDiag(r);
     case kUnixFamily:
     case kPacketFamily:
-    case AF_NETLINK: return r.dumping() ? DumpNothing(r) : Errno::kENOENT;
-    default: return Errno::kENOENT;
+    case AF_NETLINK:
+      return r.dumping() ? DumpNothing(r) : Errno::kENOENT;
+    default:
+      return Errno::kENOENT;
   }
 }
 
