@@ -1,0 +1,32 @@
+// bpf(2) calls that Debian 12's libbpf and headers do not have (TCX came with kernel 6.6), and the few others that need no library.
+// Every call returns kOk or the kernel's errno.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/errno.h"
+#include "xdp/unique_fd.h"
+
+namespace sluice::bpf {
+
+inline constexpr uint32_t kXdp = 37, kTcxIngress = 46, kTcxEgress = 47;  // enum bpf_attach_type
+
+// A link that attaches `program` to a device's TCX hook, before every program that is there.
+Errno CreateTcxLink(int program, int ifindex, uint32_t attach_type, UniqueFd* link);
+// A link that attaches an XDP program; `flags`: XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE.
+Errno CreateXdpLink(int program, int ifindex, uint32_t flags, UniqueFd* link);
+// The attached links in order of execution (identifiers; 0 where a program is attached without a link).
+Errno QueryTcx(int ifindex, uint32_t attach_type, std::vector<uint32_t>* link_ids);
+// Takes the program off the hook now, whoever else holds the link.
+Errno DetachLink(int link);
+Errno LinkId(int link, uint32_t* id);
+Errno Pin(int fd, const std::string& path);
+Errno OpenPinned(const std::string& path, UniqueFd* fd);
+Errno UpdateMap(int map, const void* key, const void* value);
+
+// The message libbpf and the verifier would have printed is dropped: errors are told by errno and by our own text.
+void QuietLibbpf();
+
+}  // namespace sluice::bpf

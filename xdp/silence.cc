@@ -1,0 +1,286 @@
+#include "xdp/silence.h"
+
+#include <bpf/libbpf.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <net/if.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "silence.skel.h"
+#include "xdp/bpf_calls.h"
+
+namespace sluice {
+namespace {
+
+constexpr uint32_t kPreference = 1;
+// The filter's handle remembers whether the qdisc was there before us.
+constexpr uint32_t kHandleOnOthersQdisc = 0x51, kHandleOnOurQdisc = 0x52;
+
+Errno Fail(std::string* error, const std::string& what, Errno e) {
+  if (error != nullptr) *error = what + ": " + std::strerror(ToInt(e));
+  return e;
+}
+Errno FailErrno(std::string* error, const std::string& what) { return Fail(error, what, static_cast<Errno>(errno)); }
+
+std::string PinPath(const SilenceOptions& options, int ifindex, const char* direction) {
+  return options.directory + "/" + options.name + ":" + std::to_string(ifindex) + ":" + direction;
+}
+
+bool IsBpffs(const std::string& directory) {
+  struct statfs fs {};
+  return statfs(directory.c_str(), &fs) == 0 && static_cast<uint64_t>(fs.f_type) == BPF_FS_MAGIC;
+}
+
+Errno MakeDirectories(const std::string& path) {
+  for (size_t at = 1; at != std::string::npos;) {
+    at = path.find('/', at + 1);
+    if (mkdir(path.substr(0, at).c_str(), 0700) != 0 && errno != EEXIST) return static_cast<Errno>(errno);
+  }
+  return Errno::kOk;
+}
+
+// Held while the bpffs is mounted or unmounted and while pins are made: else one sandbox's exit unmounts what another's start uses.
+UniqueFd LockDirectory(const std::string& directory) {
+  UniqueFd lock(open((directory + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (lock && flock(lock.get(), LOCK_EX) != 0) lock.Reset();
+  return lock;
+}
+
+Errno MountBpffs(const std::string& directory, std::string* error) {
+  if (IsBpffs(directory)) return Errno::kOk;
+  if (mount("bpf", directory.c_str(), "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") != 0) {
+    return FailErrno(error, "mounting a bpffs on " + directory);
+  }
+  return Errno::kOk;
+}
+
+std::vector<std::string> PinnedNames(const std::string& directory) {
+  std::vector<std::string> names;
+  std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(directory.c_str()), closedir);
+  if (!dir) return names;
+  while (const dirent* entry = readdir(dir.get())) {
+    // No pin may have a dot in its name; "maps.debug" and "progs.debug" are the file system's own.
+    if (std::strchr(entry->d_name, '.') == nullptr) names.emplace_back(entry->d_name);
+  }
+  return names;
+}
+
+void UnmountWhenEmpty(const std::string& directory) {
+  if (!IsBpffs(directory) || !PinnedNames(directory).empty()) return;
+  // The parent may itself be a bpffs that somebody mounted: only a mount point is ours to take away.
+  umount2(directory.c_str(), UMOUNT_NOFOLLOW);
+  rmdir(directory.c_str());
+}
+
+using Programs = std::unique_ptr<sluice_silence_bpf, void (*)(sluice_silence_bpf*)>;
+
+Errno LoadPrograms(uint32_t mark, Programs* out, std::string* error) {
+  bpf::QuietLibbpf();
+  Programs programs(sluice_silence_bpf__open(), sluice_silence_bpf__destroy);
+  if (!programs) return FailErrno(error, "opening the silencing program");
+  programs->rodata->sluice_mark = mark;
+  if (sluice_silence_bpf__load(programs.get()) != 0) {
+    return FailErrno(error, "loading the silencing program into the kernel (needs CAP_BPF and CAP_NET_ADMIN)");
+  }
+  *out = std::move(programs);
+  return Errno::kOk;
+}
+
+// Attaches in front of what is there, then moves the pin: what a dead sandbox left acts until the new program does.
+Errno AttachTcx(int program, int ifindex, uint32_t hook, const std::string& pin, UniqueFd* link, uint32_t* id) {
+  if (Errno e = bpf::CreateTcxLink(program, ifindex, hook, link); e != Errno::kOk) return e;
+  if (Errno e = bpf::LinkId(link->get(), id); e != Errno::kOk) return e;
+  UniqueFd stale;
+  if (bpf::OpenPinned(pin, &stale) == Errno::kOk) {
+    unlink(pin.c_str());
+    (void)bpf::DetachLink(stale.get());
+  }
+  return bpf::Pin(link->get(), pin);
+}
+
+Errno RemovePinnedLink(const std::string& pin) {
+  UniqueFd link;
+  const Errno opened = bpf::OpenPinned(pin, &link);
+  if (opened == Errno::kENOENT) return Errno::kOk;
+  if (opened != Errno::kOk) return opened;
+  const Errno detached = bpf::DetachLink(link.get());
+  if (unlink(pin.c_str()) != 0) return static_cast<Errno>(errno);
+  // A link whose device is gone is detached already.
+  const bool gone = detached == Errno::kENODEV || detached == Errno::kENOENT;
+  return gone ? Errno::kOk : detached;
+}
+
+bpf_tc_hook Hook(int ifindex, bpf_tc_attach_point point) {
+  bpf_tc_hook hook{};
+  hook.sz = sizeof hook;
+  hook.ifindex = ifindex;
+  hook.attach_point = point;
+  return hook;
+}
+
+bpf_tc_opts Filter(uint32_t handle) {
+  bpf_tc_opts filter{};
+  filter.sz = sizeof filter;
+  filter.handle = handle;
+  filter.priority = kPreference;
+  return filter;
+}
+
+// The program of our filter on a hook, or 0. `handle` is the one found.
+uint32_t FindClsact(int ifindex, bpf_tc_attach_point point, uint32_t* handle) {
+  const bpf_tc_hook hook = Hook(ifindex, point);
+  for (uint32_t candidate : {kHandleOnOurQdisc, kHandleOnOthersQdisc}) {
+    bpf_tc_opts filter = Filter(candidate);
+    if (bpf_tc_query(&hook, &filter) != 0) continue;
+    *handle = candidate;
+    return filter.prog_id;
+  }
+  return 0;
+}
+
+Errno LiftClsact(int ifindex) {
+  bool our_qdisc = false;
+  for (bpf_tc_attach_point point : {BPF_TC_INGRESS, BPF_TC_EGRESS}) {
+    uint32_t handle = 0;
+    if (FindClsact(ifindex, point, &handle) == 0) continue;
+    our_qdisc |= handle == kHandleOnOurQdisc;
+    const bpf_tc_hook hook = Hook(ifindex, point);
+    const bpf_tc_opts filter = Filter(handle);
+    if (const int r = bpf_tc_detach(&hook, &filter); r != 0 && r != -ENOENT && r != -ENODEV) return static_cast<Errno>(-r);
+  }
+  if (our_qdisc) {
+    bpf_tc_hook both = Hook(ifindex, static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS));
+    bpf_tc_hook_destroy(&both);
+  }
+  return Errno::kOk;
+}
+
+Errno AttachClsact(int ifindex, int in_program, int out_program, uint32_t* in_id, uint32_t* out_id) {
+  uint32_t handle = 0;
+  FindClsact(ifindex, BPF_TC_INGRESS, &handle);
+  bpf_tc_hook both = Hook(ifindex, static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS));
+  const int created = bpf_tc_hook_create(&both);
+  if (created != 0 && created != -EEXIST) return static_cast<Errno>(-created);
+  if (handle == 0) handle = created == 0 ? kHandleOnOurQdisc : kHandleOnOthersQdisc;
+  for (bpf_tc_attach_point point : {BPF_TC_INGRESS, BPF_TC_EGRESS}) {
+    const bpf_tc_hook hook = Hook(ifindex, point);
+    bpf_tc_opts filter = Filter(handle);
+    filter.prog_fd = point == BPF_TC_INGRESS ? in_program : out_program;
+    filter.flags = BPF_TC_F_REPLACE;
+    if (const int r = bpf_tc_attach(&hook, &filter); r != 0) {
+      (void)LiftClsact(ifindex);
+      return static_cast<Errno>(-r);
+    }
+    *(point == BPF_TC_INGRESS ? in_id : out_id) = filter.prog_id;
+  }
+  return Errno::kOk;
+}
+
+Errno CheckTcx(int ifindex, uint32_t hook, uint32_t id, const char* direction, std::string* reason) {
+  std::vector<uint32_t> links;
+  if (Errno e = bpf::QueryTcx(ifindex, hook, &links); e != Errno::kOk) {
+    // The hook of a device without any program does not exist.
+    return Fail(reason, std::string("the silencing program on ") + direction + " was taken off", e == Errno::kENODEV ? e : Errno::kENOENT);
+  }
+  if (!links.empty() && links[0] == id) return Errno::kOk;
+  for (uint32_t other : links) {
+    if (other == id) return Fail(reason, std::string("another program was put before the silencing program on ") + direction, Errno::kEEXIST);
+  }
+  return Fail(reason, std::string("the silencing program on ") + direction + " was taken off", Errno::kENOENT);
+}
+
+}  // namespace
+
+Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, std::string* error) {
+  if (options.mark == 0 || options.name.empty() || options.name.find_first_of("/.:") != std::string::npos) {
+    return Fail(error, "silencing needs a mark, and a name without / . :", Errno::kEINVAL);
+  }
+  char device[IF_NAMESIZE];
+  if (if_indextoname(static_cast<unsigned>(ifindex), device) == nullptr) {
+    return Fail(error, "device " + std::to_string(ifindex), Errno::kENODEV);
+  }
+  Programs programs(nullptr, sluice_silence_bpf__destroy);
+  if (Errno e = LoadPrograms(options.mark, &programs, error); e != Errno::kOk) return e;
+  const int in_program = bpf_program__fd(programs->progs.sluice_quiet_in);
+  const int out_program = bpf_program__fd(programs->progs.sluice_quiet_out);
+  Silence result;
+  result.ifindex_ = ifindex;
+  if (!options.force_clsact) {
+    if (Errno e = MakeDirectories(options.directory); e != Errno::kOk) return Fail(error, "making " + options.directory, e);
+    const UniqueFd lock = LockDirectory(options.directory);
+    if (!lock) return FailErrno(error, "locking " + options.directory + ".lock");
+    if (Errno e = MountBpffs(options.directory, error); e != Errno::kOk) return e;
+    Errno e = AttachTcx(in_program, ifindex, bpf::kTcxIngress, PinPath(options, ifindex, "in"), &result.in_, &result.in_id_);
+    if (e == Errno::kOk) {
+      e = AttachTcx(out_program, ifindex, bpf::kTcxEgress, PinPath(options, ifindex, "out"), &result.out_, &result.out_id_);
+    }
+    if (e == Errno::kOk) {
+      result.kind_ = SilenceKind::kTcx;
+      *out = std::move(result);
+      return Errno::kOk;
+    }
+    (void)RemovePinnedLink(PinPath(options, ifindex, "in"));
+    (void)RemovePinnedLink(PinPath(options, ifindex, "out"));
+    UnmountWhenEmpty(options.directory);
+    // A kernel before 6.6 does not know the attach type.
+    if (e != Errno::kEINVAL) return Fail(error, std::string("attaching the silencing program to ") + device, e);
+  }
+  if (Errno e = AttachClsact(ifindex, in_program, out_program, &result.in_id_, &result.out_id_); e != Errno::kOk) {
+    return Fail(error, std::string("attaching the silencing filter to clsact of ") + device, e);
+  }
+  result.kind_ = SilenceKind::kClsact;
+  *out = std::move(result);
+  return Errno::kOk;
+}
+
+Errno LiftSilence(int ifindex, const SilenceOptions& options, std::string* error) {
+  bpf::QuietLibbpf();
+  Errno result = LiftClsact(ifindex);
+  if (!IsBpffs(options.directory)) return result == Errno::kOk ? result : Fail(error, "removing the silencing filter", result);
+  const UniqueFd lock = LockDirectory(options.directory);
+  for (const char* direction : {"out", "in"}) {
+    if (Errno e = RemovePinnedLink(PinPath(options, ifindex, direction)); e != Errno::kOk) result = e;
+  }
+  UnmountWhenEmpty(options.directory);
+  return result == Errno::kOk ? result : Fail(error, "lifting the silence of device " + std::to_string(ifindex), result);
+}
+
+Errno LiftAllPinned(const SilenceOptions& options, std::string* error) {
+  if (!IsBpffs(options.directory)) return Errno::kOk;
+  const UniqueFd lock = LockDirectory(options.directory);
+  Errno result = Errno::kOk;
+  for (const std::string& name : PinnedNames(options.directory)) {
+    if (name.compare(0, options.name.size() + 1, options.name + ":") != 0) continue;
+    if (Errno e = RemovePinnedLink(options.directory + "/" + name); e != Errno::kOk) result = e;
+  }
+  UnmountWhenEmpty(options.directory);
+  return result == Errno::kOk ? result : Fail(error, "lifting what is pinned in " + options.directory, result);
+}
+
+Errno Silence::Check(std::string* reason) const {
+  char device[IF_NAMESIZE];
+  if (if_indextoname(static_cast<unsigned>(ifindex_), device) == nullptr) {
+    return Fail(reason, "device " + std::to_string(ifindex_), Errno::kENODEV);
+  }
+  if (kind_ == SilenceKind::kTcx) {
+    if (Errno e = CheckTcx(ifindex_, bpf::kTcxIngress, in_id_, "ingress", reason); e != Errno::kOk) return e;
+    return CheckTcx(ifindex_, bpf::kTcxEgress, out_id_, "egress", reason);
+  }
+  uint32_t handle = 0;
+  if (FindClsact(ifindex_, BPF_TC_INGRESS, &handle) != in_id_ || FindClsact(ifindex_, BPF_TC_EGRESS, &handle) != out_id_) {
+    return Fail(reason, std::string("the silencing filter of ") + device + " was taken off or replaced", Errno::kENOENT);
+  }
+  return Errno::kOk;
+}
+
+}  // namespace sluice

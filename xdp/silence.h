@@ -1,0 +1,60 @@
+// Silence: the host kernel's stack neither receives from a device nor sends on it, whoever dies. A BPF program at the head of the
+// device's ingress drops every frame for the kernel, one on egress lets out only frames with our mark (SO_MARK of packet sockets;
+// AF_XDP passes by egress).
+//
+// Kernels from 6.6 on: TCX links, first in the chain, pinned on a bpffs so that they outlive every process. Before: a clsact qdisc
+// with direct-action filters of preference 1, which belong to the device. Both end with the device.
+//
+// Needs root, in the device's network namespace (calling thread). Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/errno.h"
+#include "xdp/unique_fd.h"
+
+namespace sluice {
+
+inline constexpr char kSilenceDirectory[] = "/run/sluice/bpf";
+
+struct SilenceOptions {
+  uint32_t mark = 0;                          // what the sandbox's own packet sockets carry; not 0
+  std::string directory = kSilenceDirectory;  // a bpffs is mounted there where there is none, and removed with its last pin
+  std::string name;                           // identifies the namespace on this host (no / . :); pins are NAME:IFINDEX:in and :out
+  bool force_clsact = false;                  // behave as on a kernel without TCX
+};
+
+enum class SilenceKind : uint8_t { kNone, kTcx, kClsact };
+
+// What is attached to one device. Closing it leaves the device silent: only LiftSilence ends that.
+class Silence {
+ public:
+  SilenceKind kind() const { return kind_; }
+  int ifindex() const { return ifindex_; }
+
+  // kOk: in place and first. kENOENT: taken off. kEEXIST: somebody put a program in front. kENODEV: the device is gone.
+  // `reason` says it in words.
+  Errno Check(std::string* reason) const;
+
+ private:
+  friend Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, std::string* error);
+
+  SilenceKind kind_ = SilenceKind::kNone;
+  int ifindex_ = 0;
+  uint32_t in_id_ = 0, out_id_ = 0;  // link identifiers (TCX) or program identifiers (clsact)
+  UniqueFd in_, out_;
+};
+
+// Silences a device. What a dead sandbox of the same name left there is replaced without a gap. On failure nothing of ours is left.
+Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, std::string* error);
+
+// Gives the device back to the kernel, from the pins alone: any process of the namespace may call it, also when nothing is attached
+// (kOk) or the device is gone (its pins are removed).
+Errno LiftSilence(int ifindex, const SilenceOptions& options, std::string* error);
+
+// Lifts every device of this name that pins are left of; for the start of a sandbox and for the guard of a dead one. TCX only:
+// works from any network namespace.
+Errno LiftAllPinned(const SilenceOptions& options, std::string* error);
+
+}  // namespace sluice
