@@ -1,0 +1,84 @@
+"""Byte-exact under loss, reordering, duplication and delay, both ways at once, against the kernel as peer."""
+import json
+import os
+import unittest
+
+import harness
+from harness import ALL, INSIDE, PEER, ROOT, SluiceTest, sh
+
+SIZE = (1 << 30) if ALL else (64 << 20)
+LIMIT = 7200 if ALL else 600
+EXACT = os.path.join(ROOT, "tests/programs/exact.py")
+IMPAIR = os.path.join(ROOT, "build/release/tests/impair")
+
+
+class ImpairedTest(SluiceTest):
+    """inside eth0 <-> left (forwarder) right <-> eth0 peer: the veth of the base class is replaced by two."""
+
+    def setUp(self):
+        super().setUp()
+        net = self.net
+        net.inside.run("ip", "link", "del", "eth0")
+        self.middle = harness.Namespace("m" + net.inside.name[len(harness.RUN_ID):])
+        self.addCleanup(self.middle.remove)
+        self.middle.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+        for ns, address, end in ((net.inside, INSIDE, "left"), (net.peer, PEER, "right")):
+            sh("ip", "link", "add", "eth0", "netns", ns.name, "type", "veth", "peer", "name", end, "netns", self.middle.name)
+            ns.run("ip", "addr", "add", f"{address}/24", "dev", "eth0")
+            ns.run("ip", "link", "set", "eth0", "up")
+            self.middle.run("ip", "link", "set", end, "up")
+        net.inside.run("ip", "route", "add", "default", "via", PEER)
+
+    def impair(self, loss, seed):
+        p = self._start(self.middle.argv(IMPAIR, "--left=left", "--right=right", f"--loss={loss}", "--duplicate=1", "--reorder=1",
+                                        "--delay-us=200", f"--seed={seed}"))
+        p.wait_log("forwarding")
+        return p
+
+    def check(self, server, client, forwarder):
+        self.assertIn("all right", client.expect_success(LIMIT))
+        self.assertIn("all right", server.expect_success(LIMIT))
+        forwarder.stop()
+        for line in forwarder.output().splitlines()[1:]:
+            counted = json.loads(line)
+            for what in ("lost", "duplicated", "reordered"):
+                self.assertGreater(counted[what], 50, f"the forwarder did next to nothing: {line}")
+
+    def server_inside(self, loss):
+        forwarder = self.impair(loss, seed=1)
+        server = self.inside("/usr/bin/python3", EXACT, "serve", "7000", str(SIZE))
+        server.wait_log("listening")
+        client = self.peer("/usr/bin/python3", EXACT, "connect", INSIDE, "7000", str(SIZE))
+        self.check(server, client, forwarder)
+
+    def client_inside(self, loss):
+        forwarder = self.impair(loss, seed=2)
+        server = self.peer("/usr/bin/python3", EXACT, "serve", "7000", str(SIZE))
+        server.wait_log("listening")
+        client = self.inside("/usr/bin/python3", EXACT, "connect", PEER, "7000", str(SIZE))
+        self.check(server, client, forwarder)
+
+    def test_one_percent_server(self):
+        self.server_inside(1)
+
+    def test_five_percent_server(self):
+        self.server_inside(5)
+
+    def test_one_percent_client(self):
+        self.client_inside(1)
+
+    def test_five_percent_client(self):
+        self.client_inside(5)
+
+
+class ImpairedWithoutGsoTest(ImpairedTest):
+    flags = ("--gso=false",)
+    test_one_percent_server = test_five_percent_server = test_one_percent_client = None
+
+    @harness.sandbox_only
+    def test_five_percent_client(self):
+        self.client_inside(5)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,147 @@
+"""--network=none and --network=host; how `sluice do` behaves as a command."""
+import os
+import re
+import signal
+import socket
+import subprocess
+import unittest
+
+from harness import INSIDE, PEER, SLUICE, SluiceTest, sandbox_only, sh, wait_for
+
+LOOPBACK = ("import socket,threading\n"
+            "s=socket.create_server(('127.0.0.1',7000))\n"
+            "def serve():\n"
+            " c,_=s.accept()\n"
+            " while d:=c.recv(65536): c.sendall(d)\n"
+            " c.close()\n"
+            "threading.Thread(target=serve).start()\n"
+            "c=socket.create_connection(('127.0.0.1',7000))\n"
+            "c.sendall(b'x'*100000); c.shutdown(1)\n"
+            "n=0\n"
+            "while d:=c.recv(65536): n+=len(d)\n"
+            "print('echoed',n)\n")
+
+
+class NoneTest(SluiceTest):
+    flags = ("--network=none",)
+
+    @sandbox_only
+    def test_loopback_works(self):
+        self.assertIn("echoed 100000", self.python_inside(LOOPBACK).expect_success())
+
+    @sandbox_only
+    def test_nothing_leaves(self):
+        # The peer's kernel counts what arrives; its own neighbour discovery at start is sent, not received.
+        received = lambda: int(re.search(r"RX:.*\n\s*\d+\s+(\d+)", self.net.peer.run("ip", "-s", "link", "show", "eth0").stdout).group(1))
+        before = received()
+        source = ("import socket\n"
+                  "try: socket.create_connection(('10.77.0.2',80),timeout=10)\n"
+                  "except OSError as e: print('errno',e.errno)\n")
+        out = self.python_inside(source).expect_success()
+        self.assertIn("errno 101", out, "ENETUNREACH")
+        self.inside("ping", "-c", "1", "-W", "1", PEER).wait()
+        self.assertEqual(received(), before)
+
+    @sandbox_only
+    def test_only_the_loopback_is_shown(self):
+        out = self.inside("ip", "-o", "addr").expect_success()
+        self.assertIn("127.0.0.1/8", out)
+        self.assertNotIn(INSIDE, out)
+
+
+class HostTest(SluiceTest):
+    flags = ("--network=host",)
+
+    @sandbox_only
+    def test_no_filter_and_kernel_sockets(self):
+        out = self.inside("sh", "-c", "grep Seccomp: /proc/self/status; readlink /proc/self/ns/net").expect_success()
+        self.assertRegex(out, r"Seccomp:\s+0")
+        self.assertIn(f"[{os.stat(self.net.inside.path).st_ino}]", out)
+
+    @sandbox_only
+    def test_serves_by_the_kernel(self):
+        server = self.inside("socat", "TCP-LISTEN:7000,fork", "EXEC:cat")
+        self.wait_peer_sees(7000, server)
+        self.assertIn(":7000", self.net.inside.run("ss", "-Htln").stdout)
+
+    @sandbox_only
+    def test_loopback_is_the_kernels(self):
+        self.assertIn("echoed 100000", self.python_inside(LOOPBACK).expect_success())
+
+
+class DoTest(SluiceTest):
+    @sandbox_only
+    def test_exit_status_is_the_programs(self):
+        self.assertEqual(self.inside("sh", "-c", "exit 7").wait(), 7)
+        self.inside("true").expect_success()
+        self.assertEqual(self.inside("sh", "-c", "kill -TERM $$").wait(), 128 + signal.SIGTERM)
+
+    @sandbox_only
+    def test_program_that_is_not_there(self):
+        p = self.inside("/nonexistent/program")
+        self.assertEqual(p.wait(), 127, p.describe())
+        self.assertIn("/nonexistent/program", p.output())
+
+    @sandbox_only
+    def test_signals_reach_the_program(self):
+        p = self.inside("sh", "-c", "trap 'echo got term; exit 3' TERM; echo ready; while :; do sleep 0.1; done")
+        p.wait_log("ready")
+        p.process.send_signal(signal.SIGTERM)
+        self.assertEqual(p.wait(), 3, p.describe())
+        self.assertIn("got term", p.output())
+
+    @sandbox_only
+    def test_namespace_is_left_as_found(self):
+        # Counters and ages differ; configuration must not.
+        state = lambda: "\n".join(self.net.inside.run(*c.split()).stdout for c in (
+            "ip addr", "ip route show table all", "ip rule", "ip -d link", "tc filter show dev eth0 ingress", "sysctl net.ipv4.ip_forward"))
+        before = state()
+        self.inside("ping", "-c", "1", PEER).expect_success()
+        self.assertEqual(state(), before)
+        self.peer("ping", "-c", "1", "-W", "15", INSIDE).expect_success()
+
+    @sandbox_only
+    def test_without_netns_makes_its_own(self):
+        before = sh("ip", "-o", "link").stdout.count("\n")
+        p = subprocess.run([SLUICE, "do", "--", "ip", "addr"], capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual(p.returncode, 0, p.stderr)
+        self.assertRegex(p.stdout, r"inet \d+\.\d+\.\d+\.\d+/30")
+        wait_for(lambda: sh("ip", "-o", "link").stdout.count("\n") <= before, "the veth is still there")
+
+    @sandbox_only
+    def test_inherited_socket_is_refused(self):
+        with socket.socket() as s:
+            p = self.inside("true", pass_fds=(s.fileno(),))
+            self.assertEqual(p.wait(), 1, p.describe())
+            self.assertRegex(p.output(), r"(?i)descriptor|socket")
+
+
+class DroppedGsoTest(SluiceTest):
+    flags = ("--gso=false",)
+
+    @sandbox_only
+    def test_bulk_both_ways(self):
+        server = self.inside("iperf3", "-s", "--forceflush")
+        server.wait_log("Server listening on 5201")
+        for direction in ([], ["-R"]):
+            wait_for(lambda d=direction: self.peer("iperf3", "-c", INSIDE, "-t", "1", *d).wait() == 0, "iperf3 fails", timeout=30)
+
+
+class XdpTest(SluiceTest):
+    flags = ("--link=xdp",)
+
+    @sandbox_only
+    def test_bulk_both_ways(self):
+        server = self.inside("iperf3", "-s", "--forceflush")
+        server.wait_log("Server listening on 5201")
+        for direction in ([], ["-R"]):
+            wait_for(lambda d=direction: self.peer("iperf3", "-c", INSIDE, "-t", "1", *d).wait() == 0, "iperf3 fails", timeout=30)
+
+    @sandbox_only
+    def test_program_is_detached_at_the_end(self):
+        self.inside("ping", "-c", "1", PEER).expect_success()
+        self.assertNotIn("xdp", self.net.inside.run("ip", "link", "show", "eth0").stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
