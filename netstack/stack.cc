@@ -1,7 +1,9 @@
 #include "netstack/stack.h"
 
 #include "netstack/ip/network.h"
+#include "netstack/raw/raw_protocol.h"
 #include "netstack/sysctls.h"
+#include "netstack/udp/udp_protocol.h"
 #ifdef SLUICE_HAVE_TCP
 #include "netstack/tcp/tcp_protocol.h"
 #endif
@@ -15,6 +17,12 @@ class Stack::Impl {
     context.sysctls = &sysctls;
     network = std::make_unique<Network>(context);
     context.ip = network.get();
+    udp = std::make_unique<UdpProtocol>(*network);
+    network->SetProtocol(kIpProtoUdp, udp.get());
+    ping = std::make_unique<PingProtocol>(*network);
+    network->SetPing(ping.get());
+    raw = std::make_unique<RawProtocol>(*network);
+    network->SetRaw(raw.get());
 #ifdef SLUICE_HAVE_TCP
     tcp = std::make_unique<tcp::TcpProtocol>(context);
     network->SetProtocol(kIpProtoTcp, tcp.get());
@@ -50,6 +58,9 @@ class Stack::Impl {
   Rng rng;
   StackContext context;
   std::unique_ptr<Network> network;
+  std::unique_ptr<UdpProtocol> udp;
+  std::unique_ptr<PingProtocol> ping;
+  std::unique_ptr<RawProtocol> raw;
 #ifdef SLUICE_HAVE_TCP
   std::unique_ptr<tcp::TcpProtocol> tcp;
 #endif
@@ -100,6 +111,10 @@ StreamSocket* Stack::NewTcpSocket([[maybe_unused]] Family family) {
 #endif
 }
 
+DatagramSocket* Stack::NewUdpSocket(Family family) { return impl_->udp->NewSocket(family); }
+DatagramSocket* Stack::NewPingSocket(Family family) { return impl_->ping->NewSocket(family); }
+DatagramSocket* Stack::NewRawSocket(Family family, uint8_t protocol) { return impl_->raw->NewSocket(family, protocol); }
+
 Route Stack::Lookup(const RouteQuery& query) { return impl_->network->Lookup(query); }
 std::vector<NeighborInfo> Stack::Neighbors() const { return impl_->network->Neighbors(); }
 const Counters& Stack::counters() const { return impl_->counters; }
@@ -110,6 +125,9 @@ std::vector<SocketInfo> Stack::Sockets([[maybe_unused]] bool with_tcp_info) cons
 #ifdef SLUICE_HAVE_TCP
   impl_->tcp->AppendSockets(&out, with_tcp_info);
 #endif
+  impl_->udp->AppendSockets(&out);
+  impl_->ping->AppendSockets(&out);
+  impl_->raw->AppendSockets(&out);
   return out;
 }
 

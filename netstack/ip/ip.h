@@ -82,6 +82,7 @@ struct IpSend {
   uint8_t tos = 0;
   bool dont_fragment = true;
   bool ignore_df = false;      // fragment locally in spite of DF (IP_PMTUDISC_DONT/INTERFACE)
+  bool multicast_loop = true;  // members on this host get a copy (IP_MULTICAST_LOOP)
   uint32_t flow_label = 0;
   Bytes options;               // IPv4 options, padded
 };

@@ -97,7 +97,7 @@ Errno Network::SendV4(Packet packet, const Route& route, const IpSend& how) {
   f.protocol = how.protocol;
   f.Write(packet.Push(header));
   ShiftOffload(packet, header);
-  Emit(std::move(packet), route, how.destination);
+  Emit(std::move(packet), route, how.destination, how.multicast_loop);
   return Errno::kOk;
 }
 
@@ -143,7 +143,7 @@ Errno Network::SendWithHeader(Packet packet, const Route& route) {
   if (LoadBe16(h + 4) == 0) StoreBe16(h + 4, NextId(IpAddress::FromBytes({h + 12, 4}), destination, 1));
   StoreBe16(h + 10, 0);
   wire::StoreSum(h + 10, static_cast<uint16_t>(~wire::OnesSumScalar({h, header})));
-  Emit(std::move(packet), route, destination);
+  Emit(std::move(packet), route, destination, true);
   return Errno::kOk;
 }
 
@@ -181,14 +181,14 @@ Errno Network::Fragment(Packet packet, const Route& route, const IpSend& how, ui
   }
   context_.counters.Add(Counter::kIpFragOKs);
   context_.counters.Add(Counter::kIpFragCreates, pieces.size());
-  for (Packet& piece : pieces) Emit(std::move(piece), route, how.destination);
+  for (Packet& piece : pieces) Emit(std::move(piece), route, how.destination, how.multicast_loop);
   return Errno::kOk;
 }
 
 // `packet` is at its IP header. From here on there is no error for the sender any more, only counted drops.
-void Network::Emit(Packet packet, const Route& route, const IpAddress& destination) {
+void Network::Emit(Packet packet, const Route& route, const IpAddress& destination, bool multicast_loop) {
   if (route.local) return LoopBack(std::move(packet));
-  if (route.neighbor == nullptr) return EmitGroup(std::move(packet), route, destination);
+  if (route.neighbor == nullptr) return EmitGroup(std::move(packet), route, destination, multicast_loop);
   if (packet.offload.checksum == ChecksumState::kPartial) {
     if (!route.neighbor->device().features().tx_checksum && !IsGso(packet) && !CompleteNow(packet)) {
       context_.counters.Add(Counter::kDropIpHeader);
@@ -199,7 +199,7 @@ void Network::Emit(Packet packet, const Route& route, const IpAddress& destinati
   neighbors_.Output(*route.neighbor, std::move(packet));
 }
 
-void Network::EmitGroup(Packet packet, const Route& route, const IpAddress& destination) {
+void Network::EmitGroup(Packet packet, const Route& route, const IpAddress& destination, bool multicast_loop) {
   Device* device = FindDevice(route.ifindex);
   if (device == nullptr) {
     context_.counters.Add(Counter::kDropLinkDown);
@@ -211,7 +211,7 @@ void Network::EmitGroup(Packet packet, const Route& route, const IpAddress& dest
   }
   // Our own sockets hear it too.
   const bool multicast = destination.IsMulticast();
-  if (!multicast || IsMember(route.ifindex, destination)) {
+  if (!multicast || (multicast_loop && IsMember(route.ifindex, destination))) {
     Packet copy = packet.Clone(context_.pool);
     if (copy) LoopBack(std::move(copy), route.ifindex, multicast ? 2 : 1);
   }

@@ -116,8 +116,8 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   Errno SendV4(Packet packet, const Route& route, const IpSend& how);
   Errno SendV6(Packet packet, const Route& route, const IpSend& how);
   Errno Fragment(Packet packet, const Route& route, const IpSend& how, uint32_t mtu);
-  void Emit(Packet packet, const Route& route, const IpAddress& destination);
-  void EmitGroup(Packet packet, const Route& route, const IpAddress& destination);
+  void Emit(Packet packet, const Route& route, const IpAddress& destination, bool multicast_loop);
+  void EmitGroup(Packet packet, const Route& route, const IpAddress& destination, bool multicast_loop);
   void LoopBack(Packet packet, IfIndex ifindex = kLoopbackIfIndex, uint8_t link_type = 0);
   uint16_t NextId(const IpAddress& source, const IpAddress& destination, uint32_t count);
 
