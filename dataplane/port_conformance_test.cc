@@ -1,0 +1,291 @@
+// What every Port does, checked over a veth against a packet socket with virtio-net header on the other end (whose own part is
+// done by the kernel). Ports are made by the factories at the end.
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include <functional>
+
+#include "dataplane/frame.h"
+#include "dataplane/packet_port.h"
+#include "dataplane/testing/test_frames.h"
+#include "dataplane/testing/test_netns.h"
+
+namespace sluice {
+namespace {
+
+using testing::CheckedPayload;
+using testing::MakeFrame;
+using testing::Pattern;
+
+struct PortKind {
+  const char* name;
+  // In the namespace of the device.
+  std::function<std::unique_ptr<Port>(IfIndex, BlockPool&)> open;
+  bool device_frames_whole;  // GSO frames pass in both directions without being cut
+};
+
+std::unique_ptr<Port> OpenPacket(IfIndex ifindex, BlockPool& pool, bool vnet) {
+  PacketSocket socket;
+  std::string error;
+  EXPECT_EQ(OpenPacketSocket(ifindex, {.vnet_header = vnet}, &socket, &error), Errno::kOk) << error;
+  EXPECT_EQ(socket.facts.vnet_header, vnet);
+  return std::make_unique<PacketPort>(std::move(socket.fd), socket.facts, PacketPortOptions{}, pool);
+}
+
+class PortConformance : public ::testing::TestWithParam<PortKind> {
+ protected:
+  void SetUp() override {
+    if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
+    veth_ = std::make_unique<testing::VethPair>();
+    {
+      testing::InNetns in(veth_->ours());
+      port_ = GetParam().open(veth_->our_index(), pool_);
+    }
+    ASSERT_NE(port_, nullptr);
+    testing::InNetns in(veth_->peer());
+    peer_ = OpenPacket(veth_->peer_index(), pool_, true);
+  }
+  void TearDown() override {
+    port_.reset();
+    peer_.reset();
+    EXPECT_EQ(pool_.bytes_in_use(), 0u) << "a port kept memory of frames";
+  }
+
+  void SendAll(Port& port, std::vector<Packet> frames) {
+    size_t sent = 0;
+    for (int tries = 0; tries < 10000 && (sent < frames.size() || port.tx_pending()); ++tries) {
+      const size_t n = port.Transmit(std::span(frames).subspan(sent));
+      for (size_t i = 0; i < n; ++i) EXPECT_FALSE(frames[sent + i]) << "a taken frame still has its memory";
+      sent += n;
+      if (n != 0) continue;
+      pollfd p{port.tx_wait_fd(), POLLOUT, 0};
+      poll(&p, p.fd >= 0 ? 1 : 0, 1);
+    }
+    EXPECT_EQ(sent, frames.size());
+  }
+  // Our frames that arrive until `bytes` of payload are there or nothing comes for two seconds.
+  std::vector<Packet> Collect(Port& port, size_t bytes) {
+    std::vector<Packet> all;
+    size_t have = 0;
+    while (have < bytes) {
+      Packet burst[16];
+      const size_t n = port.Receive(burst);
+      for (size_t i = 0; i < n; ++i) {
+        if (!testing::IsTestFrame(burst[i])) continue;
+        have += burst[i].size() - testing::HeaderSize(burst[i]);
+        all.push_back(std::move(burst[i]));
+      }
+      if (n != 0 || !port.ArmWakeup()) continue;
+      std::vector<pollfd> fds;
+      for (int fd : port.wait_fds()) fds.push_back({fd, POLLIN, 0});
+      if (poll(fds.data(), fds.size(), 2000) == 0) break;
+    }
+    return all;
+  }
+  static std::vector<uint8_t> Join(std::vector<Packet>& frames) {
+    std::vector<uint8_t> joined;
+    for (Packet& frame : frames) {
+      const auto payload = CheckedPayload(frame);
+      joined.insert(joined.end(), payload.begin(), payload.end());
+    }
+    return joined;
+  }
+
+  HeapBlockPool pool_{256 << 20};
+  std::unique_ptr<testing::VethPair> veth_;
+  std::unique_ptr<Port> port_, peer_;
+};
+
+TEST_P(PortConformance, FramesOfEverySizePassBothWays) {
+  for (auto [from, to] : {std::pair{port_.get(), peer_.get()}, std::pair{peer_.get(), port_.get()}}) {
+    size_t total = 0;
+    std::vector<uint8_t> expected;
+    std::vector<Packet> frames;
+    for (size_t size : {1, 5, 64, 100, 777, 1000, 1459, 1460}) {
+      frames.push_back(MakeFrame(pool_, {.payload = Pattern(size, static_cast<uint32_t>(size))}));
+      const auto bytes = Pattern(size, static_cast<uint32_t>(size));
+      expected.insert(expected.end(), bytes.begin(), bytes.end());
+      total += size;
+    }
+    SendAll(*from, std::move(frames));
+    auto got = Collect(*to, total);
+    ASSERT_EQ(got.size(), 8u);
+    EXPECT_EQ(Join(got), expected);
+    for (const Packet& p : got) EXPECT_EQ(p.ifindex, to->ifindex());
+  }
+}
+
+TEST_P(PortConformance, PartialChecksumsAreSaidOrFinished) {
+  for (auto [from, to] : {std::pair{port_.get(), peer_.get()}, std::pair{peer_.get(), port_.get()}}) {
+    for (bool udp : {false, true}) {
+      for (bool sliced : {false, true}) {
+        const auto payload = Pattern(1201, 7);
+        std::vector<Packet> frames;
+        frames.push_back(MakeFrame(pool_, {.payload = payload, .udp = udp, .sliced = sliced, .partial = true}));
+        SendAll(*from, std::move(frames));
+        auto got = Collect(*to, payload.size());
+        ASSERT_EQ(got.size(), 1u);
+        EXPECT_EQ(CheckedPayload(got[0]), payload);
+      }
+    }
+  }
+}
+
+TEST_P(PortConformance, SuperSegmentsArriveByteExact) {
+  for (auto [from, to] : {std::pair{port_.get(), peer_.get()}, std::pair{peer_.get(), port_.get()}}) {
+    for (size_t size : {1449u, 2900u, 5000u, 16384u, 40001u, 65160u}) {
+      const auto payload = Pattern(size, static_cast<uint32_t>(size));
+      std::vector<Packet> frames;
+      frames.push_back(MakeFrame(pool_, {.payload = payload, .sliced = true, .partial = true, .gso_size = 1448}));
+      SendAll(*from, std::move(frames));
+      auto got = Collect(*to, payload.size());
+      ASSERT_EQ(Join(got), payload) << size;
+      if (GetParam().device_frames_whole) {
+        ASSERT_EQ(got.size(), 1u);
+        if (to == peer_.get() || to->kind() == "packet") EXPECT_EQ(got[0].offload.gso_size, 1448);
+        EXPECT_NE(got[0].offload.checksum, ChecksumState::kNone);
+      }
+    }
+  }
+}
+
+TEST_P(PortConformance, ManyFramesKeepTheirOrder) {
+  constexpr size_t kFrames = 2000;
+  for (auto [from, to] : {std::pair{port_.get(), peer_.get()}, std::pair{peer_.get(), port_.get()}}) {
+    uint32_t next = 0, seen = 0;
+    for (size_t round = 0; round < kFrames / 40; ++round) {
+      std::vector<Packet> frames;
+      size_t bytes = 0;
+      for (int i = 0; i < 40; ++i, ++next) {
+        const size_t size = 4 + next * 37 % 1400;
+        auto payload = Pattern(size, next);
+        StoreBe32(payload.data(), next);
+        bytes += size;
+        frames.push_back(MakeFrame(pool_, {.payload = payload, .partial = (i & 1) != 0}));
+      }
+      SendAll(*from, std::move(frames));
+      for (Packet& p : Collect(*to, bytes)) {
+        const auto payload = CheckedPayload(p);
+        ASSERT_GE(payload.size(), 4u);
+        ASSERT_EQ(LoadBe32(payload.data()), seen);
+        ++seen;
+      }
+    }
+    EXPECT_EQ(seen, kFrames);
+  }
+}
+
+TEST_P(PortConformance, CountsWhatPassed) {
+  std::vector<Packet> frames;
+  frames.push_back(MakeFrame(pool_, {.payload = Pattern(100, 1)}));
+  frames.push_back(MakeFrame(pool_, {.payload = Pattern(200, 2)}));
+  SendAll(*port_, std::move(frames));
+  EXPECT_EQ(Collect(*peer_, 300).size(), 2u);
+  EXPECT_EQ(port_->stats().tx_frames, 2u);
+  EXPECT_EQ(port_->stats().tx_bytes, 300u + 2 * 54);
+  EXPECT_GE(peer_->stats().rx_frames, 2u);
+  EXPECT_EQ(port_->stats().tx_dropped, 0u);
+  EXPECT_FALSE(port_->describe().empty());
+}
+
+TEST_P(PortConformance, NoticesThatTheDeviceIsGone) {
+  EXPECT_FALSE(port_->dead());
+  std::vector<pollfd> fds;
+  ASSERT_EQ(veth_->Run(veth_->ours(), "ip link del sl0"), 0);
+  for (int i = 0; i < 100 && !port_->dead(); ++i) {
+    Packet burst[4];
+    port_->Receive(burst);
+    if (port_->dead()) break;
+    fds.clear();
+    for (int fd : port_->wait_fds()) fds.push_back({fd, POLLIN, 0});
+    poll(fds.data(), fds.size(), 100);
+  }
+  EXPECT_TRUE(port_->dead());
+  std::vector<Packet> frames;
+  frames.push_back(MakeFrame(pool_, {.payload = Pattern(100, 1)}));
+  SendAll(*port_, std::move(frames));
+  EXPECT_EQ(port_->stats().tx_dropped, 1u);
+}
+
+TEST_P(PortConformance, SurvivesTheDeviceGoingDownAndUp) {
+  ASSERT_EQ(veth_->Run(veth_->ours(), "ip link set sl0 down"), 0);
+  std::vector<Packet> frames;
+  frames.push_back(MakeFrame(pool_, {.payload = Pattern(100, 1)}));
+  SendAll(*port_, std::move(frames));
+  Packet burst[4];
+  port_->Receive(burst);
+  EXPECT_FALSE(port_->dead());
+  ASSERT_EQ(veth_->Run(veth_->ours(), "ip link set sl0 up"), 0);
+  std::vector<Packet> again;
+  again.push_back(MakeFrame(pool_, {.payload = Pattern(321, 1)}));
+  SendAll(*port_, std::move(again));
+  EXPECT_EQ(Collect(*peer_, 321).size(), 1u);
+}
+
+TEST(PacketPort, PassesVlanTagsBothWays) {
+  if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
+  HeapBlockPool pool(64 << 20);
+  testing::VethPair veth;
+  std::unique_ptr<Port> ours, peer;
+  {
+    testing::InNetns in(veth.ours());
+    ours = OpenPacket(veth.our_index(), pool, true);
+  }
+  {
+    testing::InNetns in(veth.peer());
+    peer = OpenPacket(veth.peer_index(), pool, true);
+  }
+  Packet frame = MakeFrame(pool, {.payload = Pattern(500, 3), .partial = true});
+  frame.has_vlan = true;
+  frame.vlan_tci = 0x2007;
+  ASSERT_EQ(ours->Transmit(std::span(&frame, 1)), 1u);
+  Packet got[4];
+  size_t n = 0;
+  for (int i = 0; i < 100 && n == 0; ++i) {
+    pollfd p{peer->wait_fds()[0], POLLIN, 0};
+    poll(&p, 1, 100);
+    n = peer->Receive(got);
+  }
+  ASSERT_EQ(n, 1u);
+  EXPECT_TRUE(got[0].has_vlan);
+  EXPECT_EQ(got[0].vlan_tci, 0x2007);
+  EXPECT_EQ(CheckedPayload(got[0]), Pattern(500, 3));
+}
+
+TEST(PacketPort, DropsAndCountsWhenMemoryIsAtItsBound) {
+  if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
+  HeapBlockPool pool(64 << 20), tiny(3 << 10);
+  testing::VethPair veth;
+  std::unique_ptr<Port> ours, peer;
+  {
+    testing::InNetns in(veth.ours());
+    ours = OpenPacket(veth.our_index(), tiny, true);
+  }
+  {
+    testing::InNetns in(veth.peer());
+    peer = OpenPacket(veth.peer_index(), pool, true);
+  }
+  for (uint32_t i = 0; i < 3; ++i) {
+    Packet frame = MakeFrame(pool, {.payload = Pattern(500, i)});
+    ASSERT_EQ(peer->Transmit(std::span(&frame, 1)), 1u);
+  }
+  std::vector<Packet> held;
+  for (int i = 0; i < 100 && ours->stats().rx_dropped < 2; ++i) {
+    pollfd p{ours->wait_fds()[0], POLLIN, 0};
+    poll(&p, 1, 100);
+    Packet got[4];
+    const size_t n = ours->Receive(got);
+    for (size_t k = 0; k < n; ++k) held.push_back(std::move(got[k]));
+  }
+  EXPECT_EQ(held.size(), 1u);
+  EXPECT_EQ(ours->stats().rx_dropped, 2u);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Ports, PortConformance,
+    ::testing::Values(PortKind{"Packet", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, true); }, true},
+                      PortKind{"PacketWithoutHeader", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, false); }, false}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace sluice
