@@ -1,0 +1,69 @@
+// Capture to pcapng (draft-ietf-opsawg-pcapng): a Port around a Port that writes what passes in both directions. Super-segments are
+// written whole, as they pass the port; checksums that the device or the peer finishes are seen unfinished.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dataplane/port.h"
+#include "xdp/unique_fd.h"
+
+namespace sluice {
+
+// One file, any number of devices. One thread. The descriptor was opened by whoever may; only write(2) is used on it.
+class PcapWriter {
+ public:
+  enum class Direction : uint8_t { kIn = 1, kOut = 2 };
+
+  // Bytes of a frame above `snaplen` are left out (0: none).
+  explicit PcapWriter(UniqueFd fd, uint32_t snaplen = 0);
+  ~PcapWriter();
+
+  uint32_t AddInterface(const std::string& name);
+  void Write(uint32_t interface, Direction direction, const Packet& frame);
+  // What was written so far reaches the file. Called by the port before its worker sleeps.
+  void Flush();
+  // 0, or the errno that ended the capture (a full disk); traffic goes on.
+  int error() const { return error_; }
+  uint64_t frames() const { return frames_; }
+
+ private:
+  void Append(const void* data, size_t size);
+  void Append32(uint32_t v) { Append(&v, sizeof v); }
+  void AppendOption(uint16_t code, const void* data, size_t size);
+
+  UniqueFd fd_;
+  uint32_t snaplen_;
+  uint32_t interfaces_ = 0;
+  uint64_t frames_ = 0;
+  int error_ = 0;
+  std::vector<uint8_t> buffer_;
+};
+
+class PcapPort final : public Port {
+ public:
+  PcapPort(std::unique_ptr<Port> inner, std::shared_ptr<PcapWriter> writer, const std::string& device_name);
+  ~PcapPort() override;
+
+  LinkFeatures features() const override { return inner_->features(); }
+  size_t Transmit(std::span<Packet> burst) override;
+  IfIndex ifindex() const override { return inner_->ifindex(); }
+  std::string_view kind() const override { return inner_->kind(); }
+  size_t Receive(std::span<Packet> out) override;
+  std::vector<int> wait_fds() const override { return inner_->wait_fds(); }
+  bool ArmWakeup() override;
+  int tx_wait_fd() const override { return inner_->tx_wait_fd(); }
+  bool tx_pending() const override { return inner_->tx_pending(); }
+  bool polled() const override { return inner_->polled(); }
+  bool dead() const override { return inner_->dead(); }
+  PortStats stats() const override { return inner_->stats(); }
+  std::vector<std::string> describe() const override;
+
+ private:
+  std::unique_ptr<Port> inner_;
+  std::shared_ptr<PcapWriter> writer_;
+  uint32_t interface_;
+};
+
+}  // namespace sluice
