@@ -80,7 +80,7 @@ struct Call {
   uint32_t reserved = 0;
 };
 
-// One message of a call. For sending calls the bytes of name, control and data follow (in this order, after all Parts); for receiving
+// One message of a call. For sending calls the bytes of name, control and data follow all Parts, part by part; for receiving
 // calls the lengths are capacities and nothing follows. bind and connect: name. setsockopt: data = optval. getsockopt: data_length is
 // the optlen given, its bytes follow (some options read their buffer). ioctl: data = argument, control = second buffer.
 // getsockname, getpeername, accept: name_length is the capacity (has_name false: NULL was passed).

@@ -1,0 +1,549 @@
+#include "control/broker/call_broker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <netinet/in.h>
+#include <linux/seccomp.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <array>
+#include <deque>
+#include <fstream>
+#include <map>
+#include <string>
+#include <unordered_map>
+
+#include "base/check.h"
+#include "base/time.h"
+#include "control/broker/call_reader.h"
+#include "control/broker/call_writer.h"
+#include "control/broker/net_change.h"
+#include "control/broker/stand_in_finder.h"
+
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
+#endif
+#ifndef SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1UL << 0)
+#endif
+#ifndef SECCOMP_ADDFD_FLAG_SEND
+#define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)
+#endif
+
+namespace sluice {
+
+using calls::CallKind;
+using calls::Envelope;
+using calls::MessageType;
+
+namespace {
+
+constexpr size_t kMaxListeners = 4096;
+constexpr uint64_t kCallsToken = ~0ull;
+constexpr int kFullSearchesPerSecond = 10;
+
+struct Listener {
+  UniqueFd fd;
+  uint64_t pid_namespace = 0;  // of its first caller
+};
+
+// A message that the channel had no room for.
+struct Queued {
+  std::vector<uint8_t> bytes;
+  UniqueFd fd;
+};
+
+bool NeedsDescriptor(const calls::Call& call, bool is_stream) {
+  switch (call.kind) {
+    case CallKind::kConnect:
+    case CallKind::kListen:
+    case CallKind::kAccept:
+    case CallKind::kShutdown:
+    case CallKind::kReceive:
+      return true;
+    case CallKind::kSend: return is_stream;
+    case CallKind::kGetSockOpt:
+    case CallKind::kSetSockOpt: return static_cast<int>(call.args[1]) == SOL_SOCKET;
+    default: return false;
+  }
+}
+
+bool NeedsFileFlags(CallKind kind) {
+  return kind == CallKind::kConnect || kind == CallKind::kAccept || kind == CallKind::kSend || kind == CallKind::kReceive;
+}
+
+bool NeedsRights(const calls::Call& call, Bytes name) {
+  switch (call.kind) {
+    case CallKind::kSocket: return static_cast<int>(call.args[0]) == AF_NETLINK || (static_cast<int>(call.args[1]) & 0xf) == SOCK_RAW;
+    case CallKind::kBind: return name.size() >= 4 && (name[2] != 0 || name[3] != 0);  // a port, or a netlink port id
+    case CallKind::kSetSockOpt:
+      // Those of SOL_SOCKET, IPPROTO_IP and IPPROTO_IPV6 that need a capability change rarely; the others are cheap and frequent.
+      return static_cast<int>(call.args[1]) != IPPROTO_TCP;
+    default: return false;  // changes by netlink and ioctl are judged when the sentry asks for them (OnNetChange)
+  }
+}
+
+// The number by which the process of a thread names itself: the innermost of NStgid.
+uint32_t ProcessInside(pid_t tid) {
+  std::ifstream status("/proc/" + std::to_string(tid) + "/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("NStgid:", 0) != 0) continue;
+    size_t last = line.find_last_of("\t ");
+    return static_cast<uint32_t>(strtoul(line.c_str() + last + 1, nullptr, 10));
+  }
+  return 0;
+}
+
+}  // namespace
+
+class CallBroker::Impl {
+ public:
+  explicit Impl(const Options& options) : options_(options), finder_(options.netns_cookie), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+    SLUICE_CHECK(epoll_);
+    WatchCalls(false);
+  }
+
+  Errno AddListener(UniqueFd listener);
+  size_t listener_count() const { return listeners_.size(); }
+  int epoll_fd() const { return epoll_.get(); }
+  bool RunOnce(int timeout_ms);
+  Stats stats() const { return stats_; }
+
+ private:
+  // Program side (call_broker.cc).
+  void OnListener(uint16_t index, uint32_t events);
+  void RemoveListener(uint16_t index);
+  void HandleCall(uint16_t index, const seccomp_notif& notif);
+  bool NativeIsRight(const seccomp_data& data, pid_t tid, const FoundSocket& found) const;
+  void PassOn(uint16_t index, const seccomp_notif& notif, FoundSocket found);
+  void FillCall(const seccomp_notif& notif, const FoundSocket& found);
+  uint16_t RightsOf(pid_t tid) const;
+  bool StillValid(uint16_t index, uint64_t id) const;
+  void Answer(uint16_t index, uint64_t id, int64_t value, bool continue_natively);
+  PendingCall& Remember(pid_t tid);
+  void SweepPending();
+
+  // Sentry side.
+  void WatchCalls(bool writable);
+  void Send(Bytes message, int fd, UniqueFd owned);
+  bool TrySend(Bytes message, int fd);
+  void FlushQueue();
+  void OnCalls();
+  void OnMessage(Bytes message, UniqueFd fd);
+  void OnResult(Bytes message, UniqueFd fd);
+  int Install(const PendingCall& pending, const calls::Result& result, int fd, int* number);
+  int SendAnswer(const PendingCall& pending, int64_t value);
+  void OnFetch(const calls::Fetch& fetch);
+  void OnNetChange(const calls::NetChangeRequest& request);
+
+  Options options_;
+  StandInFinder finder_;
+  UniqueFd epoll_;
+  std::map<uint16_t, Listener> listeners_;
+  uint16_t next_listener_ = 1;
+  std::unordered_map<pid_t, PendingCall> pending_;  // a thread is in one call at a time
+  size_t sweep_at_ = 256;
+  CallReader reader_;
+  std::deque<Queued> queue_;
+  bool sentry_gone_ = false;
+  Stats stats_;
+  int64_t search_second_ = 0;
+  int searches_ = 0;
+  alignas(8) std::array<uint8_t, calls::kMaxMessage> incoming_;
+};
+
+Errno CallBroker::Impl::AddListener(UniqueFd listener) {
+  if (listeners_.size() >= kMaxListeners) return Errno::kEMFILE;
+  if (sentry_gone_) return Errno::kEPIPE;
+  while (next_listener_ == 0 || listeners_.count(next_listener_) != 0) ++next_listener_;
+  uint16_t index = next_listener_++;
+  // Without it (before 6.6) a call costs several wake-ups across cores, and works.
+  ioctl(listener.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
+  Envelope e{MessageType::kListener};
+  e.listener = index;
+  Send({reinterpret_cast<uint8_t*>(&e), sizeof e}, listener.get(), UniqueFd(fcntl(listener.get(), F_DUPFD_CLOEXEC, 0)));
+  epoll_event ev{};
+  ev.events = EPOLLIN;
+  ev.data.u64 = index;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener.get(), &ev) != 0) return static_cast<Errno>(errno);
+  listeners_[index].fd = std::move(listener);
+  return Errno::kOk;
+}
+
+void CallBroker::Impl::RemoveListener(uint16_t index) {
+  listeners_.erase(index);
+  std::erase_if(pending_, [index](const auto& p) { return p.second.envelope.listener == index; });
+  Envelope e{MessageType::kListenerGone};
+  e.listener = index;
+  Send({reinterpret_cast<uint8_t*>(&e), sizeof e}, -1, UniqueFd());
+}
+
+bool CallBroker::Impl::RunOnce(int timeout_ms) {
+  std::array<epoll_event, 32> events;
+  int n = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+  for (int i = 0; i < n && !sentry_gone_; ++i) {
+    if (events[static_cast<size_t>(i)].data.u64 == kCallsToken) {
+      if ((events[static_cast<size_t>(i)].events & EPOLLOUT) != 0) FlushQueue();
+      OnCalls();
+    } else {
+      OnListener(static_cast<uint16_t>(events[static_cast<size_t>(i)].data.u64), events[static_cast<size_t>(i)].events);
+    }
+  }
+  return !sentry_gone_;
+}
+
+void CallBroker::Impl::OnListener(uint16_t index, uint32_t events) {
+  auto it = listeners_.find(index);
+  if (it == listeners_.end()) return;
+  if ((events & EPOLLIN) == 0) {
+    if ((events & (EPOLLHUP | EPOLLERR)) != 0) RemoveListener(index);
+    return;
+  }
+  // The kernel may have a longer structure than we know; it wants zeroes.
+  alignas(8) uint8_t room[512] = {};
+  if (ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_RECV, room) != 0) return;  // ENOENT: the caller was interrupted meanwhile
+  ++stats_.calls;
+  seccomp_notif notif;
+  memcpy(&notif, room, sizeof notif);
+  if (it->second.pid_namespace == 0) it->second.pid_namespace = StandInFinder::PidNamespaceOf(static_cast<pid_t>(notif.pid));
+  HandleCall(index, notif);
+}
+
+bool CallBroker::Impl::StillValid(uint16_t index, uint64_t id) const {
+  auto it = listeners_.find(index);
+  return it != listeners_.end() && ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+}
+
+void CallBroker::Impl::Answer(uint16_t index, uint64_t id, int64_t value, bool continue_natively) {
+  auto it = listeners_.find(index);
+  if (it == listeners_.end()) return;
+  seccomp_notif_resp r{};
+  r.id = id;
+  if (continue_natively) {
+    r.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+    ++stats_.continued;
+  } else if (value < 0) {
+    r.error = static_cast<int>(value);
+  } else {
+    r.val = value;
+  }
+  if (ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_SEND, &r) != 0) ++stats_.dead;
+}
+
+// Which calls on a stand-in the kernel answers as TCP would.
+bool CallBroker::Impl::NativeIsRight(const seccomp_data& data, pid_t tid, const FoundSocket& found) const {
+  if (data.nr == SYS_ioctl) {
+    uint32_t request = static_cast<uint32_t>(data.args[1]);
+    return request >= 0x8901 && request <= 0x8905;  // FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP, SIOCATMARK
+  }
+  if (!found.is_stream) return false;
+  sockaddr_storage peer;
+  socklen_t length = sizeof peer;
+  if (data.nr == SYS_sendmsg || data.nr == SYS_sendmmsg) {
+    return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 && CallReader::PlainStreamSend(data, tid);
+  }
+  uint64_t flags = data.nr == SYS_recvfrom || data.nr == SYS_recvmmsg ? data.args[3] : data.args[2];
+  if (data.nr != SYS_recvfrom && data.nr != SYS_recvmsg && data.nr != SYS_recvmmsg) return false;
+  if ((flags & (MSG_ERRQUEUE | MSG_TRUNC)) != 0) return false;
+  // The sentry's end has no name: neither has the native answer, as on TCP.
+  return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 && length <= sizeof(sa_family_t);
+}
+
+void CallBroker::Impl::HandleCall(uint16_t index, const seccomp_notif& notif) {
+  pid_t tid = static_cast<pid_t>(notif.pid);
+  if (notif.data.arch != AUDIT_ARCH_X86_64) return Answer(index, notif.id, -ENOSYS, false);
+  FoundSocket found;
+  if (notif.data.nr != SYS_socket) {
+    found = finder_.Fetch(tid, static_cast<int>(notif.data.args[0]));
+    bool device_ioctl = notif.data.nr == SYS_ioctl && found.is_socket && static_cast<uint32_t>(notif.data.args[1]) >= 0x8910;
+    // A foreign file: the kernel is right about it, and the program can do nothing to it that it could not do anyway.
+    if (!found.is_stand_in && !device_ioctl) return Answer(index, notif.id, 0, true);
+    if (found.is_stand_in && NativeIsRight(notif.data, tid, found)) {
+      found.fd.reset();
+      return Answer(index, notif.id, 0, true);
+    }
+  } else if (static_cast<int>(notif.data.args[0]) == AF_UNIX) {
+    return Answer(index, notif.id, -EAFNOSUPPORT, false);  // differs in the upper half only: nobody means that
+  }
+  PassOn(index, notif, std::move(found));
+}
+
+PendingCall& CallBroker::Impl::Remember(pid_t tid) {
+  if (pending_.size() >= sweep_at_ && pending_.count(tid) == 0) SweepPending();
+  return pending_[tid];
+}
+
+// Forgets calls whose threads are gone or went on.
+void CallBroker::Impl::SweepPending() {
+  std::erase_if(pending_, [this](const auto& p) { return !StillValid(p.second.envelope.listener, p.second.envelope.id); });
+  sweep_at_ = std::max<size_t>(256, pending_.size() * 2);
+}
+
+uint16_t CallBroker::Impl::RightsOf(pid_t tid) const {
+  uint16_t rights = calls::kRightsKnown;
+  if (HasCapabilityOverNetns(tid, options_.target_netns_fd, CAP_NET_ADMIN)) rights |= calls::kRightNetAdmin;
+  if (HasCapabilityOverNetns(tid, options_.target_netns_fd, CAP_NET_RAW)) rights |= calls::kRightNetRaw;
+  if (HasCapabilityOverNetns(tid, options_.target_netns_fd, CAP_NET_BIND_SERVICE)) rights |= calls::kRightNetBindService;
+  return rights;
+}
+
+void CallBroker::Impl::FillCall(const seccomp_notif& notif, const FoundSocket& found) {
+  calls::Call& call = reader_.call();
+  call.cookie = found.is_stand_in ? found.cookie : 0;
+  if (NeedsFileFlags(call.kind)) call.file_flags = static_cast<uint32_t>(fcntl(found.fd.get(), F_GETFL));
+  size_t head = sizeof(calls::Call) + call.count * sizeof(calls::Part);
+  Bytes rest{reader_.message() + head, reader_.message_size() - head};
+  if (NeedsRights(call, rest)) call.rights = RightsOf(static_cast<pid_t>(notif.pid));
+  if (call.kind == CallKind::kSocket && static_cast<int>(call.args[0]) == AF_NETLINK) call.tgid = ProcessInside(static_cast<pid_t>(notif.pid));
+}
+
+void CallBroker::Impl::PassOn(uint16_t index, const seccomp_notif& notif, FoundSocket found) {
+  pid_t tid = static_cast<pid_t>(notif.pid);
+  PendingCall& pending = Remember(tid);
+  int error = 0;
+  pending.envelope = Envelope{MessageType::kCall, 0, index, notif.pid, notif.id};
+  if (!reader_.Read(notif.data, tid, found.is_stream, &pending, &error)) {
+    ++stats_.faults;
+    pending_.erase(tid);
+    return Answer(index, notif.id, -error, false);
+  }
+  reader_.call().envelope = pending.envelope;
+  FillCall(notif, found);
+  // Everything above went by numbers that may have changed hands: only now it is certain that they were the caller's.
+  if (!StillValid(index, notif.id)) {
+    ++stats_.dead;
+    pending_.erase(tid);
+    return;
+  }
+  bool with_fd = found.fd && NeedsDescriptor(reader_.call(), found.is_stream);
+  ++stats_.passed;
+  Send({reader_.message(), reader_.message_size()}, with_fd ? found.fd.get() : -1, with_fd ? std::move(found.fd) : UniqueFd());
+}
+
+void CallBroker::Impl::WatchCalls(bool writable) {
+  epoll_event ev{};
+  ev.events = EPOLLIN | (writable ? EPOLLOUT : 0u);
+  ev.data.u64 = kCallsToken;
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, options_.calls_fd, &ev) != 0) {
+    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, options_.calls_fd, &ev);
+  }
+}
+
+// False where there is no room now.
+bool CallBroker::Impl::TrySend(Bytes message, int fd) {
+  iovec iov{const_cast<uint8_t*>(message.data()), message.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr h{};
+  h.msg_iov = &iov;
+  h.msg_iovlen = 1;
+  if (fd >= 0) {
+    h.msg_control = control;
+    h.msg_controllen = sizeof control;
+    cmsghdr* c = CMSG_FIRSTHDR(&h);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(c), &fd, sizeof fd);
+  }
+  if (sendmsg(options_.calls_fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return true;
+  if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS) return false;
+  sentry_gone_ = true;
+  return true;
+}
+
+// `owned` is `fd` where it may be closed afterwards; needed for the queue.
+void CallBroker::Impl::Send(Bytes message, int fd, UniqueFd owned) {
+  if (sentry_gone_) return;
+  if (queue_.empty() && TrySend(message, fd)) return;
+  // Bounded: every thread of the sandbox has at most one call under way, and a few messages answer each one of the sentry's.
+  queue_.push_back({std::vector<uint8_t>(message.begin(), message.end()), std::move(owned)});
+  WatchCalls(true);
+}
+
+void CallBroker::Impl::FlushQueue() {
+  while (!queue_.empty() && TrySend(queue_.front().bytes, queue_.front().fd.get())) queue_.pop_front();
+  if (queue_.empty()) WatchCalls(false);
+}
+
+void CallBroker::Impl::OnCalls() {
+  for (int i = 0; i < 64; ++i) {
+    iovec iov{incoming_.data(), incoming_.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
+    msghdr h{};
+    h.msg_iov = &iov;
+    h.msg_iovlen = 1;
+    h.msg_control = control;
+    h.msg_controllen = sizeof control;
+    ssize_t n = recvmsg(options_.calls_fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n <= 0) {
+      sentry_gone_ = true;
+      return;
+    }
+    UniqueFd fd;
+    for (cmsghdr* c = CMSG_FIRSTHDR(&h); c != nullptr; c = CMSG_NXTHDR(&h, c)) {
+      if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+      size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+      for (size_t k = 0; k < count; ++k) {
+        int received;
+        memcpy(&received, CMSG_DATA(c) + k * sizeof(int), sizeof received);
+        fd.reset(received);  // more than one: only the last is kept
+      }
+    }
+    if ((h.msg_flags & MSG_TRUNC) != 0) {
+      ++stats_.refused;
+      continue;
+    }
+    OnMessage({incoming_.data(), static_cast<size_t>(n)}, std::move(fd));
+  }
+}
+
+void CallBroker::Impl::OnMessage(Bytes message, UniqueFd fd) {
+  if (message.size() < sizeof(Envelope)) {
+    ++stats_.refused;
+    return;
+  }
+  MessageType type = static_cast<MessageType>(message[0]);
+  if (type == MessageType::kResult) return OnResult(message, std::move(fd));
+  if (type == MessageType::kFetch && message.size() == sizeof(calls::Fetch)) {
+    calls::Fetch fetch;
+    memcpy(&fetch, message.data(), sizeof fetch);
+    return OnFetch(fetch);
+  }
+  if (type == MessageType::kNetChange && message.size() == sizeof(calls::NetChangeRequest)) {
+    calls::NetChangeRequest request;
+    memcpy(&request, message.data(), sizeof request);
+    return OnNetChange(request);
+  }
+  ++stats_.refused;
+}
+
+int CallBroker::Impl::SendAnswer(const PendingCall& pending, int64_t value) {
+  auto it = listeners_.find(pending.envelope.listener);
+  if (it == listeners_.end()) return ENOENT;
+  seccomp_notif_resp r{};
+  r.id = pending.envelope.id;
+  if (value < 0) {
+    r.error = static_cast<int>(value);
+  } else {
+    r.val = value;
+  }
+  return ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_SEND, &r) == 0 ? 0 : ENOENT;
+}
+
+// Gives the program the descriptor and the answer in one step. 0, ENOENT, or EMFILE (then answered so).
+int CallBroker::Impl::Install(const PendingCall& pending, const calls::Result& result, int fd, int* number) {
+  auto it = listeners_.find(pending.envelope.listener);
+  if (it == listeners_.end()) return ENOENT;
+  seccomp_notif_addfd add{};
+  add.id = pending.envelope.id;
+  add.flags = SECCOMP_ADDFD_FLAG_SEND;
+  add.srcfd = static_cast<uint32_t>(fd);
+  add.newfd_flags = result.fd_flags & O_CLOEXEC;
+  *number = ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+  if (*number >= 0) return 0;
+  if (errno != EMFILE && errno != ENFILE && errno != ENOMEM) return ENOENT;
+  int error = errno;
+  return SendAnswer(pending, -error) == 0 ? error : ENOENT;
+}
+
+void CallBroker::Impl::OnResult(Bytes message, UniqueFd fd) {
+  ResultView view;
+  if (!ParseResult(message, &view)) {
+    ++stats_.refused;
+    return;
+  }
+  const calls::Result& result = *view.header;
+  calls::Delivered done;
+  done.envelope = result.envelope;
+  done.envelope.type = MessageType::kDelivered;
+  auto it = pending_.find(static_cast<pid_t>(result.envelope.tid));
+  if (it == pending_.end() || it->second.envelope.id != result.envelope.id || it->second.envelope.listener != result.envelope.listener) {
+    done.error = ENOENT;
+    return Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
+  }
+  const PendingCall& pending = it->second;
+  int64_t value = result.value;
+  if (!StillValid(pending.envelope.listener, pending.envelope.id)) {
+    done.error = ENOENT;
+  } else if (value >= 0) {
+    done.error = WriteResult(pending, view, &done.parts);
+    if (done.error == EPROTO) ++stats_.refused;
+    // A fault behind the first message of a vector only shortens the answer.
+    bool partial = done.error != 0 && done.parts > 0 && pending.kind == CallKind::kReceive && pending.nr == SYS_recvmmsg;
+    if (partial) {
+      value = done.parts;
+      done.error = 0;
+    } else if (done.error != 0) {
+      value = -(done.error == EPROTO ? EIO : done.error);
+    }
+  }
+  if (done.error != ENOENT) {
+    int delivered = fd && value >= 0 ? Install(pending, result, fd.get(), &done.fd) : SendAnswer(pending, value);
+    if (delivered != 0) done.error = delivered;
+  }
+  if (done.error == ENOENT) ++stats_.dead;
+  if (done.error == EFAULT) ++stats_.faults;
+  pending_.erase(it);
+  Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
+}
+
+void CallBroker::Impl::OnFetch(const calls::Fetch& fetch) {
+  ++stats_.fetches;
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  if (now.tv_sec != search_second_) {
+    search_second_ = now.tv_sec;
+    searches_ = 0;
+  }
+  auto listener = listeners_.find(fetch.envelope.listener);
+  uint64_t pid_namespace = listener == listeners_.end() ? 0 : listener->second.pid_namespace;
+  FoundSocket first = finder_.Fetch(static_cast<pid_t>(fetch.envelope.tid), fetch.fd);
+  UniqueFd fd;
+  if (first.is_stand_in && first.cookie == fetch.cookie) {
+    fd = std::move(first.fd);
+  } else if (pid_namespace != 0 && ++searches_ <= kFullSearchesPerSecond) {
+    first.fd.reset();
+    fd = finder_.Find(static_cast<pid_t>(fetch.envelope.tid), fetch.fd, fetch.cookie, fetch.inode, pid_namespace);
+  }
+  calls::Fetched reply;
+  reply.envelope = fetch.envelope;
+  reply.envelope.type = MessageType::kFetched;
+  reply.error = fd ? 0 : searches_ > kFullSearchesPerSecond ? EAGAIN : ENOENT;
+  int number = fd.get();
+  Send({reinterpret_cast<uint8_t*>(&reply), sizeof reply}, number, std::move(fd));
+}
+
+void CallBroker::Impl::OnNetChange(const calls::NetChangeRequest& request) {
+  calls::NetChanged reply;
+  reply.envelope = request.envelope;
+  reply.envelope.type = MessageType::kNetChanged;
+  reply.token = request.token;
+  reply.result.error = EPERM;
+  if (options_.apply_change) {
+    bool allowed = HasCapabilityOverNetns(static_cast<pid_t>(request.envelope.tid), options_.target_netns_fd, CAP_NET_ADMIN);
+    // The call must be one that is under way, and the thread the one that makes it.
+    auto it = pending_.find(static_cast<pid_t>(request.envelope.tid));
+    allowed = allowed && it != pending_.end() && it->second.envelope.id == request.envelope.id &&
+              it->second.envelope.listener == request.envelope.listener && StillValid(request.envelope.listener, request.envelope.id);
+    reply.result = options_.apply_change(request.change, allowed);
+  }
+  Send({reinterpret_cast<uint8_t*>(&reply), sizeof reply}, -1, UniqueFd());
+}
+
+CallBroker::CallBroker(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
+CallBroker::~CallBroker() = default;
+Errno CallBroker::AddListener(UniqueFd listener) { return impl_->AddListener(std::move(listener)); }
+size_t CallBroker::listener_count() const { return impl_->listener_count(); }
+int CallBroker::epoll_fd() const { return impl_->epoll_fd(); }
+bool CallBroker::RunOnce(int timeout_ms) { return impl_->RunOnce(timeout_ms); }
+CallBroker::Stats CallBroker::stats() const { return impl_->stats(); }
+
+}  // namespace sluice

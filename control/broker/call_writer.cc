@@ -1,0 +1,122 @@
+#include "control/broker/call_writer.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#include "sentry/netlink/if_ioctl.h"
+
+namespace sluice {
+
+using calls::CallKind;
+using calls::PartResult;
+
+namespace {
+
+// The bytes of one part.
+struct PartView {
+  const PartResult* result;
+  Bytes name, control, data;
+};
+
+pid_t TidOf(const PendingCall& p) { return static_cast<pid_t>(p.envelope.tid); }
+
+size_t NameBytes(const ResultTarget& t, const PartResult& r) { return std::min<size_t>(r.name_length, t.name_capacity); }
+
+// Cuts the message into parts; false where a length exceeds what the call has room for.
+bool Split(const PendingCall& pending, const ResultView& view, std::vector<PartView>* out) {
+  if (view.header->count > pending.targets.size()) return false;
+  Bytes rest = view.bytes;
+  for (uint32_t i = 0; i < view.header->count; ++i) {
+    const PartResult& r = view.parts[i];
+    const ResultTarget& t = pending.targets[i];
+    size_t name = std::min<size_t>(NameBytes(t, r), calls::kMaxAddress);
+    size_t control_room = pending.kind == CallKind::kIoctl ? netlink::kMaxIoctlExtra : t.control_capacity;
+    if (r.control_length > control_room || r.data_length > t.data_capacity) return false;
+    if (name + r.control_length + r.data_length > rest.size()) return false;
+    out->push_back({&r, rest.first(name), rest.subspan(name, r.control_length), rest.subspan(name + r.control_length, r.data_length)});
+    rest = rest.subspan(name + r.control_length + r.data_length);
+  }
+  return true;
+}
+
+// An address and its length, as move_addr_to_user.
+int WriteName(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  if (t.name == 0) return 0;
+  if (pending.late_error != 0) return pending.late_error;
+  if (!WriteMemory(TidOf(pending), t.name, part.name)) return EFAULT;
+  return WriteObject(TidOf(pending), t.name_length_field, part.result->name_length) ? 0 : EFAULT;
+}
+
+int WriteHeader(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  pid_t tid = TidOf(pending);
+  if (t.name != 0) {
+    if (!WriteMemory(tid, t.name, part.name)) return EFAULT;
+    if (!WriteObject(tid, t.header + offsetof(msghdr, msg_namelen), part.result->name_length)) return EFAULT;
+  }
+  if (t.control != 0 && !WriteMemory(tid, t.control, part.control)) return EFAULT;
+  uint64_t control_length = part.control.size();
+  if (!WriteObject(tid, t.header + offsetof(msghdr, msg_controllen), control_length)) return EFAULT;
+  if (!WriteObject(tid, t.header + offsetof(msghdr, msg_flags), part.result->msg_flags)) return EFAULT;
+  if (pending.nr == SYS_recvmmsg && !WriteObject(tid, t.header + offsetof(mmsghdr, msg_len), part.result->return_value)) return EFAULT;
+  return 0;
+}
+
+int WriteReceived(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  if (!ScatterMemory(TidOf(pending), t.data, part.data)) return EFAULT;
+  return pending.nr == SYS_recvfrom ? WriteName(pending, t, part) : WriteHeader(pending, t, part);
+}
+
+int WriteOption(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  if (!ScatterMemory(TidOf(pending), t.data, part.data)) return EFAULT;
+  return WriteObject(TidOf(pending), pending.option_length_field, part.result->return_value) ? 0 : EFAULT;
+}
+
+int WriteIoctl(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  if (!part.control.empty() && (pending.extra == 0 || !WriteMemory(TidOf(pending), pending.extra, part.control))) return EFAULT;
+  return ScatterMemory(TidOf(pending), t.data, part.data) ? 0 : EFAULT;
+}
+
+int WritePart(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  switch (pending.kind) {
+    case CallKind::kAccept:
+    case CallKind::kGetSockName:
+    case CallKind::kGetPeerName: return WriteName(pending, t, part);
+    case CallKind::kGetSockOpt: return WriteOption(pending, t, part);
+    case CallKind::kReceive: return WriteReceived(pending, t, part);
+    case CallKind::kIoctl: return WriteIoctl(pending, t, part);
+    case CallKind::kSend:
+      if (pending.nr != SYS_sendmmsg) return 0;
+      return WriteObject(TidOf(pending), t.header + offsetof(mmsghdr, msg_len), part.result->return_value) ? 0 : EFAULT;
+    default: return EPROTO;
+  }
+}
+
+}  // namespace
+
+bool ParseResult(Bytes message, ResultView* out) {
+  if (message.size() < sizeof(calls::Result)) return false;
+  out->header = reinterpret_cast<const calls::Result*>(message.data());
+  if (out->header->count > calls::kMaxParts) return false;
+  size_t parts = out->header->count * sizeof(PartResult);
+  if (message.size() < sizeof(calls::Result) + parts) return false;
+  out->parts = reinterpret_cast<const PartResult*>(message.data() + sizeof(calls::Result));
+  out->bytes = message.subspan(sizeof(calls::Result) + parts);
+  return true;
+}
+
+int WriteResult(const PendingCall& pending, const ResultView& result, uint32_t* written) {
+  *written = 0;
+  std::vector<PartView> parts;
+  if (!Split(pending, result, &parts)) return EPROTO;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (int error = WritePart(pending, pending.targets[i], parts[i])) return error;
+    ++*written;
+  }
+  return 0;
+}
+
+}  // namespace sluice

@@ -1,0 +1,64 @@
+#include "control/broker/caller_memory.h"
+
+#include <algorithm>
+#include <array>
+
+namespace sluice {
+namespace {
+
+constexpr size_t kBatch = 64;  // ranges per system call
+
+iovec Remote(uint64_t address, size_t length) { return {reinterpret_cast<void*>(address), length}; }
+
+// Moves bytes between `local` and the front of `ranges` by `call`; returns how many were moved.
+template <typename Call>
+size_t Transfer(std::span<const RemoteRange> ranges, uint8_t* local, size_t size, Call call) {
+  size_t done = 0;
+  size_t next = 0;
+  while (done < size && next < ranges.size()) {
+    std::array<iovec, kBatch> remote;
+    size_t count = 0, bytes = 0;
+    while (next < ranges.size() && count < kBatch && done + bytes < size) {
+      size_t length = static_cast<size_t>(std::min<uint64_t>(ranges[next].length, size - done - bytes));
+      if (length > 0) remote[count++] = Remote(ranges[next].address, length);
+      bytes += length;
+      ++next;
+    }
+    if (bytes == 0) continue;
+    iovec here{local + done, bytes};
+    ssize_t n = call(&here, remote.data(), count);
+    if (n > 0) done += static_cast<size_t>(n);
+    if (n != static_cast<ssize_t>(bytes)) break;
+  }
+  return done;
+}
+
+}  // namespace
+
+bool ReadMemory(pid_t tid, uint64_t address, MutableBytes out) {
+  if (out.empty()) return true;
+  iovec local{out.data(), out.size()}, remote = Remote(address, out.size());
+  return process_vm_readv(tid, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(out.size());
+}
+
+bool WriteMemory(pid_t tid, uint64_t address, Bytes data) {
+  if (data.empty()) return true;
+  iovec local{const_cast<uint8_t*>(data.data()), data.size()}, remote = Remote(address, data.size());
+  return process_vm_writev(tid, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(data.size());
+}
+
+size_t GatherMemory(pid_t tid, std::span<const RemoteRange> ranges, MutableBytes out) {
+  return Transfer(ranges, out.data(), out.size(), [tid](const iovec* local, const iovec* remote, size_t count) {
+    return process_vm_readv(tid, local, 1, remote, count, 0);
+  });
+}
+
+bool ScatterMemory(pid_t tid, std::span<const RemoteRange> ranges, Bytes data) {
+  size_t done = Transfer(ranges, const_cast<uint8_t*>(data.data()), data.size(),
+                         [tid](const iovec* local, const iovec* remote, size_t count) {
+                           return process_vm_writev(tid, local, 1, remote, count, 0);
+                         });
+  return done == data.size();
+}
+
+}  // namespace sluice
