@@ -19,6 +19,7 @@ class CallServer {
  public:
   struct Options {
     int calls_fd = -1;            // the sentry's end of the SOCK_SEQPACKET pair; stays the caller's
+    BlockPool* pool = nullptr;    // for payload; must outlive the Stack (the one given to it will do)
     bool net_raw = false;         // --net-raw: SOCK_RAW for callers with CAP_NET_RAW
     size_t max_sockets = 16384;   // stand-ins of the sandbox; beyond: ENFILE. Also bounded by RLIMIT_NOFILE
   };

@@ -1,0 +1,595 @@
+#include "sentry/call_engine.h"
+
+#include <errno.h>
+#include <linux/netlink.h>
+#include <linux/seccomp.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <time.h>
+
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+#include "netstack/sysctls.h"
+#include "sentry/datagram_stand_in.h"
+#include "sentry/netlink/if_ioctl.h"
+#include "sentry/netlink_stand_in.h"
+#include "sentry/stream_stand_in.h"
+
+#ifndef SECCOMP_ADDFD_FLAG_SEND
+#define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)
+#endif
+
+namespace sluice {
+
+using calls::CallKind;
+using calls::Envelope;
+using calls::MessageType;
+
+StandIn::~StandIn() = default;
+
+void StandIn::OnFetched(UniqueFd, bool) {}
+
+void StandIn::MarkDirty() {
+  if (dirty_ || dead_) return;
+  dirty_ = true;
+  engine_.dirty_.push_back(this);
+}
+
+bool StandIn::Adopt(int p) {
+  struct stat st;
+  socklen_t length = sizeof cookie_;
+  if (fstat(p, &st) != 0 || getsockopt(p, SOL_SOCKET, SO_COOKIE, &cookie_, &length) != 0) return false;
+  inode_ = st.st_ino;
+  std::string path = "/proc/self/fd/" + std::to_string(p);
+  watch_ = inotify_add_watch(engine_.inotify_.get(), path.c_str(), IN_CLOSE);
+  if (watch_ < 0) return false;
+  engine_.by_watch_[watch_] = this;
+  engine_.by_cookie_[cookie_] = this;
+  return true;
+}
+
+void StandIn::Forget() {
+  if (cookie_ != 0) {
+    auto it = engine_.by_cookie_.find(cookie_);
+    if (it != engine_.by_cookie_.end() && it->second == this) engine_.by_cookie_.erase(it);
+    cookie_ = 0;
+  }
+  if (watch_ >= 0) {
+    inotify_rm_watch(engine_.inotify_.get(), watch_);
+    engine_.by_watch_.erase(watch_);
+    watch_ = -1;
+  }
+}
+
+void StandIn::NoteHolder(uint32_t tid, int number, uint16_t listener) {
+  tid_ = tid;
+  number_ = number;
+  listener_ = listener;
+}
+
+void StandIn::RequestFetch() { engine_.SendFetch(this); }
+
+// The netlink server's view of the stack, and its way to the broker.
+class CallEngine::NetlinkBackend final : public netlink::StackBackend {
+ public:
+  explicit NetlinkBackend(CallEngine& engine) : netlink::StackBackend(engine.stack()), engine_(engine) {}
+
+  uint64_t Remember(const Envelope& e) {
+    uint64_t number = next_++;
+    calls_[number] = e;
+    if (calls_.size() > 1024) calls_.erase(calls_.begin());
+    return number;
+  }
+
+  void RequestChange(const netlink::NetChange& change, const netlink::Caller& caller, ChangeDone done) override {
+    auto it = calls_.find(caller.call);
+    if (it == calls_.end() || !engine_.connected()) {
+      netlink::NetChangeResult r;
+      r.error = EPERM;
+      return done(r);
+    }
+    calls::NetChangeRequest request;
+    request.envelope = it->second;
+    request.envelope.type = MessageType::kNetChange;
+    request.token = next_++;
+    request.change = change;
+    waiting_[request.token] = Waiting{std::move(done), std::nullopt, {}};
+    engine_.Send({reinterpret_cast<uint8_t*>(&request), sizeof request}, -1, UniqueFd());
+  }
+
+  void OnChanged(const calls::NetChanged& c) {
+    auto it = waiting_.find(c.token);
+    if (it == waiting_.end()) return;
+    if (c.result.error != 0) return Finish(it, c.result);
+    // The mirror shows it in a moment (OnConfig); a change that changed nothing causes no new configuration: do not wait for long.
+    it->second.result = c.result;
+    it->second.give_up = Now() + Duration::Milliseconds(300);
+    engine_.Schedule(timer_, it->second.give_up);
+  }
+
+  void FinishShown() {
+    for (auto it = waiting_.begin(); it != waiting_.end();) {
+      auto next = std::next(it);
+      if (it->second.result) Finish(it, *it->second.result);
+      it = next;
+    }
+  }
+
+  void Abandon() {
+    netlink::NetChangeResult r;
+    r.error = EIO;
+    while (!waiting_.empty()) Finish(waiting_.begin(), r);
+  }
+
+ private:
+  struct Waiting {
+    ChangeDone done;
+    std::optional<netlink::NetChangeResult> result;
+    Instant give_up;
+  };
+  void Finish(std::map<uint64_t, Waiting>::iterator it, netlink::NetChangeResult result) {
+    ChangeDone done = std::move(it->second.done);
+    waiting_.erase(it);
+    done(result);
+  }
+  static void OnTimer(void* self) {
+    auto* b = static_cast<NetlinkBackend*>(self);
+    Instant now = Now();
+    std::optional<Instant> next;
+    for (auto it = b->waiting_.begin(); it != b->waiting_.end();) {
+      auto after = std::next(it);
+      if (it->second.result && it->second.give_up <= now) {
+        b->Finish(it, *it->second.result);
+      } else if (it->second.result) {
+        next = next ? std::min(*next, it->second.give_up) : it->second.give_up;
+      }
+      it = after;
+    }
+    if (next) b->engine_.Schedule(b->timer_, *next);
+  }
+
+  CallEngine& engine_;
+  uint64_t next_ = 1;
+  std::map<uint64_t, Envelope> calls_;
+  std::map<uint64_t, Waiting> waiting_;
+  Timer timer_{OnTimer, this};
+};
+
+class CallEngine::FdCallback final : public FdHandler {
+ public:
+  FdCallback(CallEngine& engine, void (CallEngine::*method)()) : engine_(engine), method_(method) {}
+  void OnFdEvents(uint32_t) override { (engine_.*method_)(); }
+
+ private:
+  CallEngine& engine_;
+  void (CallEngine::*method_)();
+};
+
+CallEngine::CallEngine(Worker& worker, const CallServer::Options& options)
+    : worker_(worker), options_(options), timers_(Now()), buffer_(calls::kMaxMessage), incoming_(calls::kMaxMessage) {
+  SLUICE_CHECK(options_.pool != nullptr && options_.calls_fd >= 0);
+  inotify_ = UniqueFd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  timerfd_ = UniqueFd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+  SLUICE_CHECK(inotify_ && timerfd_);
+  calls_handler_ = std::make_unique<FdCallback>(*this, &CallEngine::OnCalls);
+  inotify_handler_ = std::make_unique<FdCallback>(*this, &CallEngine::OnCloses);
+  timer_handler_ = std::make_unique<FdCallback>(*this, &CallEngine::OnTimer);
+  SLUICE_CHECK(worker_.AddFd(options_.calls_fd, EPOLLIN, calls_handler_.get()) == Errno::kOk);
+  SLUICE_CHECK(worker_.AddFd(inotify_.get(), EPOLLIN, inotify_handler_.get()) == Errno::kOk);
+  SLUICE_CHECK(worker_.AddFd(timerfd_.get(), EPOLLIN, timer_handler_.get()) == Errno::kOk);
+  worker_.AddTask(this);
+  backend_ = std::make_unique<NetlinkBackend>(*this);
+  netlink_ = std::make_unique<netlink::NetlinkServer>(*backend_);
+}
+
+CallEngine::~CallEngine() {
+  std::vector<StandIn*> all;
+  for (auto& [s, owner] : owned_) all.push_back(s);
+  owned_.clear();
+  FlushDead();
+  netlink_.reset();
+  worker_.RemoveTask(this);
+  worker_.RemoveFd(timerfd_.get());
+  worker_.RemoveFd(inotify_.get());
+  if (connected_) worker_.RemoveFd(options_.calls_fd);
+}
+
+Instant CallEngine::Now() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return Instant(int64_t{t.tv_sec} * 1000000000 + t.tv_nsec);
+}
+
+netlink::Backend& CallEngine::backend() { return *backend_; }
+uint64_t CallEngine::RememberCall(const Envelope& e) { return backend_->Remember(e); }
+
+uint64_t CallEngine::RandomName() {
+  uint64_t v = 0;
+  while (getrandom(&v, sizeof v, 0) != sizeof v) continue;
+  return v;
+}
+
+const Sysctls& CallEngine::sysctls() const {
+  const NetConfig& config = worker_.stack().config();
+  if (sysctls_ == nullptr || sysctls_generation_ != config.generation) {
+    sysctls_ = std::make_unique<Sysctls>(ParseSysctls(config.sysctls, nullptr));
+    sysctls_generation_ = config.generation;
+  }
+  return *sysctls_;
+}
+
+Block* CallEngine::Scratch() {
+  if (!scratch_) scratch_ = BlockRef(pool().Allocate(65536));
+  return scratch_.get();
+}
+
+BlockRef CallEngine::TakeScratch() { return std::move(scratch_); }
+
+// -- answering
+
+bool CallEngine::StillValid(const Envelope& call) const {
+  auto it = listeners_.find(call.listener);
+  uint64_t id = call.id;
+  return it != listeners_.end() && ioctl(it->second.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+}
+
+bool CallEngine::Answer(const Envelope& to, int64_t value) {
+  auto it = listeners_.find(to.listener);
+  if (it == listeners_.end()) return false;
+  seccomp_notif_resp r{};
+  r.id = to.id;
+  if (value < 0) {
+    r.error = static_cast<int>(value);
+  } else {
+    r.val = value;
+  }
+  ++stats_.answered;
+  if (ioctl(it->second.get(), SECCOMP_IOCTL_NOTIF_SEND, &r) == 0) return true;
+  ++stats_.undone;
+  return false;
+}
+
+int CallEngine::Install(const Envelope& to, int fd, bool close_on_exec) {
+  auto it = listeners_.find(to.listener);
+  if (it == listeners_.end()) return -ENOENT;
+  seccomp_notif_addfd add{};
+  add.id = to.id;
+  add.flags = SECCOMP_ADDFD_FLAG_SEND;
+  add.srcfd = static_cast<uint32_t>(fd);
+  add.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
+  int number = ioctl(it->second.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+  ++stats_.answered;
+  if (number >= 0) return number;
+  int error = errno;
+  if (error == EMFILE || error == ENFILE || error == ENOMEM) return Answer(to, -int64_t{error}) ? -error : -ENOENT;
+  ++stats_.undone;
+  return -ENOENT;
+}
+
+bool CallEngine::Replace(const Envelope& to, int fd, int number, bool close_on_exec) {
+  auto it = listeners_.find(to.listener);
+  if (it == listeners_.end()) return false;
+  seccomp_notif_addfd add{};
+  add.id = to.id;
+  add.flags = SECCOMP_ADDFD_FLAG_SETFD;
+  add.srcfd = static_cast<uint32_t>(fd);
+  add.newfd = static_cast<uint32_t>(number);
+  add.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
+  return ioctl(it->second.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0;
+}
+
+void CallEngine::Result(const Envelope& to, int64_t value, std::span<const ResultPart> parts, int fd, bool close_on_exec, StandIn* owner,
+                        DeliveryDone done) {
+  calls::Result head;
+  head.envelope = to;
+  head.envelope.type = MessageType::kResult;
+  head.value = value;
+  head.fd_flags = close_on_exec ? O_CLOEXEC : 0;
+  head.count = static_cast<uint32_t>(parts.size());
+  size_t size = sizeof head + parts.size() * sizeof(calls::PartResult);
+  for (const ResultPart& p : parts) size += p.name.size() + p.control.size() + p.data.size();
+  std::vector<uint8_t> message(size);
+  memcpy(message.data(), &head, sizeof head);
+  uint8_t* table = message.data() + sizeof head;
+  uint8_t* out = table + parts.size() * sizeof(calls::PartResult);
+  for (const ResultPart& p : parts) {
+    calls::PartResult r;
+    r.name_length = p.name_length;
+    r.control_length = static_cast<uint32_t>(p.control.size());
+    r.data_length = static_cast<uint32_t>(p.data.size());
+    r.return_value = p.return_value;
+    r.msg_flags = p.msg_flags;
+    memcpy(table, &r, sizeof r);
+    table += sizeof r;
+    for (Bytes b : {p.name, p.control, p.data}) {
+      if (!b.empty()) memcpy(out, b.data(), b.size());
+      out += b.size();
+    }
+  }
+  ++stats_.answered;
+  if (done) awaiting_[{to.listener, to.id}] = Awaiting{owner, std::move(done)};
+  // The descriptor is the owner's until `done`: a queued message needs one of its own.
+  Send(message, fd, UniqueFd());
+}
+
+// -- tables
+
+void CallEngine::Own(std::unique_ptr<StandIn> s) {
+  StandIn* key = s.get();
+  owned_[key] = std::move(s);
+}
+
+StandIn* CallEngine::Find(uint64_t cookie) const {
+  auto it = by_cookie_.find(cookie);
+  return it == by_cookie_.end() ? nullptr : it->second;
+}
+
+void CallEngine::Destroy(StandIn* s) {
+  if (s->dead_) return;
+  s->dead_ = true;
+  s->Forget();
+  std::erase_if(awaiting_, [s](const auto& a) { return a.second.owner == s; });
+  if (s->fetching_) std::erase_if(fetches_, [s](const auto& f) { return f.second == s; });
+  auto it = owned_.find(s);
+  if (it != owned_.end()) {
+    graveyard_.push_back(std::move(it->second));
+    owned_.erase(it);
+  }
+}
+
+void CallEngine::FlushDead() {
+  if (graveyard_.empty()) return;
+  std::erase_if(dirty_, [](StandIn* s) { return s->dead_; });
+  graveyard_.clear();
+}
+
+bool CallEngine::OnTurn() {
+  if (!queue_.empty()) FlushQueue();
+  if (dirty_.empty() && graveyard_.empty()) return false;
+  working_.swap(dirty_);
+  for (StandIn* s : working_) {
+    s->dirty_ = false;
+    if (!s->dead_) s->OnWork();
+  }
+  working_.clear();
+  FlushDead();
+  return true;
+}
+
+// -- timers
+
+void CallEngine::Schedule(Timer& timer, Instant deadline) {
+  timers_.Schedule(timer, deadline);
+  ArmTimer();
+}
+
+void CallEngine::ArmTimer() {
+  std::optional<Instant> next = timers_.NextDeadline();
+  Instant want = next ? *next : Instant::Max();
+  // Earlier than armed only: a timer that was cancelled costs one idle wake-up at most.
+  if (want >= armed_ || want == Instant::Max()) return;
+  armed_ = want;
+  itimerspec spec{};
+  int64_t ns = std::max<int64_t>(want.ns(), 1);
+  spec.it_value.tv_sec = ns / 1000000000;
+  spec.it_value.tv_nsec = ns % 1000000000;
+  timerfd_settime(timerfd_.get(), TFD_TIMER_ABSTIME, &spec, nullptr);
+}
+
+void CallEngine::OnTimer() {
+  uint64_t ticks;
+  (void)!read(timerfd_.get(), &ticks, sizeof ticks);
+  armed_ = Instant::Max();
+  timers_.Advance(Now());
+  ArmTimer();
+}
+
+// -- closes
+
+void CallEngine::OnCloses() {
+  alignas(inotify_event) char buffer[8192];
+  ssize_t n = read(inotify_.get(), buffer, sizeof buffer);
+  for (char* p = buffer; n > 0 && p < buffer + n;) {
+    auto* e = reinterpret_cast<inotify_event*>(p);
+    p += sizeof *e + e->len;
+    if ((e->mask & IN_Q_OVERFLOW) != 0) {
+      // Cannot happen with one event per watch and max_queued_events above our number of sockets; if it does, closes were lost.
+      continue;
+    }
+    auto it = by_watch_.find(e->wd);
+    if (it == by_watch_.end() || (e->mask & IN_CLOSE) == 0) continue;
+    StandIn* s = it->second;
+    if (!s->dead_) s->OnLastClose();
+  }
+}
+
+// -- the channel
+
+bool CallEngine::TrySend(Bytes message, int fd) {
+  iovec iov{const_cast<uint8_t*>(message.data()), message.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr h{};
+  h.msg_iov = &iov;
+  h.msg_iovlen = 1;
+  if (fd >= 0) {
+    h.msg_control = control;
+    h.msg_controllen = sizeof control;
+    cmsghdr* c = CMSG_FIRSTHDR(&h);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(c), &fd, sizeof fd);
+  }
+  if (sendmsg(options_.calls_fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return true;
+  return errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM && errno != ETOOMANYREFS;
+}
+
+void CallEngine::Send(Bytes message, int fd, UniqueFd) {
+  if (!connected_) return;
+  if (queue_.empty() && TrySend(message, fd)) return;
+  queue_.push_back({std::vector<uint8_t>(message.begin(), message.end()), UniqueFd(fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1)});
+  (void)ToInt(worker_.ModifyFd(options_.calls_fd, EPOLLIN | EPOLLOUT));
+}
+
+void CallEngine::FlushQueue() {
+  size_t sent = 0;
+  while (sent < queue_.size() && TrySend(queue_[sent].bytes, queue_[sent].fd.get())) ++sent;
+  queue_.erase(queue_.begin(), queue_.begin() + static_cast<ptrdiff_t>(sent));
+  if (queue_.empty()) (void)ToInt(worker_.ModifyFd(options_.calls_fd, EPOLLIN));
+}
+
+void CallEngine::OnCalls() {
+  FlushQueue();
+  for (int i = 0; i < 64; ++i) {
+    iovec iov{incoming_.data(), incoming_.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    msghdr h{};
+    h.msg_iov = &iov;
+    h.msg_iovlen = 1;
+    h.msg_control = control;
+    h.msg_controllen = sizeof control;
+    ssize_t n = recvmsg(options_.calls_fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n <= 0) {
+      connected_ = false;
+      worker_.RemoveFd(options_.calls_fd);
+      backend_->Abandon();
+      return;
+    }
+    UniqueFd fd;
+    cmsghdr* c = CMSG_FIRSTHDR(&h);
+    if (c != nullptr && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+      int number;
+      memcpy(&number, CMSG_DATA(c), sizeof number);
+      fd.reset(number);
+    }
+    OnMessage({incoming_.data(), static_cast<size_t>(n)}, std::move(fd));
+  }
+}
+
+void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
+  Envelope e;
+  if (message.size() < sizeof e) return;
+  memcpy(&e, message.data(), sizeof e);
+  switch (e.type) {
+    case MessageType::kListener: listeners_[e.listener] = std::move(fd); return;
+    case MessageType::kListenerGone: listeners_.erase(e.listener); return;
+    case MessageType::kCall: {
+      IncomingCall call;
+      if (!call.Parse(message)) return;
+      call.fd = std::move(fd);
+      return OnCall(call, message);
+    }
+    case MessageType::kDelivered: {
+      calls::Delivered d;
+      if (message.size() != sizeof d) return;
+      memcpy(&d, message.data(), sizeof d);
+      return OnDelivered(d);
+    }
+    case MessageType::kFetched: {
+      calls::Fetched f;
+      if (message.size() != sizeof f) return;
+      memcpy(&f, message.data(), sizeof f);
+      return OnFetched(f, std::move(fd));
+    }
+    case MessageType::kNetChanged: {
+      calls::NetChanged c;
+      if (message.size() != sizeof c) return;
+      memcpy(&c, message.data(), sizeof c);
+      return backend_->OnChanged(c);
+    }
+    default: return;
+  }
+}
+
+void CallEngine::OnCall(IncomingCall& call, Bytes message) {
+  ++stats_.calls;
+  if (call.head.kind == CallKind::kSocket) return OnSocketCall(call);
+  if (call.head.cookie == 0) return OnForeignIoctl(call);
+  StandIn* s = Find(call.head.cookie);
+  if (s == nullptr) {
+    // Its last descriptor was closed while the call was on its way.
+    Answer(call.envelope(), Errno::kEBADF);
+    return;
+  }
+  s->NoteHolder(call.envelope().tid, call.int_arg(0), call.envelope().listener);
+  s->OnCall(call, message);
+}
+
+void CallEngine::OnSocketCall(IncomingCall& call) {
+  int family = call.int_arg(0), type = call.int_arg(1) & 0xf, flags = call.int_arg(1) & ~0xf, protocol = call.int_arg(2);
+  Errno error = Errno::kEINVAL;
+  if ((flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == 0) {
+    if (!RoomForSocket()) {
+      error = Errno::kENFILE;
+    } else if (family == AF_NETLINK) {
+      error = NetlinkStandIn::Create(*this, call, type, flags, protocol);
+    } else if (family != AF_INET && family != AF_INET6) {
+      error = Errno::kEAFNOSUPPORT;
+    } else if (type == SOCK_STREAM) {
+      error = StreamStandIn::Create(*this, call, flags, protocol);
+    } else {
+      error = DatagramStandIn::Create(*this, call, type, flags, protocol);
+    }
+  }
+  if (error != Errno::kOk) Answer(call.envelope(), error);
+}
+
+// A device ioctl on a socket of the program's own (AF_UNIX): answered from the same configuration.
+void CallEngine::OnForeignIoctl(IncomingCall& call) { AnswerDeviceIoctl(*this, call, AF_UNIX); }
+
+void CallEngine::OnDelivered(const calls::Delivered& d) {
+  auto it = awaiting_.find({d.envelope.listener, d.envelope.id});
+  if (it == awaiting_.end()) return;
+  DeliveryDone done = std::move(it->second.done);
+  awaiting_.erase(it);
+  if (d.error == ENOENT) ++stats_.undone;
+  done(d);
+}
+
+void CallEngine::SendFetch(StandIn* s) {
+  if (s->fetching_) return;
+  s->fetching_ = true;
+  ++stats_.fetches;
+  calls::Fetch f;
+  f.envelope.type = MessageType::kFetch;
+  f.envelope.listener = s->listener_;
+  f.envelope.tid = s->tid_;
+  f.envelope.id = next_fetch_++;
+  f.fd = s->number_;
+  f.cookie = s->cookie_;
+  f.inode = s->inode_;
+  fetches_[f.envelope.id] = s;
+  Send({reinterpret_cast<uint8_t*>(&f), sizeof f}, -1, UniqueFd());
+}
+
+void CallEngine::OnFetched(const calls::Fetched& f, UniqueFd fd) {
+  auto it = fetches_.find(f.envelope.id);
+  if (it == fetches_.end()) return;
+  StandIn* s = it->second;
+  fetches_.erase(it);
+  s->fetching_ = false;
+  s->OnFetched(std::move(fd), f.error == EAGAIN);
+}
+
+void CallEngine::OnConfig() {
+  sysctls_.reset();
+  netlink_->OnConfig();
+  backend_->FinishShown();
+}
+
+std::vector<CallServer::Owner> CallEngine::Owners() const {
+  std::vector<CallServer::Owner> out;
+  for (const auto& [s, owner] : owned_) out.push_back({static_cast<uint32_t>(s->cookie_), s->tid_, s->number_});
+  return out;
+}
+
+}  // namespace sluice

@@ -1,0 +1,219 @@
+#include "netstack/sysctls.h"
+#include "sentry/inet_stand_in.h"
+
+#include <errno.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+
+#include "sentry/netlink/if_ioctl.h"
+#include "sentry/options.h"
+#include "sentry/sockaddr.h"
+
+namespace sluice {
+
+using calls::CallKind;
+
+namespace {
+
+constexpr Duration kFirstCheck = Duration::Milliseconds(4);
+constexpr Duration kCloseCheckMax = Duration::Milliseconds(64);
+constexpr Duration kCopyKept = Duration::Milliseconds(20);
+constexpr Duration kIdleCheckMax = Duration::Seconds(60);
+
+}  // namespace
+
+Errno InetStandIn::TakePendingError() { return socket() == nullptr ? Errno::kOk : socket()->TakeError(); }
+
+void InetStandIn::OnCommonCall(IncomingCall& call) {
+  switch (call.head.kind) {
+    case CallKind::kBind: return OnBind(call);
+    case CallKind::kGetSockName: return AnswerName(call, socket()->local());
+    case CallKind::kGetPeerName: {
+      std::optional<Endpoint> remote = socket()->remote();
+      if (!remote) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
+      return AnswerName(call, *remote);
+    }
+    case CallKind::kGetSockOpt: return OnGetOption(call);
+    case CallKind::kSetSockOpt: return OnSetOption(call);
+    case CallKind::kIoctl: return OnIoctl(call);
+    default: engine_.Answer(call.envelope(), Errno::kEOPNOTSUPP);
+  }
+}
+
+void InetStandIn::OnBind(IncomingCall& call) {
+  Endpoint local;
+  Errno error = ParseSockaddr(call.parts[0].name, family_, true, &local);
+  if (error == Errno::kOk && type_ != SOCK_RAW && local.port != 0 && local.port < engine_.sysctls().ip_unprivileged_port_start &&
+      (call.head.rights & calls::kRightNetBindService) == 0 && protocol_ != IPPROTO_ICMP) {
+    error = Errno::kEACCES;
+  }
+  if (error == Errno::kOk) error = socket()->Bind(local);
+  engine_.Answer(call.envelope(), error);
+}
+
+void InetStandIn::AnswerName(IncomingCall& call, const Endpoint& endpoint) {
+  Sockaddr address = FormatSockaddr(endpoint, family_);
+  size_t room = std::min<size_t>(call.parts[0].head.name_length, address.length);
+  ResultPart part{.name = address.view().first(room), .name_length = address.length};
+  engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
+}
+
+void InetStandIn::OnGetOption(IncomingCall& call) {
+  OptionValue value;
+  Errno error = GetSocketOption(*this, call.int_arg(1), call.int_arg(2), call.parts[0].head.total_length, call.fd.get(), &value);
+  if (error != Errno::kOk) return (void)engine_.Answer(call.envelope(), error);
+  ResultPart part{.data = value.bytes, .return_value = value.length};
+  engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
+}
+
+void InetStandIn::OnSetOption(IncomingCall& call) {
+  Errno error = SetSocketOption(*this, call.int_arg(1), call.int_arg(2), call.parts[0].data, call.parts[0].head.total_length,
+                                call.head.rights, call.fd.get());
+  engine_.Answer(call.envelope(), error);
+}
+
+void InetStandIn::OnIoctl(IncomingCall& call) {
+  uint32_t request = static_cast<uint32_t>(call.arg(1));
+  int value = 0;
+  switch (request) {
+    case SIOCOUTQ: value = static_cast<int>(QueuedOut()); break;
+    case 0x894B:  // SIOCOUTQNSD
+      if (stream() == nullptr) return (void)engine_.Answer(call.envelope(), Errno::kENOTTY);
+      value = static_cast<int>(stream()->unsent_bytes());
+      break;
+    case 0x8906: case 0x8907:  // SIOCGSTAMP, SIOCGSTAMPNS: no datagram with a time stamp was read
+      return (void)engine_.Answer(call.envelope(), Errno::kENOENT);
+    default: return AnswerDeviceIoctl(engine_, call, family_);
+  }
+  ResultPart part{.data = {reinterpret_cast<uint8_t*>(&value), sizeof value}};
+  engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
+}
+
+namespace {
+
+void ApplyChanges(CallEngine& engine, calls::Envelope to, netlink::Caller caller, std::shared_ptr<std::vector<netlink::NetChange>> left) {
+  if (left->empty()) return (void)engine.Answer(to, Errno::kOk);
+  netlink::NetChange next = left->back();
+  left->pop_back();
+  engine.backend().RequestChange(next, caller, [&engine, to, caller, left](const netlink::NetChangeResult& r) {
+    if (r.error != 0) return (void)engine.Answer(to, -int64_t{r.error});
+    ApplyChanges(engine, to, caller, left);
+  });
+}
+
+}  // namespace
+
+void AnswerDeviceIoctl(CallEngine& engine, IncomingCall& call, int family) {
+  uint32_t request = static_cast<uint32_t>(call.arg(1));
+  if (!netlink::ShapeOfIoctl(request) || call.count() != 1) return (void)engine.Answer(call.envelope(), Errno::kENOTTY);
+  netlink::Caller caller;
+  caller.known = true;
+  caller.net_admin = true;  // the broker judges the live call when a change is asked for
+  caller.call = engine.RememberCall(call.envelope());
+  netlink::IoctlResult result = netlink::DeviceIoctl(engine.backend(), family, request, call.parts[0].data, call.parts[0].control, caller);
+  if (!result.changes.empty()) {
+    // One after the other; the first refusal is the call's result.
+    auto left = std::make_shared<std::vector<netlink::NetChange>>(result.changes.rbegin(), result.changes.rend());
+    return ApplyChanges(engine, call.envelope(), caller, std::move(left));
+  }
+  if (result.error != Errno::kOk) return (void)engine.Answer(call.envelope(), result.error);
+  ResultPart part{.control = result.extra, .data = result.argument};
+  engine.Result(call.envelope(), 0, {&part, 1}, -1, false, nullptr, nullptr);
+}
+
+// -- held calls
+
+void InetStandIn::ForgetHeldOf(uint32_t tid) {
+  std::erase_if(held_, [tid](const auto& h) { return h->call.envelope().tid == tid; });
+}
+
+void InetStandIn::Hold(IncomingCall& call, Bytes message, Duration timeout, bool watch_closely) {
+  if (retrying_ != nullptr && &retrying_->call == &call) {
+    retry_kept_ = true;  // stays held, with its deadline
+    return;
+  }
+  ForgetHeldOf(call.envelope().tid);
+  auto held = std::make_unique<HeldCall>(message);
+  held->call.fd = std::move(call.fd);
+  Instant now = CallEngine::Now();
+  if (timeout > Duration(0)) held->deadline = now + timeout;
+  held->check_interval = watch_closely ? kFirstCheck : kCopyKept;
+  held->next_check = now + held->check_interval;
+  held_.push_back(std::move(held));
+  ++engine_.stats().held;
+  ArmHoldTimer();
+}
+
+bool InetStandIn::HasHeld(CallKind kind) const {
+  return std::any_of(held_.begin(), held_.end(), [kind](const auto& h) { return h->call.head.kind == kind; });
+}
+
+void InetStandIn::RetryHeld(CallKind kind) {
+  if (held_.empty() || retrying_ != nullptr) return;
+  std::list<std::unique_ptr<HeldCall>> mine;
+  mine.swap(held_);
+  while (!mine.empty()) {
+    std::unique_ptr<HeldCall> h = std::move(mine.front());
+    mine.pop_front();
+    if (h->call.head.kind != kind || dead_) {
+      held_.push_back(std::move(h));
+      continue;
+    }
+    // Still held afterwards: OnCall came to Hold with this very call.
+    retrying_ = h.get();
+    retry_kept_ = false;
+    OnCall(h->call, h->storage);
+    retrying_ = nullptr;
+    if (retry_kept_) held_.push_back(std::move(h));
+  }
+  ArmHoldTimer();
+}
+
+void InetStandIn::OnExpired(HeldCall& held) { engine_.Answer(held.call.envelope(), Errno::kEAGAIN); }
+
+void InetStandIn::CheckHeld() {
+  Instant now = CallEngine::Now();
+  std::list<std::unique_ptr<HeldCall>> gone;
+  for (auto it = held_.begin(); it != held_.end();) {
+    HeldCall& h = **it;
+    bool expired = h.deadline && *h.deadline <= now;
+    bool interrupted = !expired && h.next_check <= now && !engine_.StillValid(h.call.envelope());
+    auto current = it++;
+    if (expired || interrupted) {
+      gone.splice(gone.end(), held_, current);
+      continue;
+    }
+    if (h.next_check > now) continue;
+    bool closely = h.call.head.kind == CallKind::kConnect;
+    // A copy kept for long would hide the close of the program's end once its call was interrupted.
+    if (!closely) h.call.fd.reset();
+    Duration limit = closely ? kCloseCheckMax : kIdleCheckMax;
+    h.check_interval = std::min(h.check_interval * 2, limit);
+    h.next_check = now + h.check_interval;
+  }
+  for (auto& h : gone) {
+    if (h->deadline && *h->deadline <= now) {
+      OnExpired(*h);
+    } else {
+      OnInterrupted(*h);
+    }
+  }
+  ArmHoldTimer();
+}
+
+void InetStandIn::ArmHoldTimer() {
+  Instant next = Instant::Max();
+  for (const auto& h : held_) next = std::min({next, h->next_check, h->deadline.value_or(Instant::Max())});
+  if (next == Instant::Max()) {
+    hold_timer_.Cancel();
+  } else if (!hold_timer_.pending() || hold_timer_.deadline() != next) {
+    engine_.Schedule(hold_timer_, next);
+  }
+}
+
+}  // namespace sluice

@@ -1,0 +1,78 @@
+// What stream and datagram stand-ins of AF_INET and AF_INET6 have in common: names, options, device ioctls, calls that wait.
+#pragma once
+
+#include <sys/time.h>
+
+#include <list>
+#include <memory>
+
+#include "sentry/call_engine.h"
+
+namespace sluice {
+
+// Options that live in the stand-in, not in the stack's socket.
+struct StandInOptions {
+  Duration receive_timeout{0}, send_timeout{0};  // zero: none
+  timeval receive_timeout_raw{}, send_timeout_raw{};
+  bool timestamp = false, timestamp_ns = false;  // SO_TIMESTAMP, SO_TIMESTAMPNS
+};
+
+class InetStandIn : public StandIn, public SocketObserver {
+ public:
+  InetStandIn(CallEngine& engine, int family, int type, int protocol)
+      : StandIn(engine), family_(family), type_(type), protocol_(protocol), hold_timer_(&InetStandIn::OnHoldTimer, this) {}
+
+  int family() const { return family_; }
+  int type() const { return type_; }
+  int protocol() const { return protocol_; }
+  virtual Socket* socket() = 0;
+  virtual StreamSocket* stream() { return nullptr; }
+  virtual DatagramSocket* datagram() { return nullptr; }
+  StandInOptions& stand_in_options() { return options_; }
+  CallEngine& engine() { return engine_; }
+  // SO_ERROR: cleared.
+  virtual Errno TakePendingError();
+
+  // Called from within the stack: only remembers.
+  void OnSocketEvents(uint32_t) override { MarkDirty(); }
+
+ protected:
+  // bind, getsockname, getpeername, getsockopt, setsockopt, ioctl.
+  void OnCommonCall(IncomingCall& call);
+  void OnBind(IncomingCall& call);
+  void AnswerName(IncomingCall& call, const Endpoint& endpoint);
+  void OnGetOption(IncomingCall& call);
+  void OnSetOption(IncomingCall& call);
+  void OnIoctl(IncomingCall& call);
+  virtual uint32_t QueuedOut() = 0;  // SIOCOUTQ
+
+  // Keeps the call until RetryHeld; a call of the same thread that was kept before was interrupted and is forgotten. `deadline`: when
+  // Expired is to answer it. `watch_closely`: learn soon that the caller was interrupted.
+  void Hold(IncomingCall& call, Bytes message, Duration timeout, bool watch_closely);
+  void ForgetHeldOf(uint32_t tid);
+  // Offers every held call of `kind` to OnCall again (which may hold it anew, its deadline kept).
+  void RetryHeld(calls::CallKind kind);
+  bool HasHeld(calls::CallKind kind) const;
+  // The deadline passed: answer (default EAGAIN).
+  virtual void OnExpired(HeldCall& held);
+  // The caller was interrupted or died.
+  virtual void OnInterrupted(HeldCall& held) { (void)held; }
+
+  int family_, type_, protocol_;
+  StandInOptions options_;
+  std::list<std::unique_ptr<HeldCall>> held_;
+
+ private:
+  static void OnHoldTimer(void* self) { static_cast<InetStandIn*>(self)->CheckHeld(); }
+  void CheckHeld();
+  void ArmHoldTimer();
+
+  HeldCall* retrying_ = nullptr;
+  bool retry_kept_ = false;
+  Timer hold_timer_;
+};
+
+// A device ioctl, answered from the mirrored configuration; also for sockets that are not ours (`family` AF_UNIX).
+void AnswerDeviceIoctl(CallEngine& engine, IncomingCall& call, int family);
+
+}  // namespace sluice

@@ -1,0 +1,208 @@
+// Connecting: connect() blocking and not, interrupted, failed, and back by AF_UNSPEC.
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "sentry/sockaddr.h"
+#include "sentry/stream_stand_in.h"
+
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+
+namespace sluice {
+namespace {
+
+// With P's default send buffer (212992) so many bytes in flight make it "not writable" (four times what is in flight exceeds the
+// buffer), while a send would still succeed: its bytes just wait behind.
+constexpr size_t kFiller = 57344;
+
+socklen_t RandomAddress(uint64_t name, sockaddr_un* out) {
+  out->sun_family = AF_UNIX;
+  out->sun_path[0] = 0;
+  memcpy(out->sun_path + 1, &name, sizeof name);
+  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + sizeof name);
+}
+
+}  // namespace
+
+// Nobody else can come in between: the name is not guessable and the listener is gone before the program can learn it.
+bool StreamStandIn::Join(int p) {
+  UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_un address{};
+  socklen_t length = RandomAddress(engine_.RandomName(), &address);
+  auto* name = reinterpret_cast<sockaddr*>(&address);
+  if (!listener || ::bind(listener.get(), name, length) != 0 || ::listen(listener.get(), 1) != 0) return false;
+  if (::connect(p, name, length) != 0) return false;
+  s_ = UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (!s_) return false;
+  int off = 0;
+  // Descriptors that the program sends by SCM_RIGHTS must not gather here (6.16; before, they are closed when the bytes are read).
+  setsockopt(s_.get(), SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off);
+  return true;
+}
+
+bool StreamStandIn::Hide(int p) {
+  if (!Join(p)) return false;
+  Block* scratch = engine_.Scratch();
+  filler_ = 0;
+  if (scratch != nullptr) {
+    ssize_t n = send(p, scratch->data, kFiller, MSG_DONTWAIT | MSG_NOSIGNAL);
+    filler_ = n > 0 ? static_cast<size_t>(n) : 0;
+  }
+  state_ = State::kHidden;
+  s_readable_ = s_hangup_ = false;
+  (void)ToInt(engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this));
+  return true;
+}
+
+// Taking the filler out makes P writable: one edge.
+void StreamStandIn::Unhide() {
+  while (filler_ > 0) {
+    Block* scratch = engine_.Scratch();
+    ssize_t n = scratch == nullptr ? -1 : recv(s_.get(), scratch->data, filler_, MSG_DONTWAIT);
+    if (n <= 0) break;
+    filler_ -= static_cast<size_t>(n);
+  }
+  state_ = State::kConnected;
+  s_readable_ = s_writable_ = true;
+}
+
+void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
+  const calls::Envelope& to = call.envelope();
+  int family = SockaddrFamily(call.parts[0].name);
+  if (family < 0) return (void)engine_.Answer(to, Errno::kEINVAL);
+  if (family == AF_UNSPEC) return OnDisconnect(call);
+  bool wait = !call.nonblocking();
+  switch (state_) {
+    case State::kListening: return (void)engine_.Answer(to, Errno::kEISCONN);
+    case State::kWaiting:
+    case State::kHidden:
+      if (!wait) return (void)engine_.Answer(to, Errno::kEALREADY);
+      return Hold(call, message, options_.send_timeout, state_ == State::kWaiting);
+    case State::kConnected: {
+      bool first = !connect_reported_;
+      connect_reported_ = true;
+      return (void)engine_.Answer(to, first ? Errno::kOk : Errno::kEISCONN);
+    }
+    case State::kBroken:
+      if (!connect_reported_ && !failed_) return (void)engine_.Answer(to, Errno::kEISCONN);
+      if (failed_) {
+        failed_ = false;
+        Errno error = std::exchange(error_, Errno::kOk);
+        return (void)engine_.Answer(to, error == Errno::kOk ? Errno::kECONNABORTED : error);
+      }
+      if (!ReplaceEnd(call)) return (void)engine_.Answer(to, Errno::kECONNABORTED);
+      break;
+    default: break;
+  }
+  StartConnect(call, message);
+}
+
+void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
+  Endpoint remote;
+  Errno error = ParseSockaddr(call.parts[0].name, family_, false, &remote);
+  if (error == Errno::kOk) error = socket_->Connect(remote);
+  if (error != Errno::kOk && error != Errno::kEINPROGRESS) return (void)engine_.Answer(call.envelope(), error);
+  connect_reported_ = failed_ = false;
+  error_ = Errno::kOk;
+  if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
+  if (call.nonblocking()) {
+    if (!Hide(call.fd.get())) {
+      Errno ignored = socket_->Disconnect();
+      (void)ToInt(ignored);
+      return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
+    }
+    call.fd.reset();
+    engine_.Answer(call.envelope(), Errno::kEINPROGRESS);
+  } else {
+    state_ = State::kWaiting;
+    Hold(call, message, options_.send_timeout, true);
+  }
+  MarkDirty();  // it may be through already (loopback)
+}
+
+void StreamStandIn::OnConnectProgress() {
+  if (state_ == State::kHidden && s_hangup_) return CloseByProgram(true);
+  uint32_t events = socket_->events();
+  if ((events & kConnected) == 0) {
+    if ((events & (kError | kHangup)) == 0) return;
+    Errno error = socket_->TakeError();
+    return OnConnectFailed(error == Errno::kOk ? Errno::kECONNABORTED : error);
+  }
+  if (state_ == State::kHidden) {
+    Unhide();
+  } else {
+    // The thread that waits has P's descriptor with its call.
+    for (auto& h : held_) {
+      if (h->call.head.kind != calls::CallKind::kConnect || !h->call.fd || s_) continue;
+      if (!Join(h->call.fd.get())) continue;
+      h->call.fd.reset();
+      state_ = State::kConnected;
+      s_readable_ = s_writable_ = true;
+      (void)ToInt(engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this));
+    }
+    if (!s_) return;
+  }
+  RetryHeld(calls::CallKind::kConnect);
+  if (!dead_) Pump();
+}
+
+void StreamStandIn::OnConnectFailed(Errno error) {
+  bool hidden = state_ == State::kHidden;
+  if (hidden) {
+    // The filler is unread: P gets its one edge with IN, OUT, ERR, HUP and RDHUP.
+    DropS();
+    state_ = State::kBroken;
+    error_ = error;
+    failed_ = true;
+  } else {
+    state_ = State::kFresh;
+  }
+  Errno ignored = socket_->Disconnect();
+  (void)ToInt(ignored);
+  auto held = std::move(held_);
+  held_.clear();
+  for (auto& h : held) {
+    if (h->call.head.kind == calls::CallKind::kConnect) {
+      if (engine_.Answer(h->call.envelope(), error) && hidden) {
+        error_ = Errno::kOk;
+        failed_ = false;
+      }
+    } else {
+      held_.push_back(std::move(h));
+    }
+  }
+  RetryHeld(calls::CallKind::kReceive);
+}
+
+// A fresh P in the caller's descriptor number; duplicates and epoll sets keep the old one (docs/limits.md).
+bool StreamStandIn::ReplaceEnd(IncomingCall& call) {
+  int flags = static_cast<int>(call.head.file_flags);
+  UniqueFd p(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | ((flags & O_NONBLOCK) != 0 ? SOCK_NONBLOCK : 0), 0));
+  if (!p) return false;
+  Forget();
+  if (!Adopt(p.get()) || !engine_.Replace(call.envelope(), p.get(), call.int_arg(0), true)) return false;
+  DropS();
+  state_ = State::kFresh;
+  fin_passed_ = write_shut_ = write_mark_ = write_shut_passed_ = reset_pending_ = false;
+  call.fd = std::move(p);
+  return true;
+}
+
+void StreamStandIn::OnDisconnect(IncomingCall& call) {
+  Errno error = socket_->Disconnect();
+  if (error == Errno::kOk && state_ != State::kFresh && state_ != State::kWaiting) {
+    if (state_ == State::kListening) CloseListener();
+    if (!ReplaceEnd(call)) error = Errno::kENOBUFS;
+  }
+  error_ = Errno::kOk;
+  failed_ = connect_reported_ = false;
+  engine_.Answer(call.envelope(), error);
+}
+
+}  // namespace sluice

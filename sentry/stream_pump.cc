@@ -1,0 +1,240 @@
+// Bytes between P and the stack, and how streams end. One receive and one send per 64 KiB; try first, wait for an edge only after
+// a short answer.
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+
+#include "sentry/stream_stand_in.h"
+
+namespace sluice {
+namespace {
+
+constexpr size_t kRead = 65536;
+// Smaller reads are copied to a block of their size, so that the large one stays for the next read.
+constexpr size_t kCopyBelow = 4096;
+constexpr size_t kSpans = 64;
+
+int Unread(int s) {
+  int n = 0;
+  return ioctl(s, FIONREAD, &n) == 0 ? n : 0;
+}
+
+}  // namespace
+
+void StreamStandIn::DropS() {
+  if (!s_) return;
+  engine_.worker().RemoveFd(s_.get());
+  s_.reset();
+}
+
+void StreamStandIn::Pump() {
+  if (s_) FromProgram();
+  if (dead_ || !s_) return;
+  ToProgram();
+  if (dead_ || !s_) return;
+  FinishIncoming();
+  if (!dead_ && !held_.empty()) {
+    RetryHeld(calls::CallKind::kReceive);
+    if (!dead_) RetryHeld(calls::CallKind::kSend);
+  }
+}
+
+// -- program -> stack
+
+// How much may be read now: once P cannot send any more, all but the mark.
+size_t StreamStandIn::ReadLimit() {
+  if (!write_shut_ || !write_mark_) return kRead;
+  int unread = Unread(s_.get());
+  return unread <= 1 ? 0 : std::min<size_t>(kRead, static_cast<size_t>(unread) - 1);
+}
+
+bool StreamStandIn::SendToStack(size_t n) {
+  Slice slice;
+  if (n < kCopyBelow) {
+    BlockRef small(engine_.pool().Allocate(n));
+    if (!small) return false;
+    memcpy(small->data, engine_.Scratch()->data, n);
+    slice = Slice{std::move(small), 0, static_cast<uint32_t>(n)};
+  } else {
+    slice = Slice{engine_.TakeScratch(), 0, static_cast<uint32_t>(n)};
+  }
+  engine_.stats().stream_bytes_out += n;
+  // An error means that the connection is gone: what the program writes then goes nowhere, as on Linux; the error is shown by events.
+  if (socket_->Send(std::move(slice), false) != Errno::kOk) MarkDirty();
+  return true;
+}
+
+void StreamStandIn::FromProgram() {
+  while (s_ && s_readable_ && !dead_) {
+    if (socket_->send_space() == 0 && (socket_->events() & (kError | kHangup)) == 0) return;  // kWritable comes
+    ReadProgram();
+  }
+}
+
+void StreamStandIn::ReadProgram() {
+  size_t limit = ReadLimit();
+  if (limit == 0) {
+    s_readable_ = false;
+    if (!write_shut_passed_) {
+      write_shut_passed_ = true;
+      Errno error = socket_->Shutdown(false, true);
+      (void)ToInt(error);
+    }
+    if (s_hangup_) CloseByProgram(false);
+    return;
+  }
+  Block* scratch = engine_.Scratch();
+  if (scratch == nullptr) return MarkDirty();  // out of memory: the window stays closed until there is some
+  if (s_urgent_) {
+    int at_mark = 0;
+    if (ioctl(s_.get(), 0x8905 /* SIOCATMARK */, &at_mark) == 0 && at_mark != 0 && !write_shut_) {
+      s_urgent_ = false;
+      ssize_t n = recv(s_.get(), scratch->data, 1, MSG_OOB | MSG_DONTWAIT);
+      BlockRef block(n == 1 ? engine_.pool().Allocate(1) : nullptr);
+      if (block) {
+        block->data[0] = scratch->data[0];
+        Errno error = socket_->SendUrgent(Slice{std::move(block), 0, 1});
+        (void)ToInt(error);
+      }
+      return;
+    }
+  }
+  ssize_t n = recv(s_.get(), scratch->data, limit, MSG_DONTWAIT);
+  if (n > 0) {
+    // A short answer means that the queue was empty: what comes later makes an edge.
+    if (static_cast<size_t>(n) < limit && !s_hangup_ && !write_shut_ && !s_urgent_) s_readable_ = false;
+    if (!SendToStack(static_cast<size_t>(n))) CloseByProgram(true);  // bytes cannot be kept: never lose them in silence
+    return;
+  }
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+    s_readable_ = errno == EINTR;
+    return;
+  }
+  if (n < 0) return CloseByProgram(true);  // ECONNRESET: P was closed with bytes unread
+  s_readable_ = false;
+  if (write_shut_ && !s_hangup_) {
+    if (!write_shut_passed_) {
+      write_shut_passed_ = true;
+      Errno error = socket_->Shutdown(false, true);
+      (void)ToInt(error);
+    }
+    return;
+  }
+  CloseByProgram(false);
+}
+
+// -- stack -> program
+
+void StreamStandIn::ToProgram() {
+  while (s_writable_ && socket_->readable_bytes() > 0) {
+    std::array<Bytes, kSpans> spans;
+    std::array<iovec, kSpans> iov;
+    size_t count = socket_->Peek(spans), total = 0;
+    for (size_t i = 0; i < count; ++i) {
+      iov[i] = {const_cast<uint8_t*>(spans[i].data()), spans[i].size()};
+      total += spans[i].size();
+    }
+    if (total == 0) return;
+    msghdr h{};
+    h.msg_iov = iov.data();
+    h.msg_iovlen = count;
+    ssize_t n = sendmsg(s_.get(), &h, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)) {
+      s_writable_ = false;
+      if (errno != EAGAIN) MarkDirty();
+      return;
+    }
+    if (n < 0) {
+      // P does not read any more (shutdown or closed): acknowledged and dropped, as Linux does after SHUT_RD; a close shows in S.
+      socket_->Consume(total);
+      s_readable_ = true;
+      continue;
+    }
+    engine_.stats().stream_bytes_in += static_cast<size_t>(n);
+    socket_->Consume(static_cast<size_t>(n));
+    if (static_cast<size_t>(n) < total) s_writable_ = false;
+  }
+}
+
+// What follows the last byte: the peer's FIN, or the end of the connection.
+void StreamStandIn::FinishIncoming() {
+  if (socket_->readable_bytes() > 0) return;
+  uint32_t events = socket_->events();
+  if ((events & kError) != 0) {
+    Errno error = socket_->TakeError();
+    error_ = error == Errno::kOk ? Errno::kECONNRESET : error;
+    return StartReset();
+  }
+  if (socket_->at_end() && !fin_passed_) {
+    fin_passed_ = true;
+    ::shutdown(s_.get(), SHUT_WR);
+  }
+  if ((events & kHangup) != 0 && !fin_passed_) {
+    // Gone without a FIN and without an error that is still to be told: never an end that looks complete.
+    error_ = Errno::kECONNRESET;
+    StartReset();
+  }
+}
+
+// P is to see ECONNRESET: S is closed while a byte of P's is unread in it. Where there is none, one is put in through P.
+void StreamStandIn::StartReset() {
+  if (!s_) return;
+  if (fin_passed_) {
+    // The stream ended before: reads stay 0, writes give EPIPE.
+    Block* scratch = engine_.Scratch();
+    while (scratch != nullptr && recv(s_.get(), scratch->data, kRead, MSG_DONTWAIT) > 0) continue;
+    DropS();
+    state_ = State::kBroken;
+    return;
+  }
+  if (Unread(s_.get()) > 0) {
+    DropS();
+    reset_pending_ = false;
+    if (state_ == State::kConnected) state_ = State::kBroken;
+    auto held = std::move(held_);
+    held_.clear();
+    for (auto& h : held) engine_.Answer(h->call.envelope(), h->call.head.kind == calls::CallKind::kSend ? Errno::kEPIPE : error_);
+    return;
+  }
+  reset_pending_ = true;
+  if (s_hangup_) return CloseByProgram(false);
+  if (state_ == State::kConnected && number_ >= 0) RequestFetch();
+}
+
+void StreamStandIn::ResetWith(int p) {
+  send(p, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+  reset_pending_ = false;
+  if (s_ && Unread(s_.get()) == 0) {
+    // P cannot send (it shut its side down natively): an end is all that can be shown.
+    DropS();
+    state_ = State::kBroken;
+    return;
+  }
+  StartReset();
+}
+
+// The program closed its end, or it never got it.
+void StreamStandIn::CloseByProgram(bool abort) {
+  if (dead_) return;
+  std::optional<int> linger = socket_->linger();
+  if (linger && *linger == 0) abort = true;
+  socket_->set_observer(nullptr);
+  DropS();
+  if (abort) {
+    socket_->Abort();
+  } else {
+    socket_->Close();
+  }
+  socket_ = nullptr;
+  engine_.Destroy(this);
+}
+
+}  // namespace sluice

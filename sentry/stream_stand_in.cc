@@ -1,0 +1,238 @@
+#include "netstack/sysctls.h"
+#include "sentry/stream_stand_in.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "sentry/sockaddr.h"
+
+namespace sluice {
+
+using calls::CallKind;
+
+StreamStandIn::StreamStandIn(CallEngine& engine, int family, int protocol, StreamSocket* socket)
+    : InetStandIn(engine, family, SOCK_STREAM, protocol), socket_(socket) {
+  socket_->set_observer(this);
+  ++engine_.stats().streams;
+}
+
+StreamStandIn::~StreamStandIn() {
+  --engine_.stats().streams;
+  DropS();
+  if (socket_ != nullptr) {
+    socket_->set_observer(nullptr);
+    socket_->Close();
+  }
+}
+
+Errno StreamStandIn::Create(CallEngine& engine, IncomingCall& call, int flags, int protocol) {
+  if (protocol != 0 && protocol != IPPROTO_TCP) return Errno::kEPROTONOSUPPORT;
+  int family = call.int_arg(0);
+  StreamSocket* socket = engine.stack().NewTcpSocket(family == AF_INET ? Family::kIpv4 : Family::kIpv6);
+  if (socket == nullptr) return Errno::kENOBUFS;
+  auto made = std::make_unique<StreamStandIn>(engine, family, IPPROTO_TCP, socket);
+  StreamStandIn* s = made.get();
+  engine.Own(std::move(made));
+  UniqueFd p(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (flags & SOCK_NONBLOCK), 0));
+  if (!p || !s->Adopt(p.get())) {
+    engine.Destroy(s);
+    return Errno::kENFILE;
+  }
+  int number = engine.Install(call.envelope(), p.get(), (flags & SOCK_CLOEXEC) != 0);
+  if (number < 0) {
+    engine.Destroy(s);
+  } else {
+    s->NoteHolder(call.envelope().tid, number, call.envelope().listener);
+  }
+  return Errno::kOk;  // answered either way
+}
+
+void StreamStandIn::OnCall(IncomingCall& call, Bytes message) {
+  // A reset that could not be shown for want of P's descriptor can be now.
+  if (reset_pending_ && call.fd) ResetWith(call.fd.get());
+  switch (call.head.kind) {
+    case CallKind::kConnect: return OnConnect(call, message);
+    case CallKind::kListen: return OnListen(call);
+    case CallKind::kAccept: return OnAccept(call, message);
+    case CallKind::kShutdown: return OnShutdown(call);
+    case CallKind::kSend: return OnSend(call, message);
+    case CallKind::kReceive: return OnReceive(call, message);
+    default: return OnCommonCall(call);
+  }
+}
+
+Errno StreamStandIn::TakePendingError() {
+  if (error_ != Errno::kOk) return std::exchange(error_, Errno::kOk);
+  return socket_->TakeError();
+}
+
+uint32_t StreamStandIn::QueuedOut() {
+  int in_s = 0;
+  if (s_ && state_ == State::kConnected) ioctl(s_.get(), FIONREAD, &in_s);
+  return static_cast<uint32_t>(socket_->unacked_bytes()) + static_cast<uint32_t>(std::max(in_s - (write_mark_ ? 1 : 0), 0));
+}
+
+void StreamStandIn::OnExpired(HeldCall& held) {
+  if (held.call.head.kind != CallKind::kConnect) return InetStandIn::OnExpired(held);
+  // SO_SNDTIMEO: the attempt goes on in the background.
+  if (state_ == State::kWaiting && held.call.fd) Hide(held.call.fd.get());
+  engine_.Answer(held.call.envelope(), Errno::kEINPROGRESS);
+}
+
+void StreamStandIn::OnInterrupted(HeldCall& held) {
+  if (held.call.head.kind == CallKind::kConnect && state_ == State::kWaiting && held.call.fd) Hide(held.call.fd.get());
+}
+
+void StreamStandIn::OnFdEvents(uint32_t events) {
+  if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) s_readable_ = true;
+  if ((events & EPOLLPRI) != 0) s_urgent_ = true;
+  if ((events & EPOLLOUT) != 0) s_writable_ = true;
+  if ((events & EPOLLHUP) != 0) s_hangup_ = true;
+  MarkDirty();
+}
+
+void StreamStandIn::OnWork() {
+  switch (state_) {
+    case State::kWaiting:
+    case State::kHidden: OnConnectProgress(); break;
+    case State::kListening: TakeConnections(); break;
+    case State::kConnected:
+    case State::kQueued: Pump(); break;
+    default: break;
+  }
+}
+
+void StreamStandIn::OnLastClose() {
+  switch (state_) {
+    case State::kListening: CloseListener(); break;
+    case State::kConnected: return;  // S tells, after the last byte
+    default: break;
+  }
+  engine_.Destroy(this);
+}
+
+void StreamStandIn::OnFetched(UniqueFd fd, bool try_again) {
+  if (state_ == State::kListening) {
+    for (auto& h : held_) {
+      if (h->call.head.kind != CallKind::kAccept || !fd) continue;
+      h->call.fd = UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+    }
+    if (fd) RetryHeld(CallKind::kAccept);
+    return;
+  }
+  if (!reset_pending_) return;
+  if (fd) return ResetWith(fd.get());
+  // On its way in a message, or too many searches just now. Until it is found P hangs, which is better than a stream that looks complete.
+  engine_.Schedule(retry_timer_, CallEngine::Now() + (try_again ? Duration::Milliseconds(100) : Duration::Seconds(2)));
+}
+
+void StreamStandIn::OnShutdown(IncomingCall& call) {
+  int how = call.int_arg(1);
+  if (how < SHUT_RD || how > SHUT_RDWR) return (void)engine_.Answer(call.envelope(), Errno::kEINVAL);
+  bool read = how != SHUT_WR, write = how != SHUT_RD;
+  if (state_ == State::kListening) {
+    if (read && call.fd) {
+      Errno error = socket_->Shutdown(true, write);
+      ::shutdown(call.fd.get(), SHUT_RDWR);
+      if (engine_.Answer(call.envelope(), error)) CloseListener();
+      return;
+    }
+    return (void)engine_.Answer(call.envelope(), Errno::kOk);
+  }
+  if (state_ != State::kConnected || !socket_->remote()) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
+  FromProgram();
+  if (write && !write_shut_ && call.fd) {
+    // The mark: a byte that stays unread in S, so that a reset can be told from an end although P cannot send any more. Out of band,
+    // so that bytes of another thread which slips in between are not taken for it.
+    write_mark_ = send(call.fd.get(), "", 1, MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
+    write_shut_ = true;
+    s_readable_ = true;
+  }
+  if (read) {
+    Errno error = socket_->Shutdown(true, false);
+    (void)ToInt(error);
+  }
+  if (call.fd) ::shutdown(call.fd.get(), how);
+  engine_.Answer(call.envelope(), Errno::kOk);
+  MarkDirty();
+}
+
+void StreamStandIn::OnSend(IncomingCall& call, Bytes message) {
+  const CallPart& part = call.parts[0];
+  switch (state_) {
+    case State::kConnected: break;
+    case State::kHidden:
+    case State::kWaiting: return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
+    default: return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
+  }
+  if (write_shut_) return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
+  // Behind what was written natively.
+  FromProgram();
+  if (dead_) return;
+  bool full = s_readable_ || socket_->send_space() == 0;
+  if (full && (call.nonblocking() || (part.head.flags & MSG_DONTWAIT) != 0)) {
+    return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
+  }
+  if (full) return Hold(call, message, options_.send_timeout, false);
+  if (part.data.empty()) return (void)engine_.Answer(call.envelope(), 0);
+  BlockRef block(engine_.pool().Allocate(part.data.size()));
+  if (!block) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
+  memcpy(block->data, part.data.data(), part.data.size());
+  if (!engine_.Answer(call.envelope(), static_cast<int64_t>(part.data.size()))) return;
+  Slice slice{std::move(block), 0, static_cast<uint32_t>(part.data.size())};
+  Errno error = socket_->Send(std::move(slice), (part.head.flags & MSG_MORE) != 0);
+  if (error != Errno::kOk) MarkDirty();
+}
+
+void StreamStandIn::OnReceive(IncomingCall& call, Bytes message) {
+  const CallPart& part = call.parts[0];
+  if ((part.head.flags & MSG_ERRQUEUE) != 0) return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
+  switch (state_) {
+    case State::kFresh:
+    case State::kListening: return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
+    case State::kBroken:
+      if (error_ != Errno::kOk) return (void)engine_.Answer(call.envelope(), std::exchange(error_, Errno::kOk));
+      break;
+    default: break;
+  }
+  if (!call.fd) {  // a held call that gave up its copy
+    RequestFetch();
+    return Hold(call, message, options_.receive_timeout, false);
+  }
+  ReceiveFromCopy(call, message, static_cast<int>(part.head.flags));
+}
+
+// recv with an address, or one that discards: done here on a copy of P. Bytes are consumed only once the program has them.
+void StreamStandIn::ReceiveFromCopy(IncomingCall& call, Bytes message, int flags) {
+  const CallPart& part = call.parts[0];
+  std::vector<uint8_t>& buffer = engine_.buffer();
+  size_t want = std::min<size_t>({part.head.data_length, calls::kMaxData, buffer.size()});
+  ssize_t n = recv(call.fd.get(), buffer.data(), want, MSG_PEEK | MSG_DONTWAIT | (flags & MSG_OOB));
+  if (n < 0 && errno == EAGAIN) {
+    if (call.nonblocking() || (flags & MSG_DONTWAIT) != 0) return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
+    return Hold(call, message, options_.receive_timeout, false);
+  }
+  if (n < 0) {
+    Errno error = static_cast<Errno>(errno);
+    if (errno == ECONNRESET && error_ != Errno::kOk) error = std::exchange(error_, Errno::kOk);
+    return (void)engine_.Answer(call.envelope(), error);
+  }
+  auto copy = std::make_shared<UniqueFd>(std::move(call.fd));
+  bool consume = (flags & MSG_PEEK) == 0, discard = (flags & MSG_TRUNC) != 0;
+  ResultPart result{.data = Bytes(buffer.data(), discard ? 0 : static_cast<size_t>(n)), .return_value = static_cast<uint32_t>(n)};
+  int64_t value = call.head.nr == 299 /* recvmmsg */ ? 1 : n;
+  engine_.Result(call.envelope(), value, {&result, 1}, -1, false, this, [this, copy, n, consume, flags](const calls::Delivered& d) {
+    if (d.error != 0 || !consume || n == 0) return;
+    std::vector<uint8_t>& scratch = engine_.buffer();
+    (void)!recv(copy->get(), scratch.data(), static_cast<size_t>(n), MSG_DONTWAIT | (flags & MSG_OOB));
+  });
+}
+
+}  // namespace sluice

@@ -1,0 +1,109 @@
+// A TCP socket of the program. P is the program's end (an AF_UNIX stream socket), S the sentry's. docs/architecture.md (stand-ins).
+//
+//   fresh      P unconnected, S none                      listening   P listening, one S connected to it per waiting connection
+//   waiting    blocking connect held, P untouched         connected   P and S joined, bytes flow natively
+//   hidden     P joined to S and filled: not writable      broken      S closed, P shows the error
+//   queued     connected, S waits in a listener's queue
+#pragma once
+
+#include <sys/socket.h>
+
+#include <deque>
+
+#include "sentry/inet_stand_in.h"
+
+namespace sluice {
+
+class StreamStandIn final : public InetStandIn, private FdHandler {
+ public:
+  // socket(): answers the call, or returns the errno to answer with.
+  static Errno Create(CallEngine& engine, IncomingCall& call, int flags, int protocol);
+  StreamStandIn(CallEngine& engine, int family, int protocol, StreamSocket* socket);
+  ~StreamStandIn() override;
+
+  void OnCall(IncomingCall& call, Bytes message) override;
+  void OnWork() override;
+  void OnLastClose() override;
+  void OnFetched(UniqueFd fd, bool try_again) override;
+  Socket* socket() override { return socket_; }
+  StreamSocket* stream() override { return socket_; }
+  Errno TakePendingError() override;
+
+ private:
+  enum class State : uint8_t { kFresh, kWaiting, kHidden, kConnected, kQueued, kListening, kBroken };
+  // One token in P's native queue: the connection it stands for, and the socket whose connect made it where that is not S.
+  struct Queued {
+    StreamStandIn* connection;
+    UniqueFd token;
+  };
+
+  // stream_stand_in.cc: calls, life cycle
+  void OnShutdown(IncomingCall& call);
+  void OnSend(IncomingCall& call, Bytes message);
+  void OnReceive(IncomingCall& call, Bytes message);
+  void ReceiveFromCopy(IncomingCall& call, Bytes message, int flags);
+  uint32_t QueuedOut() override;
+  void OnExpired(HeldCall& held) override;
+  void OnInterrupted(HeldCall& held) override;
+  void OnFdEvents(uint32_t events) override;
+
+  // stream_connect.cc
+  void OnConnect(IncomingCall& call, Bytes message);
+  void StartConnect(IncomingCall& call, Bytes message);
+  void OnDisconnect(IncomingCall& call);
+  bool ReplaceEnd(IncomingCall& call);
+  bool Join(int p);   // connects P to a new S
+  bool Hide(int p);   // Join, and fills P
+  void Unhide();
+  void OnConnectProgress();
+  void OnConnectFailed(Errno error);
+
+  // stream_listen.cc
+  void OnListen(IncomingCall& call);
+  void OnAccept(IncomingCall& call, Bytes message);
+  void TakeConnections();
+  bool Enqueue(StreamStandIn* connection);
+  void Accept(IncomingCall& call);
+  UniqueFd NextToken(int p);
+  void Requeue(StreamStandIn* connection, UniqueFd end);
+  void OnAccepted(uint32_t tid, int number, uint16_t listener);
+  void CloseListener();
+
+  // stream_pump.cc
+  void Pump();
+  void FromProgram();
+  void ReadProgram();
+  size_t ReadLimit();
+  void ToProgram();
+  void FinishIncoming();
+  void StartReset();
+  void ResetWith(int p);
+  void DropS();
+  void CloseByProgram(bool abort);
+  bool SendToStack(size_t n);
+
+  StreamSocket* socket_;
+  UniqueFd s_;
+  State state_ = State::kFresh;
+  bool s_readable_ = false, s_writable_ = true, s_hangup_ = false, s_urgent_ = false;
+  bool connect_reported_ = false;   // connect() has said 0
+  bool fin_passed_ = false;         // P was told of the peer's FIN
+  bool write_shut_ = false;         // P's shutdown(WR): what is in S, but for the mark, is all there will be
+  bool write_mark_ = false;         // one byte in S that is never read: closing S then means a reset
+  bool write_shut_passed_ = false;  // and the stack was told
+  bool reset_pending_ = false;
+  bool failed_ = false;             // a connect failed: the next one reports it and starts anew
+  Errno error_ = Errno::kOk;        // for SO_ERROR
+  size_t filler_ = 0;
+
+  // listening
+  sockaddr_storage listen_address_{};
+  socklen_t listen_address_length_ = 0;
+  std::deque<Queued> queue_;
+  UniqueFd ready_end_;              // of a queued connection: P, where it was taken off the queue and given back
+
+  void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->StartReset(); };
+  Timer retry_timer_{retry_timer_fn_, this};
+};
+
+}  // namespace sluice
