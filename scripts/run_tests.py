@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree
 
@@ -176,32 +177,75 @@ def stage_fuzz(options, tally):
         time.sleep(0.2)
 
 
-def stage_integration(options, tally):
+class SanitizerBuilds(threading.Thread):
+    """Builds the sanitizer presets at the lowest priority while the integration tests, which mostly wait, run."""
+
+    def __init__(self):
+        super().__init__()
+        self.process = None
+        self.stopped = False
+
+    def run(self):
+        for preset, targets in (("asan", []), ("tsan", TSAN_TARGETS)):
+            for argv in (["cmake", "--preset", preset], ["cmake", "--build", f"build/{preset}", *(["--target", *targets] if targets else [])]):
+                if self.stopped:
+                    return
+                # Failures show when the stage itself builds.
+                self.process = subprocess.Popen(["nice", "-n", "19", *argv], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                                start_new_session=True)
+                if self.process.wait() != 0:
+                    break
+
+    def stop(self):
+        self.stopped = True
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+        self.join()
+
+
+# Everything with the defaults; every program with offload off; a core over AF_XDP.
+PROGRAM_TESTS = r"test_(web|bulk|databases|tools)\."
+INTEGRATION_RUNS = [
+    ("", ""),
+    ("--gso=false", PROGRAM_TESTS),
+    ("--link=xdp", r"nginx|Iperf3|RedisTest|PingTest|DigTest|socat"),
+]
+
+
+def integration_run(options, flags, pattern, tally):
     env = {**os.environ, "SLUICE_TEST_RUN": RUN_ID}
     if options.all:
         env["SLUICE_TEST_ALL"] = "1"
+    label = f" {flags}" if flags else ""
     with tempfile.NamedTemporaryFile("r", suffix=".json") as result:
-        argv = ["/usr/bin/python3", "-u", "tests/integration/run.py", f"--result={result.name}"]
-        if options.filter:
-            argv.append(f"--filter={options.filter}")
-        if not os.path.exists(os.path.join(ROOT, "build/release/sluice")):
-            argv.append("--reference")  # the program is not built yet: the test bodies against the kernel
+        argv = ["/usr/bin/python3", "-u", "tests/integration/run.py", f"--result={result.name}", f"--filter={pattern}"]
+        if flags:
+            argv.append(f"--flags={flags}")
+            print(f"-- the programs with {flags}", flush=True)
         with subprocess.Popen(argv, cwd=ROOT, env=env, start_new_session=True) as p:
             try:
                 status = p.wait(7200 if options.all else 1200)
             except BaseException:
-                os.killpg(p.pid, signal.SIGINT)  # its own cleaning runs
+                os.killpg(p.pid, signal.SIGTERM)  # its own cleaning runs
                 p.wait(60)
                 raise
         text = result.read()
     if not text:
-        tally.add(False, "integration", f"ended with status {status} before a result")
+        tally.add(False, f"integration{label}", f"ended with status {status} before a result")
         return
     got = json.loads(text)
     tally.passed += got["passed"]
     tally.failed += got["failed"]
     tally.skipped += got["skipped"]
-    tally.failures += got["failures"]
+    tally.failures += [f"{name}{label}" for name in got["failures"]]
+
+
+def stage_integration(options, tally):
+    if not os.path.exists(os.path.join(ROOT, "build/release/sluice")):
+        tally.add(False, "integration", "build/release/sluice was not built")
+        return
+    for flags, pattern in [("", options.filter)] if options.filter else INTEGRATION_RUNS:
+        integration_run(options, flags, pattern, tally)
 
 
 def leftovers():
@@ -249,12 +293,18 @@ def main():
         wanted = [s for s in wanted if s != "integration"]
     tally = Tally()
     times = [("setup", options.setup_seconds)]
+    builds = None
     try:
         for s in STAGES:
             if s not in wanted:
                 continue
             print(f"== {s}", flush=True)
             start = time.monotonic()
+            if s == "integration" and "asan" in wanted and not os.environ.get("SLUICE_SERIAL"):
+                builds = SanitizerBuilds()
+                builds.start()
+            elif s in ("asan", "fuzz", "tsan") and builds is not None:
+                builds.join()
             before = (tally.passed, tally.failed, tally.skipped)
             globals()[f"stage_{s}"](options, tally)
             times.append((s, round(time.monotonic() - start)))
@@ -264,6 +314,8 @@ def main():
                 break
     except KeyboardInterrupt:
         tally.add(False, "interrupted")
+    if builds is not None:
+        builds.stop()
     check_leftovers(tally)
     print("time: " + ", ".join(f"{name} {seconds} s" for name, seconds in times) + f"; {sum(t for _, t in times)} s in all")
     for name in tally.failures:
