@@ -27,7 +27,7 @@ PURE_HEADERS = set("""algorithm any array bit bitset cassert cctype cerrno charc
 cstddef cstdint cstdio cstdlib cstring deque exception forward_list functional initializer_list iosfwd iterator limits list map memory
 memory_resource new numbers numeric optional ostream queue ranges set span sstream stack stdexcept string string_view tuple type_traits
 typeinfo unordered_map unordered_set utility variant vector version immintrin.h emmintrin.h smmintrin.h tmmintrin.h x86intrin.h
-arm_neon.h sanitizer/asan_interface.h stdint.h stddef.h string.h limits.h""".split())
+arm_neon.h sanitizer/asan_interface.h absl/container/flat_hash_map.h absl/container/flat_hash_set.h stdint.h stddef.h string.h limits.h""".split())
 BARRED_CALLS = re.compile(r"\b(?:clock_gettime|gettimeofday|getrandom|std::random_device|std::mutex|std::thread|std::chrono|pthread_\w+)\b")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 

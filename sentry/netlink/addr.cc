@@ -93,6 +93,7 @@ Errno DumpAddresses(Request& r) {
   const Family family = ToFamily(r.Fixed<rtgenmsg>().rtgen_family);
   int32_t ifindex = 0;
   if (const Errno e = ReadAddressFilter(r, &ifindex); e != Errno::kOk) return e;
+  if (ifindex != 0) r.dump_flags = r.done_flags = NLM_F_DUMP_FILTERED;
   const auto config = r.backend.config();
   if (ifindex != 0 && family != Family::kNone && FindLink(*config, ifindex) == nullptr) return Errno::kENODEV;
   // Of both families IPv4 comes first.
@@ -105,7 +106,6 @@ Errno DumpAddresses(Request& r) {
     if (ifindex == 0 || address.ifindex == ifindex) AppendAddress(address, out);
     return true;
   });
-  if (ifindex != 0) r.dump->flags = NLM_F_DUMP_FILTERED;
   return Errno::kOk;
 }
 

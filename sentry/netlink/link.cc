@@ -68,17 +68,31 @@ bool VirtualFunction(uint16_t type) {
   return type == IFLA_NUM_VF || type == IFLA_VFINFO_LIST || type == IFLA_VF_PORTS || type == IFLA_PORT_SELF;
 }
 
+// The settings of the address families. What is skipped as statistics are the IPv6 ones in there; the device's own always come.
+void CopyAfSpec(MessageWriter& w, bool skip_stats, Bytes value) {
+  if (!skip_stats) return w.Attr(IFLA_AF_SPEC, value);
+  const size_t nest = w.BeginNest(IFLA_AF_SPEC);
+  ForEachAttribute(value, [&](uint16_t family, Bytes settings) {
+    if (family != AF_INET6) return w.Attr(family, settings);
+    const size_t inner = w.BeginNest(family);
+    ForEachAttribute(settings, [&](uint16_t type, Bytes v) {
+      if (type != IFLA_INET6_STATS && type != IFLA_INET6_ICMP6STATS) w.Attr(type, v);
+    });
+    w.EndNest(inner);
+  });
+  w.EndNest(nest);
+}
+
 // One attribute of the kernel's own message, changed where our stack knows better.
 void CopyLinkAttribute(MessageWriter& w, const LinkConfig& link, const Stack::LinkCounters& counters, uint32_t ext_mask,
                        uint16_t type, Bytes value) {
-  const bool stats = (ext_mask & RTEXT_FILTER_SKIP_STATS) == 0;
   switch (type) {
     case IFLA_STATS64:
-      if (stats) AppendStats<uint64_t>(w, type, std::max(value.size(), kStats64Size), counters);
-      return;
+      return AppendStats<uint64_t>(w, type, std::max(value.size(), kStats64Size), counters);
     case IFLA_STATS:
-      if (stats) AppendStats<uint32_t>(w, type, std::max(value.size(), kStatsSize), counters);
-      return;
+      return AppendStats<uint32_t>(w, type, std::max(value.size(), kStatsSize), counters);
+    case IFLA_AF_SPEC:
+      return CopyAfSpec(w, (ext_mask & RTEXT_FILTER_SKIP_STATS) != 0, value);
     case IFLA_OPERSTATE:
       return w.U8(type, link.operstate);
     case IFLA_CARRIER:
@@ -114,7 +128,7 @@ void AppendInet6Spec(MessageWriter& w) {
 }
 
 // A device that the kernel does not have, or of which only the fields are known.
-void ComposeLink(const LinkConfig& link, const Stack::LinkCounters& counters, uint32_t ext_mask, uint32_t change, Buffer* out) {
+void ComposeLink(const LinkConfig& link, const Stack::LinkCounters& counters, uint32_t change, Buffer* out) {
   MessageWriter w(out, RTM_NEWLINK);
   w.Header(LinkHeader(link, change));
   w.Text(IFLA_IFNAME, link.name);
@@ -137,10 +151,8 @@ void ComposeLink(const LinkConfig& link, const Stack::LinkCounters& counters, ui
   w.U8(IFLA_PROTO_DOWN, 0);
   w.Attr(IFLA_ADDRESS, link.mac.bytes);
   w.Attr(IFLA_BROADCAST, link.broadcast.bytes);
-  if ((ext_mask & RTEXT_FILTER_SKIP_STATS) == 0) {
-    AppendStats<uint64_t>(w, IFLA_STATS64, kStats64Size, counters);
-    AppendStats<uint32_t>(w, IFLA_STATS, kStatsSize, counters);
-  }
+  AppendStats<uint64_t>(w, IFLA_STATS64, kStats64Size, counters);
+  AppendStats<uint32_t>(w, IFLA_STATS, kStatsSize, counters);
   AppendXdpNone(w);
   w.Text(IFLA_QDISC, "noqueue");
   AppendInet6Spec(w);
@@ -315,7 +327,7 @@ const LinkConfig* FindLink(const NetConfig& config, std::string_view name) {
 }
 
 void AppendLink(const LinkConfig& link, const Stack::LinkCounters& counters, uint32_t ext_mask, uint32_t change, Buffer* out) {
-  if (!WellFormed(link.netlink, sizeof(ifinfomsg))) return ComposeLink(link, counters, ext_mask, change, out);
+  if (!WellFormed(link.netlink, sizeof(ifinfomsg))) return ComposeLink(link, counters, change, out);
   MessageWriter w(out, RTM_NEWLINK);
   w.Header(LinkHeader(link, change));
   const Bytes attributes = Bytes(link.netlink).subspan(sizeof(nlmsghdr) + sizeof(ifinfomsg));
@@ -356,7 +368,7 @@ Errno DumpLinks(Request& r) {
     if (filter.Accepts(link)) AppendLink(link, backend.link_counters(link.index), filter.ext_mask, 0, out);
     return true;
   });
-  if (filtered) r.dump->flags = NLM_F_DUMP_FILTERED;
+  if (filtered) r.dump_flags = NLM_F_DUMP_FILTERED;
   return Errno::kOk;
 }
 

@@ -121,7 +121,7 @@ Errno DumpNeighbors(Request& r) {
     AppendNeighbor(e.info, e.flags, &messages.emplace_back());
   }
   r.dump = std::make_unique<ListDump>(std::move(messages));
-  if (filter.ifindex != 0 || filter.master != 0) r.dump->flags = NLM_F_DUMP_FILTERED;
+  if (filter.ifindex != 0 || filter.master != 0) r.dump_flags = NLM_F_DUMP_FILTERED;
   return Errno::kOk;
 }
 

@@ -479,6 +479,8 @@ bool SocketImpl::NextReply(Reply* reply) {
 Errno SocketImpl::StartDump(Request& request) {
   if (dump_ != nullptr) return Errno::kEBUSY;
   dump_ = std::move(request.dump);
+  dump_->flags = request.dump_flags;
+  dump_->done_flags = request.done_flags;
   dump_request_ = request.header;
   dump_error_ = request.dump_error;
   dump_ack_ = std::move(request.ack);
@@ -512,7 +514,7 @@ void SocketImpl::EndDump(Buffer* out) {
   // Without room for it the final message goes alone: the dump's next Next() says end again.
   if (!out->empty() && out->size() + kSize > kDumpDatagram) return;
   const bool extended = options_.contains(NETLINK_EXT_ACK) && !dump_ack_.message.empty();
-  const auto flags = static_cast<uint16_t>(NLM_F_MULTI | dump_->flags | (dump_->interrupted ? NLM_F_DUMP_INTR : 0) |
+  const auto flags = static_cast<uint16_t>(NLM_F_MULTI | dump_->done_flags | (dump_->interrupted ? NLM_F_DUMP_INTR : 0) |
                                            (extended ? NLM_F_ACK_TLVS : 0));
   MessageWriter w(out, NLMSG_DONE, flags, dump_request_.nlmsg_seq, portid_);
   w.Header(-ToInt(dump_error_));

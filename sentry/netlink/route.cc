@@ -90,7 +90,7 @@ struct RouteFilter {
   uint8_t protocol = 0, type = 0;
   uint32_t flags = 0;
 
-  bool set() const { return table != 0 || oif != 0 || protocol != 0 || type != 0; }
+  bool set() const { return table != 0 || oif != 0 || protocol != 0 || type != 0 || flags != 0; }
   bool Accepts(const RouteConfig& route) const {
     if (table != 0 && route.table != table) return false;
     if (protocol != 0 && route.protocol != protocol) return false;
@@ -104,7 +104,7 @@ Errno ReadRouteFilter(Request& r, RouteFilter* filter) {
   const auto header = r.Fixed<rtmsg>();
   filter->family = ToFamily(header.rtm_family);
   if (!r.strict) {
-    if (r.payload().size() >= sizeof(rtmsg)) filter->flags = header.rtm_flags & (RTM_F_CLONED | RTM_F_PREFIX);
+    if (r.payload().size() >= sizeof(rtmsg)) filter->flags = header.rtm_flags & RTM_F_PREFIX;
     return Errno::kOk;
   }
   if (r.payload().size() < sizeof(rtmsg)) return r.Refuse(Errno::kEINVAL, "the header of a route dump is too short");
@@ -186,6 +186,10 @@ Errno DumpRoutes(Request& r) {
   if (af == RTNL_FAMILY_IPMR || af == RTNL_FAMILY_IP6MR) return DumpNothing(r);
   RouteFilter filter;
   if (const Errno e = ReadRouteFilter(r, &filter); e != Errno::kOk) return e;
+  if (r.strict) {
+    r.dump_flags = NLM_F_DUMP_FILTERED;
+    if (filter.set()) r.done_flags = NLM_F_DUMP_FILTERED;
+  }
   // Cached exceptions are kept per destination by our stack and not listed; prefixes are what router advertisements made.
   if (filter.flags != 0) return DumpNothing(r);
   const auto config = r.backend.config();
@@ -201,7 +205,6 @@ Errno DumpRoutes(Request& r) {
     if (filter.Accepts(route)) AppendRoute(route, out);
     return true;
   });
-  if (filter.set()) r.dump->flags = NLM_F_DUMP_FILTERED;
   return Errno::kOk;
 }
 

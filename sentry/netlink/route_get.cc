@@ -60,7 +60,7 @@ uint32_t TypeFlags(uint8_t type) {
     case RTN_LOCAL:
       return RTCF_LOCAL;
     case RTN_BROADCAST:
-      return RTCF_BROADCAST;
+      return RTCF_BROADCAST | RTCF_LOCAL;
     case RTN_MULTICAST:
       return RTCF_MULTICAST;
     default:
@@ -85,7 +85,8 @@ Errno CheckStrict(Request& r, const AttributeTable& table) {
   if ((header.rtm_dst_len != 0 && header.rtm_dst_len != bits) || (header.rtm_src_len != 0 && header.rtm_src_len != bits)) {
     return r.Refuse(Errno::kEINVAL, "a route request is for whole addresses");
   }
-  if ((header.rtm_flags & ~uint32_t{RTM_F_NOTIFY | RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH}) != 0) {
+  const uint32_t flags = header.rtm_family == AF_INET ? RTM_F_NOTIFY | RTM_F_LOOKUP_TABLE | RTM_F_FIB_MATCH : RTM_F_FIB_MATCH;
+  if ((header.rtm_flags & ~flags) != 0) {
     return r.Refuse(Errno::kEINVAL, "a route request takes no such flag");
   }
   for (int type = 1; type <= table.max(); ++type) {
@@ -143,10 +144,24 @@ Errno ReadGetRequest(Request& r, GetRequest* get) {
   return Errno::kOk;
 }
 
-void AppendMtu(MessageWriter& w, const Route& route, const LinkConfig* link) {
-  if (route.mtu == 0 || link == nullptr || route.mtu >= link->mtu) return;
+// The route's own metrics; a path MTU that was learnt takes the place of the route's.
+void AppendMetrics(MessageWriter& w, const Route& route, const RouteConfig* match, const LinkConfig* link) {
+  Buffer of_route;
+  if (match != nullptr) AppendRoute(*match, &of_route);
+  const Bytes metrics = FindAttribute(of_route, sizeof(rtmsg), RTA_METRICS);
+  const bool learnt = route.mtu != 0 && link != nullptr && route.mtu < link->mtu;
+  if (metrics.empty() && !learnt) return;
   const size_t nest = w.BeginNest(RTA_METRICS);
-  w.U32(RTAX_MTU, route.mtu);
+  bool has_mtu = false;
+  ForEachAttribute(metrics, [&](uint16_t type, Bytes value) {
+    has_mtu |= type == RTAX_MTU;
+    if (type == RTAX_MTU && learnt) {
+      w.U32(type, route.mtu);
+    } else {
+      w.Attr(type, value);
+    }
+  });
+  if (learnt && !has_mtu) w.U32(RTAX_MTU, route.mtu);
   w.EndNest(nest);
 }
 
@@ -170,7 +185,7 @@ void AppendResult4(const GetRequest& get, const Route& route, const RouteConfig*
   w.U32(RTA_OIF, static_cast<uint32_t>(route.local ? kLoopbackIfIndex : route.ifindex));
   if (get.iif == 0 && route.source && route.source != get.fib.source) w.Address(RTA_PREFSRC, route.source);
   if (via) w.Address(RTA_GATEWAY, route.next_hop);
-  AppendMtu(w, route, link);
+  AppendMetrics(w, route, match, link);
   if (get.has_mark && get.fib.mark != 0) w.U32(RTA_MARK, get.fib.mark);
   w.U32(RTA_UID, get.uid);
   if (get.iif != 0) w.U32(RTA_IIF, static_cast<uint32_t>(get.iif));
@@ -183,7 +198,7 @@ void AppendResult6(const GetRequest& get, const Route& route, const RouteConfig*
   MessageWriter w(out, RTM_NEWROUTE);
   w.Header(rtmsg{.rtm_family = AF_INET6,
                  .rtm_dst_len = 128,
-                 .rtm_src_len = static_cast<uint8_t>(get.fib.source ? 128 : 0),
+                 .rtm_src_len = 128,
                  .rtm_tos = 0,
                  .rtm_table = CompatTable(table),
                  .rtm_protocol = match != nullptr ? match->protocol : uint8_t{RTPROT_UNSPEC},
@@ -191,18 +206,26 @@ void AppendResult6(const GetRequest& get, const Route& route, const RouteConfig*
                  .rtm_type = route.type});
   w.U32(RTA_TABLE, table);
   w.Address(RTA_DST, get.fib.destination);
-  if (get.fib.source) w.Address(RTA_SRC, get.fib.source);
+  w.Address(RTA_SRC, get.fib.source ? get.fib.source : IpAddress::Any(Family::kIpv6));
   if (get.iif != 0) {
     w.U32(RTA_IIF, static_cast<uint32_t>(get.iif));
   } else if (route.source) {
     w.Address(RTA_PREFSRC, route.source);
   }
-  AppendMtu(w, route, link);
+  AppendMetrics(w, route, match, link);
   w.U32(RTA_PRIORITY, match != nullptr ? match->priority : 0);
   if (via) w.Address(RTA_GATEWAY, route.next_hop);
   w.U32(RTA_OIF, static_cast<uint32_t>(route.local ? kLoopbackIfIndex : route.ifindex));
   w.Struct(RTA_CACHEINFO, rta_cacheinfo{});
   w.U8(RTA_PREF, 0);
+}
+
+// The stack calls a source that is not ours invalid, as a socket's caller hears it; who asks for the route hears of the network.
+Errno LookupError(const NetConfig& config, const GetRequest& get, const Route& route) {
+  const bool ours = std::any_of(config.addresses.begin(), config.addresses.end(),
+                                [&](const AddressConfig& a) { return a.local == get.fib.source; });
+  const bool foreign = get.fib.source && !ours && !get.fib.source.IsLoopback();
+  return foreign && route.error == Errno::kEINVAL ? Errno::kENETUNREACH : route.error;
 }
 
 }  // namespace
@@ -243,7 +266,7 @@ Errno GetRoute(Request& r) {
                          .mark = get.fib.mark,
                          .any_source = get.iif != 0};
   Route route = r.backend.Lookup(query);
-  if (!route.ok()) return route.error;
+  if (!route.ok()) return LookupError(*config, get, route);
   // What comes in for somebody else is not forwarded.
   if (get.iif != 0 && !route.local && route.type != RTN_BROADCAST) return Errno::kEHOSTUNREACH;
   const RouteConfig* match = MatchRoute(*config, get.fib);

@@ -31,7 +31,8 @@ class Dump {
   virtual const NetConfig* config() const { return nullptr; }
   virtual void Rebase(std::shared_ptr<const NetConfig>) {}
 
-  uint16_t flags = 0;        // NLM_F_DUMP_FILTERED of messages and the final one
+  uint16_t flags = 0;        // of its messages: NLM_F_DUMP_FILTERED
+  uint16_t done_flags = 0;   // of the final message
   bool interrupted = false;  // NLM_F_DUMP_INTR from now on
 };
 
@@ -82,6 +83,8 @@ struct Request {
   ExtAck ack;
   std::vector<Buffer> replies;  // messages with type and length
   std::unique_ptr<Dump> dump;
+  uint16_t dump_flags = 0;        // of its messages: NLM_F_DUMP_FILTERED
+  uint16_t done_flags = 0;        // of its final message
   Errno dump_error = Errno::kOk;  // goes into the dump's final message, with `ack`
   std::unique_ptr<NetChange> change;
 

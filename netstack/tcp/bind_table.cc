@@ -1,0 +1,71 @@
+#include "netstack/tcp/bind_table.h"
+
+namespace sluice::tcp {
+namespace {
+
+bool SpeaksV4(const PortHolder& s) { return s.bound_address.is_v4() || (s.bound_address.IsAny() && !s.v6_only); }
+bool SpeaksV6(const PortHolder& s) { return s.bound_address.is_v6(); }
+
+}  // namespace
+
+bool BindTable::Overlap(const PortHolder& a, const PortHolder& b) {
+  if (a.bound_ifindex != 0 && b.bound_ifindex != 0 && a.bound_ifindex != b.bound_ifindex) return false;
+  const bool a_any = a.bound_address.IsAny(), b_any = b.bound_address.IsAny();
+  if (!a_any && !b_any) return a.bound_address == b.bound_address;
+  if (a_any && b_any) return (SpeaksV4(a) && SpeaksV4(b)) || (SpeaksV6(a) && SpeaksV6(b));
+  const PortHolder& wide = a_any ? a : b;
+  const PortHolder& narrow = a_any ? b : a;
+  return narrow.bound_address.is_v4() ? SpeaksV4(wide) : SpeaksV6(wide);
+}
+
+bool BindTable::Conflicts(const PortHolder& s, uint16_t port) const {
+  for (const PortHolder* o = First(port); o != nullptr; o = o->next_holder) {
+    if (o == &s || !Overlap(s, *o)) continue;
+    if (s.reuse_address && o->reuse_address && !o->holder_listens) continue;
+    if (s.reuse_port && o->reuse_port) continue;
+    return true;
+  }
+  return false;
+}
+
+bool BindTable::ListenConflicts(const PortHolder& s) const {
+  for (const PortHolder* o = First(s.bound_port); o != nullptr; o = o->next_holder) {
+    if (o == &s || !o->holder_listens || !Overlap(s, *o)) continue;
+    if (s.reuse_port && o->reuse_port) continue;
+    return true;
+  }
+  return false;
+}
+
+void BindTable::Add(PortHolder* s, uint16_t port) {
+  PortHolder*& head = ports_[port];
+  s->bound_port = port;
+  s->next_holder = head;
+  if (head != nullptr) head->prev_holder = &s->next_holder;
+  head = s;
+  s->prev_holder = &head;
+}
+
+void BindTable::Remove(PortHolder* s) {
+  if (!s->holds_port()) return;
+  *s->prev_holder = s->next_holder;
+  if (s->next_holder != nullptr) s->next_holder->prev_holder = s->prev_holder;
+  s->prev_holder = nullptr;
+  s->next_holder = nullptr;
+  const auto it = ports_.find(s->bound_port);
+  if (it->second == nullptr) ports_.erase(it);
+}
+
+bool BindTable::OnlyAutoBound(uint16_t port) const {
+  for (const PortHolder* o = First(port); o != nullptr; o = o->next_holder) {
+    if (!o->auto_bound) return false;
+  }
+  return true;
+}
+
+PortHolder* BindTable::First(uint16_t port) const {
+  const auto it = ports_.find(port);
+  return it == ports_.end() ? nullptr : it->second;
+}
+
+}  // namespace sluice::tcp

@@ -1,0 +1,48 @@
+// Who holds which local port, and the rules of sharing (SO_REUSEADDR, SO_REUSEPORT, IPV6_V6ONLY, bound devices) as Linux has them
+// in inet_csk_get_port. Ephemeral ports by RFC 6056.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <unordered_map>
+
+#include "netstack/ip/address.h"
+
+namespace sluice::tcp {
+
+// The part of a socket, or of a TIME_WAIT entry, that holds a port. Intrusive; leaves the table by BindTable::Remove only.
+struct PortHolder {
+  PortHolder* next_holder = nullptr;
+  PortHolder** prev_holder = nullptr;
+  IpAddress bound_address;  // specific, or Any of the family of the socket
+  IfIndex bound_ifindex = 0;
+  uint16_t bound_port = 0;
+  bool reuse_address = false;
+  bool reuse_port = false;
+  bool v6_only = false;
+  bool holder_listens = false;
+  bool auto_bound = false;  // the port was chosen by connect(): others may connect from it, too
+  bool holder_is_socket = true;
+  bool holds_port() const { return prev_holder != nullptr; }
+};
+
+class BindTable {
+ public:
+  // True where both could receive for one local address.
+  static bool Overlap(const PortHolder& a, const PortHolder& b);
+  // Whether `s` may hold `port`.
+  bool Conflicts(const PortHolder& s, uint16_t port) const;
+  // Whether another listening socket forbids `s` to listen.
+  bool ListenConflicts(const PortHolder& s) const;
+  void Add(PortHolder* s, uint16_t port);
+  void Remove(PortHolder* s);
+  bool InUse(uint16_t port) const { return ports_.contains(port); }
+  // Only sockets whose port connect() chose: their port serves further connections to other peers.
+  bool OnlyAutoBound(uint16_t port) const;
+  PortHolder* First(uint16_t port) const;
+
+ private:
+  std::unordered_map<uint16_t, PortHolder*> ports_;
+};
+
+}  // namespace sluice::tcp

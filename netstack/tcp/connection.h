@@ -1,0 +1,380 @@
+// A TCP socket: closed, listening or connected.
+//
+// Input only changes state and marks what is due; frames leave at the end of the turn (Flush), so that a burst of segments is
+// answered once and a request's ACK rides on the response. The observer is told at the end of each piece of work.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/timer_wheel.h"
+#include "netstack/ip/ip.h"
+#include "netstack/socket/socket.h"
+#include "netstack/tcp/bind_table.h"
+#include "netstack/tcp/byte_queue.h"
+#include "netstack/tcp/congestion.h"
+#include "netstack/tcp/engine.h"
+#include "netstack/tcp/passive.h"
+#include "netstack/tcp/reassembly.h"
+#include "netstack/tcp/rtt.h"
+#include "netstack/tcp/segment.h"
+#include "netstack/tcp/sent_ranges.h"
+#include "netstack/tcp/types.h"
+
+namespace sluice::tcp {
+
+// RFC 9293 3.3.1.
+struct SendSequence {
+  SeqNum iss, una, nxt, up;
+  SeqNum wl1, wl2;
+  uint32_t wnd = 0;
+  uint32_t max_wnd = 0;
+  uint8_t wscale = 0;
+};
+struct ReceiveSequence {
+  SeqNum irs, nxt, up;
+  SeqNum wup;       // nxt when the window was last advertised
+  uint32_t wnd = 0;  // as advertised then
+  uint8_t wscale = 0;
+};
+
+// As linux tcp_ca_state, for TCP_INFO.
+enum class CaState : uint8_t { kOpen = 0, kDisorder = 1, kCwr = 2, kRecovery = 3, kLoss = 4 };
+
+struct ListenState {
+  int backlog = 0;
+  Request* requests = nullptr;
+  size_t request_count = 0;
+  Connection* accept_head = nullptr;
+  Connection* accept_tail = nullptr;
+  size_t accept_count = 0;
+};
+
+class Connection final : public StreamSocket, public FlowEntry, public PortHolder {
+ public:
+  Connection(Engine& engine, Family family);
+  ~Connection() override;
+
+  // --- Socket and StreamSocket (connection_socket.cc, connection_options.cc, connection_info.cc)
+  Family family() const override { return family_; }
+  uint32_t events() const override;
+  Errno Bind(const Endpoint& local) override;
+  Endpoint local() const override;
+  std::optional<Endpoint> remote() const override;
+  Errno Shutdown(bool read, bool write) override;
+  Errno TakeError() override;
+  Errno SetOption(SockOpt option, int64_t value) override;
+  Errno GetOption(SockOpt option, int64_t* value) const override;
+  void Close() override;
+  Errno Listen(int backlog) override;
+  Errno Connect(const Endpoint& remote) override;
+  Errno Disconnect() override;
+  StreamSocket* Accept() override;
+  bool listening() const override { return state_ == State::kListen; }
+  int state() const override { return static_cast<int>(state_); }
+  size_t readable_bytes() const override { return rcvq_.size(); }
+  size_t Peek(std::span<Bytes> out) const override { return rcvq_.Peek(out); }
+  void Consume(size_t n) override;
+  bool at_end() const override;
+  std::optional<size_t> urgent_mark() const override;
+  size_t send_space() const override;
+  Errno Send(Slice data, bool more) override;
+  Errno SendUrgent(Slice data) override;
+  size_t unsent_bytes() const override;
+  size_t unacked_bytes() const override;
+  void SetLinger(std::optional<int> seconds) override { linger_ = seconds; }
+  std::optional<int> linger() const override { return linger_; }
+  Errno SetCongestionControl(std::string_view name) override;
+  std::string congestion_control() const override;
+  TcpInfo info() const override;
+  void Abort() override;
+
+  // --- for the engine
+  void Input(const Segment& seg, Packet packet, const IpInfo& info);
+  void IcmpError(const IcmpErrorInfo& error);
+  // Sends what is due. Called by the engine at the end of the turn.
+  void Flush();
+  void OnConfig();
+  SocketInfo Describe(bool with_tcp_info) const;
+  State tcp_state() const { return state_; }
+  // A connection of `listener` whose handshake is complete. Not yet on the accept queue.
+  void InitPassive(Connection& listener, const FlowKey& key, const Handshake& shake, IfIndex ifindex, Instant syn_ack_sent);
+  bool AcceptQueueFull() const;
+  void PushAccepted(Connection* child);
+  int syn_retries() const { return syn_count_ > 0 ? syn_count_ : sysctls().tcp_synack_retries; }
+  int defer_accept() const { return defer_accept_; }
+  ListenState& listen_state() { return *listen_; }
+  uint16_t AdvertisedMss(const Route& route, Family wire_family) const;
+  uint8_t ChooseWindowScale() const;
+  uint32_t InitialReceiveWindow(uint32_t mss) const;
+  void NotifyState(uint32_t again = 0);
+  bool Matches(IfIndex ifindex) const { return bound_ifindex == 0 || ifindex == 0 || bound_ifindex == ifindex; }
+
+ private:
+  friend class Engine;
+  enum Slot { kRetransmit, kLossProbe, kDelayedAck, kKeepAlive, kSlotCount };
+  enum class RetransmitUse : uint8_t { kNone, kTimeout, kPersist };
+
+  // --- 3.10.7, one function per step (connection_input.cc)
+  void InputSynSent(const Segment& seg, Packet packet);
+  void InputSynchronized(const Segment& seg, Packet packet);
+  bool FastPath(const Segment& seg, Packet& packet);
+  bool CheckSequence(const Segment& seg);   // first, with PAWS
+  bool CheckReset(const Segment& seg);      // second
+  bool CheckSyn(const Segment& seg);        // fourth
+  bool CheckAck(const Segment& seg);        // fifth
+  void StateAfterAck(const Segment& seg);
+  void CheckUrgent(const Segment& seg);     // sixth
+  bool ProcessText(const Segment& seg, Packet packet);  // seventh
+  void ProcessFin(const Segment& seg);      // eighth
+  void RememberTimestamp(const Segment& seg);
+  void SendChallengeAck(bool rate_limited);
+  void Established(const Segment& seg);
+  void ApplyHandshake(const Handshake& shake);
+
+  // --- acknowledgments and recovery (connection_ack.cc)
+  struct AckResult {
+    uint32_t acked = 0;       // cumulatively, with FIN and SYN
+    uint32_t newly_lost = 0;
+    bool dsack = false;
+    bool window_changed = false;
+    Duration rtt{-1};
+    uint32_t prior_in_flight = 0;
+    Delivery delivery;
+  };
+  void ProcessAck(const Segment& seg);
+  void ProcessSackBlocks(const Segment& seg, AckResult* r);
+  void UpdateSendWindow(const Segment& seg, AckResult* r);
+  void SampleRtt(const Segment& seg, AckResult* r);
+  void SampleRate(const AckResult& r);
+  void AdvanceRecovery(const Segment& seg, AckResult* r);
+  void DetectLoss(AckResult* r, bool duplicate);
+  void EnterRecovery();
+  void EnterLoss();
+  void LeaveRecovery();
+  bool MayUndo(const Segment& seg) const;
+  void Undo();
+  void CheckSpuriousTimeout(const Segment& seg, const AckResult& r);
+  void ReduceWindow(const AckResult& r);  // PRR
+  void CompleteProbe(const Segment& seg, const AckResult& r);  // TLP
+  uint32_t InFlight() const;
+  Duration ReorderWindow() const;
+  void SaveForUndo();
+
+  // --- output (connection_output.cc)
+  void Output();
+  bool SendLost();
+  void SendNew(bool probe);
+  bool SendRange(SeqNum start, uint32_t length, bool retransmission);
+  bool SendPayload(SeqNum seq, uint32_t length, bool fin, bool push);
+  void SendAckNow();
+  void SendSyn();
+  void SendResetNow();
+  bool Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_length, uint32_t mss);
+  HeaderSpec MakeHeader(SeqNum seq, uint8_t flags);
+  bool EnsureRoute();
+  void UpdateMss();
+  uint32_t CurrentMss() const;
+  uint32_t MaxBurst() const;
+  uint32_t OptionBytes() const;
+  uint32_t Unsent() const { return static_cast<uint32_t>(sndq_.size()) - SentData(); }
+  uint32_t SentData() const;      // bytes of sndq_ that were sent
+  SeqNum WriteEnd() const;        // number after the last queued byte
+  bool FinUnsent() const { return fin_queued_ && snd_.nxt == WriteEnd(); }
+  bool NagleAllows(uint32_t length) const;
+  void RestartAfterIdle();
+  void OnDataSent(uint32_t length);
+  void GrowSendBuffer();
+
+  // --- receiving (connection_receive.cc)
+  void QueueInOrder(SeqNum seq, uint32_t length, Packet packet, uint32_t header_len);
+  void QueueOutOfOrder(const Segment& seg, Packet packet);
+  uint32_t SelectWindow();
+  uint32_t WindowNow() const;
+  uint32_t ReceiveMemory() const { return static_cast<uint32_t>(rcvq_.memory() + (ooo_ ? ooo_->memory() : 0)); }
+  uint32_t FreeWindow() const;
+  void ScheduleAck(const Segment& seg);
+  void AckSoon() { ack_now_ = true; MarkWork(); }
+  void EnterQuickAck(uint32_t segments);
+  void MeasureReceiveMss(const Segment& seg);
+  void MeasureReceiveRtt(const Segment& seg);
+  void AdjustReceiveBuffer();
+  void SendDsack(SeqNum start, SeqNum end);
+
+  // --- timers (connection_timers.cc)
+  static void OnTimer(void* self);
+  void RunTimers();
+  void Arm(Slot slot, Instant deadline);
+  void Disarm(Slot slot) { deadlines_[slot] = Instant::Max(); }
+  bool Armed(Slot slot) const { return deadlines_[slot] != Instant::Max(); }
+  void ArmRetransmit();
+  void ArmProbe();
+  void OnRetransmitTimeout();
+  void OnSynTimeout();
+  void OnPersistTimeout();
+  void OnLossProbeTimeout();
+  void OnDelayedAckTimeout();
+  void OnKeepAliveTimeout();
+  bool RetriesExhausted();
+  int OrphanRetries(bool alive) const;
+  Duration BackedOffRto() const;
+  Duration MinRto() const;
+  Duration KeepIdle() const;
+  Duration KeepInterval() const;
+  int KeepProbes() const;
+
+  // --- state changes (connection_close.cc)
+  void SetState(State s) { state_ = s; }
+  void Fail(Errno error);             // the connection is gone: error to the owner
+  void Die();                         // CLOSED: leaves all tables, timers off
+  void ReleaseIfOrphan();
+  void QueueFin();
+  void EnterTimeWait(State substate, Duration length);
+  void CloseListener();
+  void BecomeOrphan();
+  void ResetToFresh();
+  void MarkWork() { if (!in_turn_) engine_.Schedule(this); }
+  void SetError(Errno e) { if (error_ == Errno::kOk) error_ = e; }
+
+  IpAddress ToWire(const IpAddress& a) const { return a.Unmapped(); }
+  Endpoint FromWire(const IpAddress& a, uint16_t port) const;
+  const Sysctls& sysctls() const { return engine_.sysctls(); }
+  Instant now() const { return engine_.now(); }
+  BlockPool& pool() const { return engine_.ctx.pool; }
+  uint32_t TimestampNow() const { return ts_offset_ + TimestampClock(now()); }
+  bool Synchronized() const;
+  bool CanSendData() const;
+  Errno PortChoiceRange(uint16_t* low, uint16_t* high) const;
+  Errno AllowedToBind(const IpAddress& address) const;
+
+  Engine& engine_;
+  Connection* next_all_ = nullptr;
+  Connection** prev_all_ = nullptr;
+  Connection* next_accept_ = nullptr;
+  Connection* listener_ = nullptr;  // while it waits on that accept queue
+  std::unique_ptr<ListenState> listen_;
+
+  // --- transfer state, hot
+  State state_ = State::kClosed;
+  Family family_;
+  CaState ca_state_ = CaState::kOpen;
+  bool in_turn_ = false;
+  bool ack_now_ = false;          // an ACK must leave at the end of this turn
+  bool ack_scheduled_ = false;    // an ACK is owed (delayed)
+  bool output_due_ = false;
+  bool timestamps_ = false, sack_ = false, scaling_ = false;
+  bool fin_queued_ = false;       // our FIN follows the queued data
+  bool fin_sent_ = false;
+  bool fin_received_ = false;
+  bool read_shutdown_ = false;    // shutdown(SHUT_RD)
+  bool orphan_ = false;
+  bool dead_ = false;             // buried
+  bool cwnd_limited_ = false;
+  bool active_open_ = false;
+  bool was_connected_ = false;
+  bool closed_by_time_wait_ = false;  // the handle outlives the connection, which waits elsewhere
+  bool push_pending_ = false;
+  bool more_ = false;             // MSG_MORE of the last write
+  SendSequence snd_;
+  ReceiveSequence rcv_;
+  uint32_t mss_ = 536;            // payload of a segment without options
+  uint32_t peer_mss_ = 0;         // what the peer announced
+  uint32_t ts_recent_ = 0, ts_offset_ = 0;
+  Instant ts_recent_at_;
+  SeqNum last_ack_sent_;
+  CongestionWindow cw_;
+  CongestionControl* cc_ = nullptr;
+  ByteQueue sndq_;                // from snd_.una (without SYN) on
+  ByteQueue rcvq_;
+  SentRanges sent_;
+  RttEstimator rtt_;
+  Duration rto_ = kInitialRto;
+  Route route_;
+  uint32_t last_events_ = 0;
+  Errno error_ = Errno::kOk;
+  Errno soft_error_ = Errno::kOk;
+
+  // --- recovery
+  RackMark rack_;
+  SeqNum recovery_point_;
+  SeqNum undo_marker_;
+  bool undo_possible_ = false;
+  bool reorder_seen_ = false;
+  bool frto_ = false;             // a timeout may have been spurious (RFC 5682)
+  bool tlp_retransmitted_ = false, tlp_outstanding_ = false;
+  SeqNum tlp_end_;
+  SeqNum frto_end_;
+  int64_t undo_retransmitted_ = 0;  // bytes sent again and not reported as duplicates
+  uint32_t prior_cwnd_ = 0, prior_ssthresh_ = 0;
+  uint32_t retransmit_stamp_ = 0;   // our timestamp of the first retransmission, 0 = none
+  uint32_t prr_delivered_ = 0, prr_out_ = 0, recover_fs_ = 0;
+  uint32_t dup_acks_ = 0;           // without SACK
+  uint8_t reorder_mult_ = 1;
+  uint8_t backoff_ = 0;
+  uint8_t retransmits_ = 0;         // timeouts in a row
+  uint8_t probes_ = 0;              // zero window and keepalive probes without an answer
+  RetransmitUse retransmit_use_ = RetransmitUse::kNone;
+  Instant first_retransmit_at_;     // of this run of timeouts
+  Instant probe_since_;
+
+  // --- receiving
+  std::unique_ptr<Reassembly> ooo_;
+  SackList sacks_;
+  SackBlock dsack_;
+  bool has_dsack_ = false;
+  bool rcvbuf_locked_ = false, sndbuf_locked_ = false;
+  bool urgent_valid_ = false;
+  uint8_t quick_acks_ = 0;
+  uint8_t pingpong_ = 0;
+  SeqNum copied_;                 // first byte not consumed
+  SeqNum minshall_;               // end of the last small segment
+  uint32_t rcv_mss_ = 536;
+  uint32_t rcv_ssthresh_ = 0;
+  uint32_t window_clamp_ = 0;
+  uint32_t rcvbuf_, sndbuf_;
+  Duration ato_{};
+  Instant last_data_received_, last_ack_received_, last_data_sent_, last_oow_ack_;
+  uint32_t drs_space_ = 0;
+  SeqNum drs_start_;
+  Instant drs_time_;
+  Duration rcv_rtt_{};
+  SeqNum rcv_rtt_seq_;
+  Instant rcv_rtt_time_;
+  uint32_t rcv_rtt_ecr_ = 0;
+
+  // --- timers
+  Timer timer_;
+  std::array<Instant, kSlotCount> deadlines_;
+
+  // --- options and accounting
+  std::optional<int> linger_;
+  int32_t rcv_lowat_ = 1;
+  int32_t keep_idle_ = 0, keep_interval_ = 0, keep_count_ = 0;  // seconds; 0: the sysctl
+  int32_t user_timeout_ms_ = 0, linger2_ = 0, defer_accept_ = 0, syn_count_ = 0;
+  int64_t notsent_lowat_ = -1;
+  uint32_t user_mss_ = 0, user_window_clamp_ = 0, mark_ = 0, port_range_ = 0;
+  int16_t ttl_ = -1, tclass_ = -1;
+  uint8_t tos_ = 0, priority_ = 0, pmtu_discover_ = 1, min_ttl_ = 0, min_hops_ = 0;
+  bool nodelay_ = false, cork_ = false, keep_alive_ = false, oob_inline_ = false, freebind_ = false, transparent_ = false;
+  bool bind_no_port_ = false, dont_route_ = false, recv_err_ = false, address_bound_ = false, port_bound_ = false;
+  bool thin_linear_ = false;
+  IfIndex ingress_ = 0;
+  IfIndex scope_ = 0;
+  struct Totals {
+    uint64_t bytes_sent = 0, bytes_retransmitted = 0, bytes_acked = 0, bytes_received = 0, delivered = 0;
+    uint32_t segs_out = 0, segs_in = 0, data_segs_out = 0, data_segs_in = 0, retransmitted = 0;
+    uint32_t dsack_dups = 0, reorderings = 0, ooo_packets = 0;
+  } totals_;
+  Instant delivered_at_;
+  uint64_t delivery_rate_ = 0;
+  bool rate_app_limited_ = false;
+  Instant busy_since_, rwnd_since_, sndbuf_since_;
+  Duration busy_{}, rwnd_limited_{}, sndbuf_limited_{};
+  bool busy_now_ = false, rwnd_limited_now_ = false, sndbuf_limited_now_ = false;
+  alignas(8) unsigned char cc_storage_[kCongestionStorage];
+};
+
+}  // namespace sluice::tcp

@@ -1,0 +1,393 @@
+// LISTEN and SYN-RECEIVED (RFC 9293 3.10.7.2 and 3.10.7.4), SYN cookies (RFC 4987), and TIME-WAIT (RFC 9293 3.6, 6191, 1337).
+#include "netstack/tcp/passive.h"
+
+#include <algorithm>
+
+#include "netstack/tcp/connection.h"
+#include "netstack/tcp/engine.h"
+
+namespace sluice::tcp {
+namespace {
+
+HeaderSpec SynAck(const Handshake& shake, uint16_t mss, uint32_t timestamp) {
+  HeaderSpec h;
+  h.seq = shake.iss;
+  h.ack = shake.irs + 1;
+  h.flags = kSyn | kAck;
+  h.window = static_cast<uint16_t>(std::min(shake.rcv_wnd, 65535u));
+  h.mss = mss;
+  h.sack_permitted = shake.sack;
+  h.has_window_scale = shake.scaling;
+  h.window_scale = shake.rcv_wscale;
+  h.has_timestamps = shake.timestamps;
+  h.ts_val = timestamp;
+  h.ts_ecr = shake.ts_recent;
+  return h;
+}
+
+}  // namespace
+
+// --- LISTEN
+
+void Engine::InputListen(Connection* listener, const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key,
+                         SeqNum* forced_iss) {
+  if (seg.Has(kRst)) return;  // first
+  if (seg.Has(kAck)) {        // second: nothing was sent from here, unless a cookie was
+    if (!seg.Has(kSyn) && InputCookieAck(listener, seg, packet, info, key)) return;
+    return SendReset(seg, info);
+  }
+  if (!seg.Has(kSyn)) {  // fourth
+    Count(Counter::kDropTcpNoConnection);
+    return;
+  }
+  // third: a SYN
+  if (seg.Has(kFin)) {
+    Count(Counter::kDropTcpMalformed);
+    return;
+  }
+  ListenState& l = listener->listen_state();
+  bool want_cookie = false;
+  if (sysctls().tcp_syncookies == 2 || l.request_count >= static_cast<size_t>(std::max(l.backlog, 1))) {
+    if (sysctls().tcp_syncookies == 0) {
+      Count(Counter::kTcpReqQFullDrop);
+      return;
+    }
+    want_cookie = forced_iss == nullptr;
+    if (want_cookie) Count(Counter::kTcpReqQFullDoCookies);
+  }
+  if (listener->AcceptQueueFull()) {
+    Count(Counter::kTcpListenOverflows);
+    return;
+  }
+  RouteQuery q;
+  q.destination = key.remote;
+  q.source = key.local;
+  q.ifindex = key.remote.is_v6() && key.remote.IsLinkLocal() ? info.ifindex : listener->bound_ifindex;
+  q.any_source = true;
+  const Route route = ctx.ip->Lookup(q);
+  if (!route.ok()) {
+    Count(Counter::kDropIpNoRoute);
+    return;
+  }
+  Handshake shake;
+  shake.irs = seg.seq;
+  shake.peer_mss = seg.mss != 0 ? seg.mss : (key.remote.is_v4() ? 536 : 1220);
+  shake.window = seg.window;
+  shake.timestamps = seg.has_timestamps && sysctls().tcp_timestamps;
+  shake.scaling = seg.has_window_scale && sysctls().tcp_window_scaling && !(want_cookie && !shake.timestamps);
+  shake.sack = seg.sack_permitted && sysctls().tcp_sack && !(want_cookie && !shake.timestamps);
+  shake.snd_wscale = seg.window_scale;
+  shake.rcv_wscale = shake.scaling ? listener->ChooseWindowScale() : 0;
+  shake.ts_recent = seg.ts_val;
+  shake.ts_offset = TimestampOffset(key);
+  const uint16_t mss = listener->AdvertisedMss(route, key.remote.family());
+  shake.rcv_wnd = listener->InitialReceiveWindow(mss);
+  if (want_cookie) {
+    shake.iss = cookies.Make(key, seg.seq, shake.peer_mss, now());
+    ControlSegment s;
+    s.flow = key;
+    s.ifindex = info.ifindex;
+    const uint32_t stamp = shake.ts_offset + TimestampClock(now());
+    s.header = SynAck(shake, mss, SynCookies::EncodeTimestamp(stamp, seg));
+    SendControl(s);
+    Count(Counter::kTcpSyncookiesSent);
+    return;
+  }
+  shake.iss = forced_iss != nullptr ? *forced_iss : InitialSequence(key);
+  Request* r = NewRequest();
+  r->key = key;
+  r->shake = shake;
+  r->ifindex = info.ifindex;
+  r->listener = listener;
+  r->next = l.requests;
+  r->prev = &l.requests;
+  if (l.requests != nullptr) l.requests->prev = &r->next;
+  l.requests = r;
+  ++l.request_count;
+  flows.Insert(r);
+  r->sent_at = now();
+  r->SendSynAck();
+  ctx.timers.Schedule(r->timer, now() + r->timeout);
+}
+
+bool Engine::InputCookieAck(Connection* listener, const Segment& seg, Packet& packet, const IpInfo& info, const FlowKey& key) {
+  if (sysctls().tcp_syncookies == 0) return false;
+  const std::optional<uint16_t> mss = cookies.Check(key, seg.seq - 1, seg.ack - 1, now());
+  if (!mss) {
+    Count(Counter::kTcpSyncookiesFailed);
+    return false;
+  }
+  if (listener->AcceptQueueFull()) {
+    Count(Counter::kTcpListenOverflows);
+    return true;
+  }
+  Count(Counter::kTcpSyncookiesRecv);
+  Handshake shake;
+  shake.iss = seg.ack - 1;
+  shake.irs = seg.seq - 1;
+  shake.peer_mss = *mss;
+  shake.window = seg.window;
+  shake.ts_offset = TimestampOffset(key);
+  if (seg.has_timestamps && sysctls().tcp_timestamps) {
+    CookieOptions options;
+    SynCookies::DecodeTimestamp(seg.ts_ecr - 0, &options);
+    shake.timestamps = true;
+    shake.ts_recent = seg.ts_val;
+    shake.sack = options.sack && sysctls().tcp_sack;
+    shake.scaling = options.has_window_scale && sysctls().tcp_window_scaling;
+    shake.snd_wscale = options.window_scale;
+    shake.rcv_wscale = shake.scaling ? listener->ChooseWindowScale() : 0;
+  }
+  shake.rcv_wnd = listener->InitialReceiveWindow(*mss);
+  Connection* c = NewConnection(listener->family());
+  c->InitPassive(*listener, key, shake, info.ifindex, Instant());
+  Count(Counter::kTcpPassiveOpens);
+  listener->PushAccepted(c);
+  c->Input(seg, std::move(packet), info);
+  return true;
+}
+
+// --- SYN-RECEIVED
+
+Request* Engine::NewRequest() { return request_pool_.New(*this); }
+
+void Engine::FreeRequest(Request* r) {
+  flows.Remove(r);
+  *r->prev = r->next;
+  if (r->next != nullptr) r->next->prev = r->prev;
+  --r->listener->listen_state().request_count;
+  request_pool_.Delete(r);
+}
+
+void Request::SendSynAck() {
+  RouteQuery q;
+  q.destination = key.remote;
+  q.source = key.local;
+  q.any_source = true;
+  const Route route = engine.ctx.ip->Lookup(q);
+  if (!route.ok()) return;
+  ControlSegment s;
+  s.flow = key;
+  s.ifindex = ifindex;
+  s.header = SynAck(shake, listener->AdvertisedMss(route, key.remote.family()), shake.ts_offset + TimestampClock(engine.now()));
+  engine.SendControl(s);
+}
+
+void Request::OnTimer(void* self) {
+  auto* r = static_cast<Request*>(self);
+  Engine& e = r->engine;
+  int limit = r->listener->syn_retries();
+  const int defer = r->listener->defer_accept();
+  if (r->acked) limit = std::max(limit, defer);
+  // Data is awaited (TCP_DEFER_ACCEPT): silence until the last period, then one SYN,ACK that asks the peer for its ACK again.
+  if (r->retransmits >= limit) {
+    e.Count(Counter::kTcpAttemptFails);
+    e.FreeRequest(r);
+    return;
+  }
+  ++r->retransmits;
+  if (!r->acked || defer == 0 || r->retransmits >= defer) {
+    r->SendSynAck();
+    e.Count(Counter::kTcpRetransSegs);
+    e.Count(Counter::kTcpSynRetrans);
+  }
+  r->timeout = std::min(r->timeout * 2, kMaxRto);
+  e.ctx.timers.Schedule(r->timer, e.now() + r->timeout);
+}
+
+void Engine::InputRequest(Request* r, const Segment& seg, Packet packet, const IpInfo& info) {
+  const Handshake& shake = r->shake;
+  // A SYN that came again: our SYN,ACK was lost (as linux tcp_check_req).
+  if (seg.Has(kSyn) && !seg.Has(kAck | kRst) && seg.seq == shake.irs) {
+    if (now() - r->last_oow_ack < Duration::Milliseconds(sysctls().tcp_invalid_ratelimit_ms) && r->last_oow_ack != Instant()) return;
+    r->last_oow_ack = now();
+    r->SendSynAck();
+    Count(Counter::kTcpRetransSegs);
+    return;
+  }
+  const bool old = shake.timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - shake.ts_recent) < 0;
+  const SeqNum next = shake.irs + 1;
+  const bool in_window = next <= seg.end() && seg.seq <= next + shake.rcv_wnd;
+  if (old || !in_window) {  // first: sequence
+    if (old) Count(Counter::kDropTcpPaws);
+    else Count(Counter::kDropTcpOutOfWindow);
+    if (!seg.Has(kRst) && AllowChallengeAck()) {
+      ControlSegment s;
+      s.flow = r->key;
+      s.ifindex = r->ifindex;
+      s.header.seq = shake.iss + 1;
+      s.header.ack = next;
+      s.header.flags = kAck;
+      s.header.window = static_cast<uint16_t>(std::min(shake.rcv_wnd >> shake.rcv_wscale, 65535u));
+      s.header.has_timestamps = shake.timestamps;
+      s.header.ts_val = shake.ts_offset + TimestampClock(now());
+      s.header.ts_ecr = shake.ts_recent;
+      SendControl(s);
+    }
+    return;
+  }
+  if (seg.Has(kRst)) {  // second
+    if (seg.seq != next) return;
+    Count(Counter::kTcpAttemptFails);
+    FreeRequest(r);
+    return;
+  }
+  if (seg.Has(kSyn)) {  // fourth: RFC 9293 returns to LISTEN; a blind SYN must not be able to (RFC 5961)
+    Count(Counter::kTcpSynChallenge);
+    return;
+  }
+  if (!seg.Has(kAck)) return;  // fifth
+  if (seg.ack != shake.iss + 1) return SendReset(seg, info);
+  Connection* listener = r->listener;
+  if (listener->defer_accept() > r->retransmits && seg.payload_len == 0 && !seg.Has(kFin)) {
+    r->acked = true;
+    return;
+  }
+  if (listener->AcceptQueueFull()) {
+    Count(Counter::kTcpListenOverflows);
+    if (sysctls().tcp_abort_on_overflow) {
+      SendReset(seg, info);
+      FreeRequest(r);
+    } else {
+      r->acked = true;
+    }
+    return;
+  }
+  Handshake done = shake;
+  done.window = seg.window;
+  if (seg.has_timestamps) done.ts_recent = seg.ts_val;
+  const FlowKey key = r->key;
+  const IfIndex ifindex = r->ifindex;
+  const Instant sent_at = r->retransmits == 0 ? r->sent_at : Instant();
+  FreeRequest(r);
+  Connection* c = NewConnection(listener->family());
+  c->InitPassive(*listener, key, done, ifindex, sent_at);
+  Count(Counter::kTcpPassiveOpens);
+  listener->PushAccepted(c);
+  c->Input(seg, std::move(packet), info);
+}
+
+// --- TIME-WAIT
+
+TimeWait* Engine::NewTimeWait() { return time_wait_pool_.New(*this); }
+
+void Engine::AddTimeWait(const Connection& c, State substate, Duration length) {
+  if (time_waits_ >= static_cast<size_t>(std::max(sysctls().tcp_max_tw_buckets, 0))) {
+    Count(Counter::kTcpTimeWaitOverflow);
+    return;
+  }
+  TimeWait* tw = NewTimeWait();
+  ++time_waits_;
+  tw->key = c.key;
+  tw->snd_nxt = c.snd_.nxt;
+  tw->rcv_nxt = c.rcv_.nxt;
+  tw->rcv_wnd = c.WindowNow();
+  tw->rcv_wscale = c.rcv_.wscale;
+  tw->substate = substate;
+  tw->timestamps = c.timestamps_;
+  tw->ts_recent = c.ts_recent_;
+  tw->ts_recent_at = c.ts_recent_at_;
+  tw->ts_offset = c.ts_offset_;
+  tw->ifindex = c.scope_;
+  tw->tos = c.tos_;
+  tw->bound_address = c.key.local;
+  tw->bound_ifindex = c.bound_ifindex;
+  tw->reuse_address = c.reuse_address;
+  tw->reuse_port = c.reuse_port;
+  tw->auto_bound = c.auto_bound;
+  flows.Insert(tw);
+  binds.Add(tw, c.key.local_port);
+  ctx.timers.Schedule(tw->timer, now() + length);
+}
+
+void Engine::DropTimeWait(TimeWait* tw) {
+  flows.Remove(tw);
+  binds.Remove(tw);
+  --time_waits_;
+  time_wait_pool_.Delete(tw);
+}
+
+void TimeWait::OnTimer(void* self) {
+  auto* tw = static_cast<TimeWait*>(self);
+  tw->engine.DropTimeWait(tw);
+}
+
+void TimeWait::SendAck() {
+  ControlSegment s;
+  s.flow = key;
+  s.ifindex = ifindex;
+  s.tos = tos;
+  s.header.seq = snd_nxt;
+  s.header.ack = rcv_nxt;
+  s.header.flags = kAck;
+  s.header.window = static_cast<uint16_t>(std::min(rcv_wnd >> rcv_wscale, 65535u));
+  s.header.has_timestamps = timestamps;
+  s.header.ts_val = ts_offset + TimestampClock(engine.now());
+  s.header.ts_ecr = ts_recent;
+  engine.SendControl(s);
+}
+
+bool Engine::TimeWaitReusable(const TimeWait& tw) const {
+  if (tw.substate != State::kTimeWait || !tw.timestamps) return false;
+  const int mode = sysctls().tcp_tw_reuse;
+  if (mode == 0 || (mode == 2 && !tw.key.remote.IsLoopback())) return false;
+  return now() - tw.ts_recent_at >= Duration::Seconds(1);
+}
+
+void Engine::InputTimeWait(TimeWait* tw, const Segment& seg, Packet packet, const IpInfo& info) {
+  const bool paws = tw->timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) < 0 && !seg.Has(kRst);
+  if (tw->substate == State::kFinWait2) {  // no owner: only the peer's FIN is awaited
+    const bool in_window = seg.seq <= tw->rcv_nxt + tw->rcv_wnd && tw->rcv_nxt <= seg.end();
+    if (paws || !in_window) return tw->SendAck();
+    if (seg.Has(kRst)) return DropTimeWait(tw);
+    if (seg.Has(kSyn) && seg.seq != tw->rcv_nxt) return tw->SendAck();
+    if (!seg.Has(kAck) || (seg.end() <= tw->rcv_nxt && !seg.Has(kFin))) return;  // a plain ACK
+    if (!seg.Has(kFin) || seg.end() != tw->rcv_nxt + 1) {  // data that nobody will read
+      SendReset(seg, info);
+      return DropTimeWait(tw);
+    }
+    tw->substate = State::kTimeWait;
+    tw->rcv_nxt = seg.end();
+    if (seg.has_timestamps) {
+      tw->ts_recent = seg.ts_val;
+      tw->ts_recent_at = now();
+    }
+    ctx.timers.Schedule(tw->timer, now() + kTimeWaitLength);
+    return tw->SendAck();
+  }
+  const bool nothing_new = seg.seq == tw->rcv_nxt && seg.length() == 0;
+  if (!paws && (nothing_new || seg.Has(kRst)) && seg.seq == tw->rcv_nxt) {
+    if (seg.Has(kRst)) {
+      if (!sysctls().tcp_rfc1337) DropTimeWait(tw);  // RFC 1337: assassination, where the sysctl allows it
+      return;
+    }
+    if (seg.Has(kAck)) {
+      if (seg.has_timestamps) {
+        tw->ts_recent = seg.ts_val;
+        tw->ts_recent_at = now();
+      }
+      return;
+    }
+  }
+  // RFC 6191, RFC 9293 3.6.1: a new connection that cannot be mistaken for the old one.
+  const bool newer = tw->rcv_nxt < seg.seq || (tw->timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) > 0);
+  if (seg.Has(kSyn) && !seg.Has(kRst | kAck) && !paws && newer) {
+    const FlowKey key = tw->key;
+    if (Connection* listener = FindListener(key, info.ifindex, flows.Hash(key))) {
+      SeqNum iss = tw->snd_nxt + 65537;
+      DropTimeWait(tw);
+      return InputListen(listener, seg, std::move(packet), info, key, &iss);
+    }
+  }
+  if (paws) Count(Counter::kDropTcpPaws);
+  if (seg.Has(kRst)) return;
+  if (seg.Has(kFin) || seg.Has(kSyn) || seg.payload_len > 0) {
+    if (seg.Has(kFin)) ctx.timers.Schedule(tw->timer, now() + kTimeWaitLength);
+    if (tw->last_oow_ack == Instant() || now() - tw->last_oow_ack >= Duration::Milliseconds(sysctls().tcp_invalid_ratelimit_ms) || seg.Has(kFin)) {
+      tw->last_oow_ack = now();
+      tw->SendAck();
+    }
+  }
+}
+
+}  // namespace sluice::tcp
