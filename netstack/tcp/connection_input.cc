@@ -333,7 +333,7 @@ bool Connection::CheckAck(const Segment& seg) {
 }
 
 // fifth, continued: what an acknowledged FIN means.
-void Connection::StateAfterAck(const Segment&) {
+void Connection::StateAfterAck(const Segment& seg) {
   if (!fin_sent_ || snd_.una != snd_.nxt || !sndq_.empty()) return;
   switch (state_) {
     case State::kFinWait1: {
@@ -344,8 +344,8 @@ void Connection::StateAfterAck(const Segment&) {
         return Die();
       }
       const Duration wait = Duration::Seconds(linger2_ > 0 ? linger2_ : sysctls().tcp_fin_timeout_s);
+      if (seg.Has(kFin)) return Arm(kKeepAlive, now() + wait);  // it is processed next
       if (wait > kTimeWaitLength) return Arm(kKeepAlive, now() + wait - kTimeWaitLength);
-      if (fin_received_) return;
       return EnterTimeWait(State::kFinWait2, wait);
     }
     case State::kClosing: return EnterTimeWait(State::kTimeWait, kTimeWaitLength);

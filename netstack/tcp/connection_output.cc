@@ -230,7 +230,7 @@ bool Connection::SendRange(SeqNum start, uint32_t length, bool retransmission) {
   const SeqNum data_end = WriteEnd();
   const bool fin = fin_queued_ && end > data_end;
   const uint32_t data = fin ? data_end - start : length;
-  if (!SendPayload(start, data, fin, end == data_end || fin)) return false;
+  if (!SendPayload(start, data, fin, data > 0 && end >= data_end)) return false;
   if (retransmission) {
     const uint32_t segments = std::max(1u, (data + CurrentMss() - 1) / CurrentMss());
     sent_.OnRetransmit(start, end, now(), totals_.delivered, delivered_at_);

@@ -1,0 +1,190 @@
+#include "netstack/tcp/testing/wire_peer.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "netstack/wire/checksum.h"
+#include "netstack/wire/headers.h"
+
+namespace sluice::testing {
+namespace {
+
+const IpAddress kHostAddress = IpAddress::V4(10, 0, 0, 1);
+const IpAddress kPeerAddress = IpAddress::V4(10, 0, 0, 2);
+
+}  // namespace
+
+std::string Seen::Flags() const {
+  static constexpr char kNames[] = "FSRPAUEC";
+  std::string s;
+  for (int i = 0; i < 8; ++i) {
+    if ((raw.flags & 1 << i) != 0) s += kNames[i];
+  }
+  return s;
+}
+
+NetConfig WirePeer::WithNeighbor(NetConfig config) {
+  NeighborConfig n;
+  n.ifindex = kSimIfIndex;
+  n.address = kPeerAddress;
+  n.mac = kPeerMac;
+  config.neighbors.push_back(n);
+  return config;
+}
+
+tcp::HeaderSpec WirePeer::Header(uint8_t flags, uint32_t seq, uint32_t ack) const {
+  tcp::HeaderSpec h;
+  h.source_port = port;
+  h.destination_port = host_port;
+  h.seq = iss + seq;
+  if ((flags & tcp::kAck) != 0) h.ack = host_iss + ack;
+  h.flags = flags;
+  h.window = window;
+  h.has_timestamps = timestamps;
+  h.ts_val = ts_val;
+  h.ts_ecr = (flags & tcp::kAck) != 0 ? ts_ecr : 0;
+  if ((flags & tcp::kSyn) != 0) {
+    h.mss = mss;
+    h.sack_permitted = sack;
+    h.has_window_scale = wscale.has_value();
+    h.window_scale = wscale.value_or(0);
+  }
+  return h;
+}
+
+void WirePeer::Send(uint8_t flags, uint32_t seq, uint32_t ack, std::string_view payload) { Send(Header(flags, seq, ack), payload); }
+
+void WirePeer::Send(const tcp::HeaderSpec& h, std::string_view payload, uint16_t gso_size) {
+  const uint32_t header_len = tcp::HeaderLength(h);
+  std::vector<uint8_t> m(header_len + payload.size());
+  tcp::WriteHeader(h, m.data());
+  std::copy(payload.begin(), payload.end(), m.begin() + header_len);
+  const uint16_t pseudo = wire::PseudoHeaderSum(kPeerAddress, kHostAddress, kIpProtoTcp, static_cast<uint32_t>(m.size()));
+  wire::StoreSum(m.data() + 16, static_cast<uint16_t>(~wire::OnesSum(Bytes(m), pseudo)));
+  wire::Ipv4Fields ip;
+  ip.source = kPeerAddress;
+  ip.destination = kHostAddress;
+  ip.protocol = kIpProtoTcp;
+  const Frame frame = Ipv4Frame(host.mac(), ip, m);
+  if (gso_size == 0) return host.In(frame);
+  Packet p = Packet::Allocate(host.pool(), frame.size());
+  std::copy(frame.begin(), frame.end(), p.Append(frame.size()));
+  p.offload.gso = GsoType::kTcpV4;
+  p.offload.gso_size = gso_size;
+  p.offload.checksum = ChecksumState::kVerified;
+  host.In(std::move(p));
+}
+
+std::vector<Seen> WirePeer::Take() {
+  std::vector<Offload> offloads(host.offloads.begin(), host.offloads.end());
+  std::vector<Seen> all;
+  size_t index = 0;
+  for (const Frame& f : host.AllOut()) {
+    const Offload offload = offloads[index++];
+    if (f.size() < 34 || LoadBe16(f.data() + 12) != 0x0800 || f[23] != kIpProtoTcp) continue;
+    const size_t ip_len = (f[14] & 15) * 4u;
+    const size_t total = LoadBe16(f.data() + 16);
+    Packet p = Packet::Allocate(host.pool(), f.size());
+    std::copy(f.begin() + static_cast<ptrdiff_t>(14 + ip_len), f.begin() + static_cast<ptrdiff_t>(14 + total), p.Append(total - ip_len));
+    Seen s;
+    EXPECT_TRUE(tcp::ParseSegment(p, &s.raw));
+    if (s.raw.Has(tcp::kSyn)) {
+      host_iss = s.raw.seq;
+      host_wscale = s.raw.has_window_scale ? s.raw.window_scale : 0;
+    }
+    s.seq = s.raw.seq - host_iss;
+    s.ack = s.raw.Has(tcp::kAck) ? s.raw.ack - iss : 0;
+    s.window = uint32_t{s.raw.window} << (s.raw.Has(tcp::kSyn) ? 0 : host_wscale);
+    s.gso_size = offload.gso_size;
+    s.payload.assign(reinterpret_cast<const char*>(p.data()) + s.raw.header_len, s.raw.payload_len);
+    if (s.raw.has_timestamps) ts_ecr = s.raw.ts_val;
+    all.push_back(std::move(s));
+  }
+  return all;
+}
+
+Seen WirePeer::One() {
+  std::vector<Seen> all = Take();
+  EXPECT_EQ(all.size(), 1u);
+  return all.empty() ? Seen{} : std::move(all[0]);
+}
+
+void WirePeer::ExpectSilence() {
+  for (const Seen& s : Take()) ADD_FAILURE() << "unexpected " << s.Flags() << " seq " << s.seq << " len " << s.payload.size();
+}
+
+void WirePeer::Icmp(uint8_t type, uint8_t code, uint32_t rest, const tcp::Segment& about, uint32_t seq) {
+  std::vector<uint8_t> inner(28);
+  wire::Ipv4Fields ip;
+  ip.source = kHostAddress;
+  ip.destination = kPeerAddress;
+  ip.protocol = kIpProtoTcp;
+  ip.total_length = 1500;
+  ip.Write(inner.data());
+  StoreBe16(inner.data() + 20, about.source_port);
+  StoreBe16(inner.data() + 22, about.destination_port);
+  StoreBe32(inner.data() + 24, (host_iss + seq).value());
+  wire::Ipv4Fields outer;
+  outer.source = kPeerAddress;
+  outer.destination = kHostAddress;
+  outer.protocol = kIpProtoIcmp;
+  host.In(Ipv4Frame(host.mac(), outer, IcmpMessage(type, code, rest, inner)));
+}
+
+StreamSocket* WirePeer::Listener(int backlog) {
+  listener = Socket();
+  EXPECT_EQ(listener->Bind({IpAddress::Any(Family::kIpv4), host_port}), Errno::kOk);
+  EXPECT_EQ(listener->Listen(backlog), Errno::kOk);
+  return listener;
+}
+
+void WirePeer::Handshake() {
+  Send(tcp::kSyn, 0, 0);
+  const Seen s = One();
+  EXPECT_EQ(s.Flags(), "SA");
+  Send(tcp::kAck, 1, 1);
+}
+
+StreamSocket* WirePeer::Accepted() {
+  Listener();
+  Handshake();
+  StreamSocket* s = listener->Accept();
+  EXPECT_NE(s, nullptr);
+  ExpectSilence();
+  return s;
+}
+
+StreamSocket* WirePeer::Connected() {
+  StreamSocket* s = Socket();
+  EXPECT_EQ(s->Connect({kPeerAddress, port}), Errno::kEINPROGRESS);
+  host.Turn();
+  const Seen syn = One();
+  EXPECT_EQ(syn.Flags(), "S");
+  host_port = syn.raw.source_port;
+  Send(tcp::kSyn | tcp::kAck, 0, 1);
+  const Seen ack = One();
+  EXPECT_EQ(ack.Flags(), "A");
+  return s;
+}
+
+void WirePeer::Write(StreamSocket* s, std::string_view data, bool more) {
+  Block* b = host.pool().Allocate(data.size());
+  std::copy(data.begin(), data.end(), b->data);
+  EXPECT_EQ(s->Send(Slice{BlockRef(b), 0, static_cast<uint32_t>(data.size())}, more), Errno::kOk);
+  host.Turn();
+}
+
+std::string WirePeer::Read(StreamSocket* s, size_t most) {
+  std::string out;
+  Bytes spans[4];
+  while (out.size() < most && s->Peek(std::span(spans, 1)) > 0) {
+    const size_t n = std::min(spans[0].size(), most - out.size());
+    out.append(reinterpret_cast<const char*>(spans[0].data()), n);
+    s->Consume(n);
+  }
+  host.Turn();
+  return out;
+}
+
+}  // namespace sluice::testing
