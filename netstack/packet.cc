@@ -228,7 +228,7 @@ Packet Packet::Clone(BlockPool& pool) const {
   p.link_type = link_type;
   p.vlan_tci = vlan_tci;
   p.has_vlan = has_vlan;
-  std::memcpy(p.Append(length_), data(), length_);
+  if (length_ > 0) std::memcpy(p.Append(length_), data(), length_);
   for (uint32_t i = 0; i < slice_count_; ++i) (void)p.AddSlice(slices_[i]);
   return p;
 }

@@ -53,7 +53,8 @@ void UdpProtocol::Deliver(DatagramBase& socket, Packet payload, const IpInfo& in
   constexpr Counter kFull = Counter::kDropUdpReceiveBuffer;
   const uint16_t segment = payload.offload.gso == GsoType::kUdp ? payload.offload.gso_size : uint16_t{0};
   if (segment == 0 || payload.size() <= segment || socket.option(SockOpt::kUdpGro) != 0) {
-    return socket.Enqueue(std::move(payload), info, source_port, payload.size() > segment ? segment : uint16_t{0}, kFull);
+    const uint16_t gro_size = payload.size() > segment ? segment : uint16_t{0};
+    return socket.Enqueue(std::move(payload), info, source_port, gro_size, kFull);
   }
   // The program did not ask for coalesced datagrams: it gets them as they were sent.
   for (size_t at = 0; at < payload.size(); at += segment) {
