@@ -1,0 +1,294 @@
+#include "dataplane/xdp_port.h"
+
+#include <linux/if_xdp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "dataplane/frame.h"
+#include "netstack/wire/checksum.h"
+
+namespace sluice {
+namespace {
+
+constexpr uint32_t kContinues = 1;  // XDP_PKT_CONTD, 6.6
+constexpr int kMaxKicks = 64;       // in copy mode a call moves 32 descriptors
+
+}  // namespace
+
+std::unique_ptr<XdpPort> XdpPort::Create(UniqueFd fd, UniqueFd umem, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool,
+                                         std::string* error) {
+  std::unique_ptr<XskMapping> rings;
+  if (Errno e = XskMapping::Map(fd.get(), umem.get(), facts, &rings, error); e != Errno::kOk) return nullptr;
+  return std::unique_ptr<XdpPort>(new XdpPort(std::move(fd), facts, options, pool, std::move(rings)));
+}
+
+XdpPort::XdpPort(UniqueFd fd, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool, std::unique_ptr<XskMapping> rings)
+    : fd_(std::move(fd)), facts_(facts), options_(options), pool_(pool), rings_(std::move(rings)) {
+  XskRing& fill = rings_->fill;
+  const uint32_t at = __atomic_load_n(fill.producer, __ATOMIC_RELAXED);
+  for (uint32_t i = 0; i < facts_.rx_chunks; ++i) fill.At<uint64_t>(at + i) = uint64_t{i} * facts_.chunk_size;
+  __atomic_store_n(fill.producer, at + facts_.rx_chunks, __ATOMIC_RELEASE);
+  for (uint32_t i = facts_.tx_chunks; i > 0; --i) free_tx_.push_back(uint64_t{facts_.rx_chunks + i - 1} * facts_.chunk_size);
+  tx_head_ = __atomic_load_n(rings_->tx.producer, __ATOMIC_RELAXED);
+}
+
+XdpPort::~XdpPort() = default;
+
+LinkFeatures XdpPort::features() const {
+  LinkFeatures f;
+  f.tx_checksum = true;
+  f.gso = options_.software_gso;
+  f.udp_gso = options_.software_gso;
+  f.rx_checksum = true;
+  return f;
+}
+
+// ---- Receive
+
+bool XdpPort::ValidChunk(uint64_t address, uint32_t length) const {
+  return length <= facts_.chunk_size && address + length <= facts_.umem_size();
+}
+
+// How many descriptors the frame at `first` has, 0 where its last one is not there yet.
+uint32_t XdpPort::FrameDescriptors(uint32_t first, uint32_t available, size_t* bytes) const {
+  *bytes = 0;
+  for (uint32_t i = 0; i < available; ++i) {
+    const xdp_desc& d = rings_->rx.At<xdp_desc>(first + i);
+    *bytes += d.len;
+    if ((d.options & kContinues) == 0) return i + 1;
+  }
+  return 0;
+}
+
+void XdpPort::Recycle(uint32_t first, uint32_t count) {
+  XskRing& fill = rings_->fill;
+  const uint32_t at = __atomic_load_n(fill.producer, __ATOMIC_RELAXED);
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t address = rings_->rx.At<xdp_desc>(first + i).addr;
+    fill.At<uint64_t>(at + i) = address - address % facts_.chunk_size;
+  }
+  __atomic_store_n(fill.producer, at + count, __ATOMIC_RELEASE);
+}
+
+bool XdpPort::TakeFrame(uint32_t first, uint32_t count, size_t bytes, Packet* out) {
+  if (bytes < kEthernetHeader || bytes > kMaxFrame) return false;
+  Packet frame = Packet::Allocate(pool_, bytes);
+  if (!frame) return false;
+  for (uint32_t i = 0; i < count; ++i) {
+    const xdp_desc d = rings_->rx.At<xdp_desc>(first + i);
+    if (!ValidChunk(d.addr, d.len)) return false;
+    std::memcpy(frame.Append(d.len), rings_->umem + d.addr, d.len);
+  }
+  frame.ifindex = facts_.ifindex;
+  if ((frame.data()[0] & 1) != 0) {
+    frame.link_type = MacAddress{{frame.data()[0], frame.data()[1], frame.data()[2], frame.data()[3], frame.data()[4], frame.data()[5]}}
+                              .IsBroadcast()
+                          ? 1
+                          : 2;
+  }
+  SetOffload(&frame);
+  *out = std::move(frame);
+  return true;
+}
+
+void XdpPort::SetOffload(Packet* frame) const {
+  FrameHeaders h;
+  if (!LocateHeaders(frame->linear(), frame->size(), &h) || h.fragment) return;
+  const bool super = h.end - h.network > facts_.mtu;
+  if (!facts_.local_peer && !super) return;
+  const bool tcp = h.protocol == kProtocolTcp;
+  const uint16_t offset = tcp ? 16 : 6;
+  const uint16_t field = wire::LoadSum(frame->data() + h.transport + offset);
+  if (field != PseudoHeaderSum(frame->linear(), h, h.end - h.transport)) return;
+  frame->offload.checksum = ChecksumState::kPartial;
+  frame->offload.csum_start = h.transport;
+  frame->offload.csum_offset = offset;
+  if (!super || !tcp) return;
+  // The segment size is not said. A sender's segments fill its MTU, which is the device's.
+  const size_t header = h.transport + (frame->data()[h.transport + 12] >> 4) * size_t{4};
+  if (header <= h.network || header - h.network >= facts_.mtu || header > frame->size()) return;
+  frame->offload.gso = h.v6 ? GsoType::kTcpV6 : GsoType::kTcpV4;
+  frame->offload.gso_size = static_cast<uint16_t>(facts_.mtu - (header - h.network));
+  frame->offload.hdr_len = static_cast<uint16_t>(header);
+}
+
+size_t XdpPort::Receive(std::span<Packet> out) {
+  XskRing& rx = rings_->rx;
+  uint32_t at = __atomic_load_n(rx.consumer, __ATOMIC_RELAXED);
+  uint32_t available = rx.Available();
+  size_t taken = 0;
+  if (available == 0 || dead_) return 0;
+  while (available > 0 && taken < out.size()) {
+    size_t bytes;
+    const uint32_t count = FrameDescriptors(at, available, &bytes);
+    if (count == 0) break;
+    if (TakeFrame(at, count, bytes, &out[taken])) {
+      ++taken;
+      ++stats_.rx_frames;
+      stats_.rx_bytes += bytes;
+    } else {
+      ++stats_.rx_dropped;
+    }
+    Recycle(at, count);
+    at += count;
+    available -= count;
+  }
+  __atomic_store_n(rx.consumer, at, __ATOMIC_RELEASE);
+  if (rings_->fill.NeedsWakeup()) {
+    ++stats_.rx_syscalls;
+    recvfrom(fd_.get(), nullptr, 0, MSG_DONTWAIT, nullptr, nullptr);
+  }
+  return taken;
+}
+
+bool XdpPort::ArmWakeup() {
+  CheckDevice();
+  return rings_->rx.Available() == 0 && !dead_;
+}
+
+void XdpPort::CheckDevice() {
+  int error = 0;
+  socklen_t length = sizeof error;
+  if (getsockopt(fd_.get(), SOL_SOCKET, SO_ERROR, &error, &length) != 0 || error == 0) return;
+  // Said both when the device goes down and when it goes away. Only the latter unbinds, and an unbound socket says so.
+  char byte = 0;
+  if (sendto(fd_.get(), &byte, 0, MSG_DONTWAIT, nullptr, 0) < 0 && errno == ENXIO) dead_ = true;
+}
+
+// ---- Transmit
+
+void XdpPort::ReapCompletions() {
+  XskRing& done = rings_->completion;
+  const uint32_t count = done.Available();
+  if (count == 0) return;
+  const uint32_t at = __atomic_load_n(done.consumer, __ATOMIC_RELAXED);
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t address = done.At<uint64_t>(at + i);
+    free_tx_.push_back(address - address % facts_.chunk_size);
+  }
+  __atomic_store_n(done.consumer, at + count, __ATOMIC_RELEASE);
+}
+
+void XdpPort::Kick() {
+  __atomic_store_n(rings_->tx.producer, tx_head_, __ATOMIC_RELEASE);
+  for (int i = 0; i < kMaxKicks && TxUnsent() && rings_->tx.NeedsWakeup(); ++i) {
+    ++stats_.tx_syscalls;
+    const bool moved = sendto(fd_.get(), nullptr, 0, MSG_DONTWAIT, nullptr, 0) >= 0;
+    down_ = !moved && errno == ENETDOWN;
+    if (moved) continue;
+    if (errno == ENXIO || errno == ENODEV) dead_ = true;
+    if (errno != EAGAIN && errno != EINTR) break;  // ENOBUFS, EBUSY, ENETDOWN: the descriptors stay, tried again later
+    ReapCompletions();
+  }
+}
+
+void XdpPort::PushDescriptor(uint64_t address, uint32_t length, bool more) {
+  xdp_desc& d = rings_->tx.At<xdp_desc>(tx_head_++);
+  d.addr = address;
+  d.len = length;
+  d.options = more ? kContinues : 0;
+}
+
+void XdpPort::SendInChunks(Bytes frame) {
+  for (size_t at = 0; at < frame.size();) {
+    const size_t n = std::min<size_t>(facts_.chunk_size, frame.size() - at);
+    const uint64_t address = free_tx_.back();
+    free_tx_.pop_back();
+    std::memcpy(rings_->umem + address, frame.data() + at, n);
+    at += n;
+    PushDescriptor(address, static_cast<uint32_t>(n), at < frame.size());
+  }
+}
+
+XdpPort::Sent XdpPort::SendFrame(const Packet& frame) {
+  GsoCutter cutter(frame);
+  if (!cutter.valid()) return Sent::kNever;
+  const size_t chunks_each = (cutter.max_size() + facts_.chunk_size - 1) / facts_.chunk_size;
+  if (chunks_each > 1 && !facts_.scatter) return Sent::kNever;
+  const size_t needed = chunks_each * cutter.segments();
+  if (needed > facts_.tx_chunks) return Sent::kNever;
+  const uint32_t used = tx_head_ - __atomic_load_n(rings_->tx.consumer, __ATOMIC_ACQUIRE);
+  if (free_tx_.size() < needed || rings_->tx.size - used < needed) return Sent::kFull;
+  if (cutter.segments() > 1) ++stats_.software_gso_frames;
+  while (!cutter.done()) {
+    const size_t size = cutter.next_size();
+    ++stats_.tx_frames;
+    stats_.tx_bytes += size;
+    if (size > facts_.chunk_size) {
+      scratch_.resize(std::max(scratch_.size(), size));
+      cutter.Next(scratch_);
+      SendInChunks(Bytes{scratch_.data(), size});
+      continue;
+    }
+    const uint64_t address = free_tx_.back();
+    free_tx_.pop_back();
+    cutter.Next(MutableBytes{rings_->umem + address, facts_.chunk_size});
+    PushDescriptor(address, static_cast<uint32_t>(size), false);
+  }
+  return Sent::kTaken;
+}
+
+size_t XdpPort::Transmit(std::span<Packet> burst) {
+  ReapCompletions();
+  if (down_) Kick();
+  size_t done = 0;
+  bool retried = false;
+  while (done < burst.size() && !dead_ && !down_) {
+    Packet& frame = burst[done];
+    const Sent sent = InsertVlanTag(frame) ? SendFrame(frame) : Sent::kNever;
+    if (sent == Sent::kFull) {
+      ++exhausted_;
+      if (retried) break;
+      Kick();
+      ReapCompletions();
+      retried = true;
+      continue;
+    }
+    retried = false;
+    if (sent == Sent::kNever) ++stats_.tx_dropped;
+    frame = Packet();
+    ++done;
+  }
+  Kick();
+  ReapCompletions();
+  // Nothing waits for a device that is down or gone.
+  for (; (dead_ || down_) && done < burst.size(); ++done) {
+    ++stats_.tx_dropped;
+    burst[done] = Packet();
+  }
+  return done;
+}
+
+// ---- Reporting
+
+PortStats XdpPort::stats() const {
+  PortStats s = stats_;
+  xdp_statistics kernel{};
+  socklen_t length = sizeof kernel;
+  if (getsockopt(fd_.get(), SOL_XDP, XDP_STATISTICS, &kernel, &length) == 0) {
+    s.rx_dropped += kernel.rx_dropped + kernel.rx_ring_full + kernel.rx_fill_ring_empty_descs + kernel.rx_invalid_descs;
+    s.tx_dropped += kernel.tx_invalid_descs;
+  }
+  return s;
+}
+
+std::vector<std::string> XdpPort::describe() const {
+  xdp_statistics kernel{};
+  socklen_t length = sizeof kernel;
+  getsockopt(fd_.get(), SOL_XDP, XDP_STATISTICS, &kernel, &length);
+  return {"link=xdp",
+          std::string("mode=") + (facts_.native ? "native" : "generic"),
+          std::string("zero_copy=") + (facts_.zero_copy ? "true" : "false"),
+          std::string("scatter=") + (facts_.scatter ? "true" : "false"),
+          "queue=" + std::to_string(facts_.queue),
+          std::string("gso=") + (options_.software_gso ? "software" : "off"),
+          "umem_bytes=" + std::to_string(facts_.umem_size()),
+          "rx_ring_full=" + std::to_string(kernel.rx_ring_full),
+          "fill_ring_empty=" + std::to_string(kernel.rx_fill_ring_empty_descs),
+          "tx_chunks_exhausted=" + std::to_string(exhausted_)};
+}
+
+}  // namespace sluice

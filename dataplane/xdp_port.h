@@ -1,0 +1,82 @@
+// A Port over an AF_XDP socket that somebody with the right opened (xdp/xsk.h). Needs no privilege.
+//
+// Receive: a frame of one or several descriptors is copied into one pooled linear block and its chunks go straight back to the fill
+// ring, so a slow reader never starves the device. Transmit: frames are copied into chunks, cut to segments on the way (AF_XDP
+// carries no offload metadata), with checksums finished here.
+//
+// A local sender leaves the checksum to be finished and nothing says so: exactly the pseudo header's sum in the field is taken for
+// that (kPartial) on links with a local peer, and for frames above the MTU, which only a local sender or GRO can have made. Where it
+// is not that, the stack checks it.
+//
+// The kernel wakes nobody when the device goes: dead() is found at the next call. Who follows the devices removes the port.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dataplane/gso.h"
+#include "dataplane/port.h"
+#include "xdp/unique_fd.h"
+#include "xdp/xsk.h"
+
+namespace sluice {
+
+struct XdpPortOptions {
+  bool software_gso = true;  // take GSO frames and cut them here
+};
+
+class XdpPort final : public Port {
+ public:
+  // Maps rings and UMEM and fills the fill ring. nullptr with `error` where that fails. `pool` outlives the port.
+  static std::unique_ptr<XdpPort> Create(UniqueFd fd, UniqueFd umem, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool,
+                                         std::string* error);
+  ~XdpPort() override;
+
+  LinkFeatures features() const override;
+  size_t Transmit(std::span<Packet> burst) override;
+  IfIndex ifindex() const override { return facts_.ifindex; }
+  std::string_view kind() const override { return "xdp"; }
+  size_t Receive(std::span<Packet> out) override;
+  std::vector<int> wait_fds() const override { return {fd_.get()}; }
+  bool ArmWakeup() override;
+  // Not while the device is down: what waits in the ring goes when it is up and something is sent.
+  bool tx_pending() const override { return !down_ && TxUnsent(); }
+  bool polled() const override { return true; }
+  bool dead() const override { return dead_; }
+  PortStats stats() const override;
+  std::vector<std::string> describe() const override;
+
+ private:
+  XdpPort(UniqueFd fd, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool, std::unique_ptr<XskMapping> rings);
+
+  uint32_t FrameDescriptors(uint32_t first, uint32_t available, size_t* bytes) const;
+  bool TakeFrame(uint32_t first, uint32_t count, size_t bytes, Packet* out);
+  void SetOffload(Packet* frame) const;
+  void Recycle(uint32_t first, uint32_t count);
+  bool ValidChunk(uint64_t address, uint32_t length) const;
+  void CheckDevice();
+
+  bool TxUnsent() const { return rings_->tx.Room() != rings_->tx.size; }
+  void ReapCompletions();
+  void Kick();
+  enum class Sent : uint8_t { kTaken, kFull, kNever };
+  Sent SendFrame(const Packet& frame);
+  void SendInChunks(Bytes frame);
+  void PushDescriptor(uint64_t address, uint32_t length, bool more);
+
+  UniqueFd fd_;
+  XskFacts facts_;
+  XdpPortOptions options_;
+  BlockPool& pool_;
+  std::unique_ptr<XskMapping> rings_;
+  std::vector<uint64_t> free_tx_;  // chunk addresses, last in first out
+  std::vector<uint8_t> scratch_;   // a frame longer than a chunk
+  uint32_t tx_head_ = 0;           // producer index, published once per burst
+  bool dead_ = false;
+  bool down_ = false;              // the last kick said ENETDOWN
+  uint64_t exhausted_ = 0;         // transmissions that found no chunk
+  PortStats stats_;
+};
+
+}  // namespace sluice
