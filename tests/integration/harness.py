@@ -20,6 +20,8 @@ import threading
 import time
 import unittest
 
+import processes
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SLUICE = os.environ.get("SLUICE_BIN", os.path.join(ROOT, "build/release/sluice"))
 REFERENCE = os.environ.get("SLUICE_REFERENCE") == "1"  # the same tests with the kernel's stack inside: what Linux does
@@ -149,6 +151,7 @@ class Program:
 
     def __init__(self, argv, directory, stdin=subprocess.DEVNULL, env=None, cwd=None, pass_fds=()):
         self.argv = argv
+        self.sandbox = False  # sluice itself: all its processes must end with it
         self.log_path = tempfile.mktemp(prefix="log-", dir=directory)
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(argv, stdin=stdin, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -190,15 +193,19 @@ class Program:
         return f"{' '.join(self.argv)}\n--- its output:\n{text}\n---"
 
     def stop(self):
+        family = processes.children(self.process.pid) if self.sandbox and self.process.poll() is None else {}
         if self.process.poll() is None:
             self.process.terminate()
             try:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
-                pass
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+                self.process.kill()
+        try:
+            wait_for(lambda: not any(processes.alive(p) for p in family), f"{self.argv} has ended and processes of {family} are left", 20)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(10)
 
 
 class Net:
@@ -243,8 +250,14 @@ class SluiceTest(unittest.TestCase):
         self.addCleanup(self.stop_all)
 
     def stop_all(self):
+        problems = []
         for p in reversed(self.programs):
-            p.stop()
+            try:
+                p.stop()
+            except AssertionError as e:
+                problems.append(str(e))
+        if problems:
+            raise AssertionError("\n".join(problems))
 
     def run(self, result=None):
         before = len(result.failures) + len(result.errors)
@@ -273,7 +286,9 @@ class SluiceTest(unittest.TestCase):
 
     def inside(self, *argv, flags=None, **kw):
         """Starts a program in the sandbox."""
-        return self._start(self.sandbox_argv(*argv, flags=flags), **kw)
+        p = self._start(self.sandbox_argv(*argv, flags=flags), **kw)
+        p.sandbox = not REFERENCE
+        return p
 
     def peer(self, *argv, **kw):
         """Starts a program on the kernel peer."""
