@@ -405,6 +405,10 @@ bool Worker::Impl::ArmPorts() {
 
 Duration Worker::Impl::SleepTime() {
   Duration limit = transmit_retry_ ? kTransmitRetry : Duration::Max();
+  // Packets that the flush looped back gave a task work after its turn.
+  for (const TurnTask* task : tasks_) {
+    if (task->HasWork()) return Duration(0);
+  }
   if (const auto deadline = stack_.NextDeadline()) limit = std::min(limit, std::max(Duration(0), *deadline - ReadClock()));
   return limit;
 }

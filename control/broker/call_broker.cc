@@ -324,7 +324,8 @@ void CallBroker::Impl::PassOn(uint16_t index, const seccomp_notif& notif, FoundS
   }
   bool with_fd = found.fd && NeedsDescriptor(reader_.call(), found.is_stream);
   ++stats_.passed;
-  Send({reader_.message(), reader_.message_size()}, with_fd ? found.fd.get() : -1, with_fd ? std::move(found.fd) : UniqueFd());
+  int number = with_fd ? found.fd.get() : -1;
+  Send({reader_.message(), reader_.message_size()}, number, with_fd ? std::move(found.fd) : UniqueFd());
 }
 
 void CallBroker::Impl::WatchCalls(bool writable) {

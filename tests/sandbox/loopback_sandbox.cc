@@ -1,0 +1,153 @@
+// Runs one command under the interception with a stack that has nothing but its loopback: broker, sentry and program as three
+// processes, no device, no `sluice do`. For tests of the socket calls.
+//
+//   loopback_sandbox [--stats] CMD [ARG...]      exit status: the command's (128 + signal)
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "control/broker/call_broker.h"
+#include "dataplane/worker.h"
+#include "netstack/config.h"
+#include "netstack/stack.h"
+#include "sentry/call_server.h"
+#include "sentry/filter.h"
+
+namespace {
+
+using namespace sluice;
+
+class KernelRandom final : public SecureRng {
+ public:
+  void Fill(MutableBytes out) override {
+    if (getrandom(out.data(), out.size(), 0) != static_cast<ssize_t>(out.size())) abort();
+  }
+};
+
+struct Shared {
+  std::atomic<int> listener{-1};
+  std::atomic<int> go{0};
+};
+
+[[noreturn]] void Die(const char* what) {
+  perror(what);
+  _exit(125);
+}
+
+Instant Now() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return Instant(int64_t{t.tv_sec} * 1000000000 + t.tv_nsec);
+}
+
+[[noreturn]] void RunSentry(int calls_fd) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  KernelRandom random;
+  HeapBlockPool pool(256u << 20);
+  Stack stack(Now(), random, pool);
+  stack.ApplyConfig(std::make_shared<NetConfig>(LoopbackOnlyConfig()));
+  WorkerOptions options;
+  const char* poll = getenv("SLUICE_POLL");
+  if (poll != nullptr && strcmp(poll, "interrupt") == 0) options.poll = PollMode::kInterrupt;
+  Worker worker(options, stack);
+  CallServer server(worker, {.calls_fd = calls_fd, .pool = &pool, .net_raw = true});
+  worker.Run();
+  _exit(0);
+}
+
+[[noreturn]] void RunProgram(Shared* shared, char** argv) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  std::string error;
+  UniqueFd listener = InstallProgramFilter(false, &error);
+  if (!listener) {
+    fprintf(stderr, "loopback_sandbox: %s\n", error.c_str());
+    _exit(125);
+  }
+  shared->listener = listener.get();
+  while (shared->go == 0) usleep(100);
+  listener.reset();
+  execvp(argv[0], argv);
+  Die(argv[0]);
+}
+
+uint64_t NetnsCookie() {
+  UniqueFd s(socket(AF_UNIX, SOCK_DGRAM, 0));
+  uint64_t cookie = 0;
+  socklen_t length = sizeof cookie;
+  if (getsockopt(s.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length) != 0) Die("SO_NETNS_COOKIE");
+  return cookie;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bool stats = argc > 1 && strcmp(argv[1], "--stats") == 0;
+  if (stats) --argc, ++argv;
+  if (argc < 2) return fprintf(stderr, "usage: loopback_sandbox [--stats] CMD [ARG...]\n"), 2;
+  auto* shared = static_cast<Shared*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  new (shared) Shared;
+  int calls[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, calls) != 0) Die("socketpair");
+  // The program's namespace is an empty one: what gets past the interception finds nothing.
+  if (unshare(CLONE_NEWNET) != 0) Die("unshare");
+  UniqueFd target(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+  pid_t program = fork();
+  if (program == 0) {
+    close(calls[0]), close(calls[1]);
+    RunProgram(shared, argv + 1);
+  }
+  if (unshare(CLONE_NEWNET) != 0) Die("unshare");
+  if (FILE* f = fopen("/proc/sys/net/unix/max_dgram_qlen", "we")) fputs("100000", f), fclose(f);
+  uint64_t cookie = NetnsCookie();
+  pid_t sentry = fork();
+  if (sentry == 0) {
+    close(calls[0]);
+    RunSentry(calls[1]);
+  }
+  close(calls[1]);
+  CallBroker broker({.calls_fd = calls[0], .netns_cookie = cookie, .target_netns_fd = target.get()});
+  while (shared->listener < 0) {
+    int status;
+    if (waitpid(program, &status, WNOHANG) == program) return 125;
+    usleep(100);
+  }
+  int pidfd = static_cast<int>(syscall(SYS_pidfd_open, program, 0));
+  UniqueFd listener(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd, shared->listener.load(), 0)));
+  if (!listener || broker.AddListener(std::move(listener)) != Errno::kOk) Die("listener");
+  shared->go = 1;
+  int status = 0;
+  bool alive = true;
+  while (waitpid(program, &status, WNOHANG) == 0 && alive) alive = broker.RunOnce(20);
+  if (!alive) {
+    int end = 0;
+    waitpid(sentry, &end, 0);
+    fprintf(stderr, "loopback_sandbox: the sentry is gone, wait status %#x\n", static_cast<unsigned>(end));
+    kill(program, SIGKILL);
+    waitpid(program, &status, 0);
+    return 124;
+  }
+  // What CMD left behind goes with it; the sentry last.
+  kill(sentry, SIGKILL);
+  waitpid(sentry, nullptr, 0);
+  if (stats) {
+    CallBroker::Stats s = broker.stats();
+    fprintf(stderr, "calls %lu continued %lu passed %lu faults %lu dead %lu refused %lu fetches %lu\n", s.calls, s.continued, s.passed, s.faults,
+            s.dead, s.refused, s.fetches);
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
