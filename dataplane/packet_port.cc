@@ -126,7 +126,13 @@ void PacketPort::OnSocketError(int error) {
   // A GSO type that the virtio-net header cannot say: the kernel has dropped the frame.
   if (error == EINVAL) ++stats_.rx_dropped;
   if (error != ENETDOWN && error != ENXIO && error != ENODEV) return;
-  // ENETDOWN is said both for a device set down, which comes back, and for one that left; the latter unbinds the socket.
+  down_ = true;
+  CheckDevice();
+}
+
+// ENETDOWN is said both for a device set down, which comes back, and for one that left; the latter unbinds the socket, a moment
+// later and without another word: so it is looked at again until the device is up.
+void PacketPort::CheckDevice() {
   sockaddr_ll bound{};
   socklen_t len = sizeof bound;
   if (getsockname(fd_.get(), reinterpret_cast<sockaddr*>(&bound), &len) != 0 || bound.sll_ifindex != facts_.ifindex) dead_ = true;
@@ -142,6 +148,11 @@ void PacketPort::DropOne() {
   } else if (errno != EAGAIN) {
     OnSocketError(errno);
   }
+}
+
+bool PacketPort::ArmWakeup() {
+  if (down_) CheckDevice();
+  return !dead_;
 }
 
 size_t PacketPort::Receive(std::span<Packet> out) {
@@ -164,6 +175,7 @@ size_t PacketPort::Receive(std::span<Packet> out) {
     bytes += rx_messages_[i].msg_len;
     if (TakeFrame(static_cast<size_t>(i), &out[taken])) ++taken;
   }
+  if (received > 0) down_ = false;
   if (received > 0) average_frame_ = std::max<size_t>(64, (average_frame_ * 3 + bytes / static_cast<size_t>(received)) / 4);
   return taken;
 }
@@ -272,6 +284,7 @@ size_t PacketPort::TransmitBatch(std::span<Packet> burst, bool with_offload) {
       continue;
     }
     full_retries_ = 0;
+    down_ = false;
     for (int i = 0; i < sent; ++i, ++done) {
       Packet& frame = burst[done];
       ++stats_.tx_frames;

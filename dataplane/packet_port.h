@@ -53,6 +53,7 @@ class PacketPort final : public Port {
   std::string_view kind() const override { return "packet"; }
   size_t Receive(std::span<Packet> out) override;
   std::vector<int> wait_fds() const override { return {fd_.get()}; }
+  bool ArmWakeup() override;
   bool tx_pending() const override { return !cut_.empty(); }
   int tx_wait_fd() const override { return tx_blocked_on_socket_ ? fd_.get() : -1; }
   bool dead() const override { return dead_; }
@@ -83,6 +84,7 @@ class PacketPort final : public Port {
   bool MakePacket(RxSlot& slot, size_t size, Packet* out);
   void ParseAuxdata(msghdr& message, Packet* frame) const;
   void OnSocketError(int error);
+  void CheckDevice();
 
   size_t TransmitBatch(std::span<Packet> burst, bool with_offload);
   void FillMessage(size_t i, Packet& frame, bool with_offload);
@@ -110,6 +112,7 @@ class PacketPort final : public Port {
   int offload_refusals_ = 0;  // EINVAL in a row for frames with metadata; the header is left empty after some
   int full_retries_ = 0;
   bool tx_blocked_on_socket_ = false;
+  bool down_ = false;  // ENETDOWN was said and nothing passed since
   bool dead_ = false;
 
   mutable PortStats stats_;

@@ -157,6 +157,7 @@ Worker::Impl::Impl(const WorkerOptions& options, Worker& worker)
   SLUICE_CHECK(epoll_ && wake_);
   const Errno e = Add(wake_.get(), EPOLLIN, nullptr, EntryKind::kWake);
   SLUICE_CHECK(e == Errno::kOk);
+  have_pwait2_ = !options_.force_timerfd;
   if (options_.poll == PollMode::kAdaptive) {
     spin_limit_ = options_.spin;
     if (spin_limit_ <= Duration(0)) {

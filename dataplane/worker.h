@@ -23,6 +23,7 @@ struct WorkerOptions {
   // How long to spin after the last event before sleeping; zero or less: measured at start (about the cost of one wake-up).
   Duration spin{0};
   int cpu = -1;  // pin to this core, or -1
+  bool force_timerfd = false;  // sleep as on kernels without epoll_pwait2 (before 5.11)
   // A port was found dead and removed. Worker's thread.
   std::function<void(IfIndex ifindex, std::string_view kind)> on_port_dead;
 };
