@@ -1,0 +1,182 @@
+// The broker: in the sandbox's network namespace, with privilege, in little code. Its main thread opens ports, reads sysctls and watches
+// the guard; a second one serves the notified calls.
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <thread>
+
+#include "control/broker/call_broker.h"
+#include "control/broker/net_change.h"
+#include "control/broker/port_opener.h"
+#include "control/broker/sysctl_reader.h"
+#include "control/log.h"
+#include "control/registry.h"
+#include "control/run/control_protocol.h"
+#include "control/run/plan.h"
+#include "control/run/silencing.h"
+
+namespace sluice {
+namespace {
+
+using control::Type;
+
+class Broker {
+ public:
+  explicit Broker(SandboxPlan& plan) : plan_(plan), guard_(PidfdOpen(plan.guard_pid)), ports_(plan), sysctls_(plan.flags.sysctls) {}
+
+  [[noreturn]] void Run() {
+    if (getppid() != plan_.guard_pid || !guard_) EndOrphaned();
+    SendToSentry(Type::kSysctls, 0, sysctls_.Read());
+    for (;;) {
+      pollfd polled[3] = {{guard_.get(), POLLIN, 0}, {plan_.guard.b.get(), POLLIN, 0}, {sentry_gone_ ? -1 : plan_.control.a.get(), POLLIN, 0}};
+      const int n = poll(polled, 3, kSysctlPeriodMs);
+      if (n < 0 && errno != EINTR) Fatal("cannot poll" + ErrnoText(errno));
+      if (n == 0) OncePerSecond();
+      if (polled[0].revents != 0) EndOrphaned();
+      if (polled[1].revents != 0) FromGuard();
+      if (polled[2].revents != 0) FromSentry();
+    }
+  }
+
+ private:
+  static constexpr int kSysctlPeriodMs = 1000;
+
+  void SendToSentry(Type type, int32_t number, std::string_view body = {}, const std::vector<int>& fds = {}) {
+    // Never waits for the sentry: one that does not read is broken, or hostile.
+    if (!SendRecord(plan_.control.a.get(), control::Encode(type, number, body), fds, MSG_DONTWAIT) && errno != EPIPE && errno != ECONNRESET) {
+      Fatal("the sentry does not take what the broker sends" + ErrnoText(errno));
+    }
+  }
+
+  void SendToGuard(Type type, std::string_view body = {}) { SendRecord(plan_.guard.b.get(), control::Encode(type, 0, body), {}); }
+
+  void Fatal(const std::string& line) { SendToGuard(Type::kFatal, line); }
+
+  void OncePerSecond() {
+    if (!sentry_gone_ && sysctls_.Changed()) SendToSentry(Type::kSysctls, 0, sysctls_.Read());
+    const Status silent = ports_.Check();
+    if (!silent.ok()) Fatal(silent.line());
+  }
+
+  void FromGuard() {
+    Record record;
+    const int n = ReceiveRecord(plan_.guard.b.get(), &record, control::kMaxRecord, control::kMaxFds, MSG_DONTWAIT);
+    if (n < 0) return;
+    if (n == 0) EndOrphaned();
+    control::Header header;
+    std::string_view body;
+    if (!control::Decode(record.data, &header, &body)) return;
+    if (header.type == Type::kDrain) SendToSentry(Type::kDrain, 0);
+    if (header.type == Type::kSandbox && record.fds.size() >= 3) {
+      init_ = std::move(record.fds[0]);
+      sentry_ = std::move(record.fds[1]);
+      keeper_ = std::move(record.fds[2]);
+      if (record.fds.size() == 4) StartCalls(std::move(record.fds[3]));
+    }
+  }
+
+  void StartCalls(UniqueFd listener) {
+    std::string error;
+    changer_ = std::make_unique<NetChanger>(NetChangeLimits{}, &error);
+    if (!changer_->ok()) return Fatal("cannot change the namespace: " + error);
+    CallBroker::Options options;
+    options.calls_fd = plan_.calls.a.get();
+    options.netns_cookie = plan_.standin_cookie;
+    options.target_netns_fd = plan_.netns.get();
+    options.apply_change = [this](const netlink::NetChange& change, bool allowed) { return changer_->Apply(change, allowed); };
+    calls_ = std::make_unique<CallBroker>(options);
+    const Errno e = calls_->AddListener(std::move(listener));
+    if (e != Errno::kOk) return Fatal("cannot serve the program's calls" + ErrnoText(ToInt(e)));
+    call_thread_ = std::thread([this] {
+      while (calls_->RunOnce(-1)) {
+      }
+    });
+    SendToGuard(Type::kStarted);
+  }
+
+  void FromSentry() {
+    Record record;
+    const int n = ReceiveRecord(plan_.control.a.get(), &record, control::kMaxRecord, 0, MSG_DONTWAIT);
+    if (n < 0 && errno == EAGAIN) return;
+    if (n <= 0) {  // the guard sees its death, too, and acts
+      sentry_gone_ = true;
+      return;
+    }
+    control::Header header;
+    std::string_view body;
+    if (record.truncated || !control::Decode(record.data, &header, &body)) return;
+    switch (header.type) {
+      case Type::kReady: case Type::kDrained: SendToGuard(header.type); break;
+      case Type::kFatal: Fatal(std::string(body.substr(0, 500))); break;
+      case Type::kOpenPort: OpenPort(header.number); break;
+      case Type::kClosePort: ports_.Close(header.number); break;
+      default: break;
+    }
+  }
+
+  void OpenPort(int32_t ifindex) {
+    OpenedPort port;
+    const Status status = ports_.Open(ifindex, &port);
+    if (!status.ok()) return SendToSentry(Type::kPortFailed, ifindex, status.line());
+    std::vector<int> fds;
+    for (const UniqueFd& fd : port.fds) fds.push_back(fd.get());
+    SendToSentry(Type::kPort, ifindex, port.blob, fds);
+  }
+
+  // The guard died: nobody else is left who could end the sandbox and put the namespace right. First the program, so
+  // that it never sees its descriptors end while it still runs.
+  [[noreturn]] void EndOrphaned() {
+    for (UniqueFd* process : {&init_, &sentry_, &keeper_}) {
+      if (!*process) continue;
+      PidfdSignal(process->get(), SIGKILL);
+      WaitForEnd(process->get(), 10000);
+    }
+    Silencing(plan_).LiftAll();
+    RemoveRegistration(plan_);
+    _exit(kExitKilled);
+  }
+
+  SandboxPlan& plan_;
+  UniqueFd guard_, init_, sentry_, keeper_;
+  PortOpener ports_;
+  SysctlReader sysctls_;
+  std::unique_ptr<NetChanger> changer_;
+  std::unique_ptr<CallBroker> calls_;
+  std::thread call_thread_;
+  bool sentry_gone_ = false;
+};
+
+}  // namespace
+
+void RunBroker(SandboxPlan& plan) {
+  prctl(PR_SET_NAME, "sluice-broker");
+  setsid();
+  signal(SIGPIPE, SIG_IGN);
+  plan.calls.b.Reset();
+  plan.control.b.Reset();
+  plan.guard.a.Reset();
+  plan.event_netlink.Reset();
+  plan.dump_netlink.Reset();
+  plan.admin_listener.Reset();
+  plan.pcap.Reset();
+  plan.sentry_log_read.Reset();
+  plan.sentry_log_write.Reset();
+  plan.init_ready_read.Reset();
+  plan.init_ready_write.Reset();
+  plan.init_go_read.Reset();
+  plan.init_go_write.Reset();
+  plan.standin_netns.Reset();
+  for (const int fd : plan.inherited) close(fd);
+  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  dup2(null, STDIN_FILENO);
+  dup2(null, STDOUT_FILENO);
+  Broker(plan).Run();
+}
+
+}  // namespace sluice

@@ -1,0 +1,340 @@
+#include "control/flags.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <optional>
+
+#include "netstack/sysctls.h"
+
+namespace sluice {
+namespace {
+
+bool SetBool(bool& to, std::string_view v) {
+  if (v != "true" && v != "false") return false;
+  to = v == "true";
+  return true;
+}
+
+// "50us", "2ms", "1s"; a bare number has no unit and is refused.
+std::optional<Duration> ParseDuration(std::string_view v) {
+  int64_t number = 0;
+  const auto [end, error] = std::from_chars(v.data(), v.data() + v.size(), number);
+  if (error != std::errc() || number < 0) return std::nullopt;
+  const std::string_view unit(end, static_cast<size_t>(v.data() + v.size() - end));
+  const int64_t factor = unit == "ns" ? 1 : unit == "us" ? 1000 : unit == "ms" ? 1000000 : unit == "s" ? 1000000000 : 0;
+  if (factor == 0 || number > Duration::Seconds(1).ns() / factor) return std::nullopt;
+  return Duration(number * factor);
+}
+
+bool SetSpin(Flags& f, std::string_view v) {
+  if (v == "auto") {
+    f.poll_spin = Duration(0);
+    return true;
+  }
+  const auto d = ParseDuration(v);
+  if (!d || d->ns() == 0) return false;
+  f.poll_spin = *d;
+  return true;
+}
+
+bool SetSysctl(Flags& f, std::string_view v) {
+  const size_t equals = v.find('=');
+  if (equals == std::string_view::npos || equals == 0) return false;
+  std::string key(v.substr(0, equals));
+  std::replace(key.begin(), key.end(), '/', '.');
+  const auto supported = SupportedSysctls();
+  if (std::find(supported.begin(), supported.end(), key) == supported.end()) return false;
+  std::vector<std::string> problems;
+  SysctlMap one{{key, std::string(v.substr(equals + 1))}};
+  ParseSysctls(one, &problems);
+  if (!problems.empty()) return false;
+  f.sysctls[key] = one[key];
+  return true;
+}
+
+bool SetNonEmpty(std::string& to, std::string_view v) {
+  to = v;
+  return !v.empty();
+}
+
+constexpr std::string_view kBool = "true, false";
+
+constexpr FlagSpec kFlags[] = {
+    {"network", "enum", "sandbox", "sandbox, host, none", "",
+     "what the program's network is: sandbox = our stack on all devices of the namespace; none = our stack, loopback only; "
+     "host = the kernel's sockets of the namespace, weaker isolation",
+     [](Flags& f, std::string_view v) {
+       if (v != "sandbox" && v != "host" && v != "none") return false;
+       f.network = v == "sandbox" ? NetworkMode::kSandbox : v == "host" ? NetworkMode::kHost : NetworkMode::kNone;
+       return true;
+     }},
+    {"gso", "bool", "true", kBool, "", "segmentation offload by the device (virtio-net header); false works on old kernels and cuts in software",
+     [](Flags& f, std::string_view v) { return SetBool(f.gso, v); }},
+    {"software-gso", "bool", "true", kBool, "",
+     "cut large segments in the dataplane where the device does not; false: TCP emits MTU-sized segments there",
+     [](Flags& f, std::string_view v) { return SetBool(f.software_gso, v); }},
+    {"gro", "bool", "true", kBool, "", "coalesce received segments in the dataplane where the device did not",
+     [](Flags& f, std::string_view v) { return SetBool(f.gro, v); }},
+    {"link", "enum", "auto", "auto, packet, xdp", "tap, dpdk", "how frames reach the device",
+     [](Flags& f, std::string_view v) {
+       if (v != "auto" && v != "packet" && v != "xdp") return false;
+       f.link = v == "auto" ? LinkKind::kAuto : v == "packet" ? LinkKind::kPacket : LinkKind::kXdp;
+       return true;
+     }},
+    {"num-network-channels", "number", "auto", "auto, 1", "2 and more", "queues (= workers) per device",
+     [](Flags&, std::string_view v) { return v == "auto" || v == "1"; }},
+    {"poll", "enum", "adaptive", "adaptive, busy, interrupt", "", "how the worker waits for frames: spin a little then sleep, never sleep, always sleep",
+     [](Flags& f, std::string_view v) {
+       if (v != "adaptive" && v != "busy" && v != "interrupt") return false;
+       f.poll = v == "adaptive" ? PollMode::kAdaptive : v == "busy" ? PollMode::kBusy : PollMode::kInterrupt;
+       return true;
+     }},
+    {"poll-spin", "duration", "auto", "auto, or a time up to 1s such as 50us or 1ms", "",
+     "how long the adaptive worker spins before it sleeps; auto: the cost of one wake-up, measured at start", SetSpin},
+    {"tx-checksum-offload", "enum", "auto", "auto", "true, false", "checksums of sent segments by the device", [](Flags&, std::string_view v) { return v == "auto"; }},
+    {"rx-checksum-offload", "enum", "auto", "auto", "true, false", "trust the device's check of received checksums", [](Flags&, std::string_view v) { return v == "auto"; }},
+    {"qdisc", "enum", "fifo", "fifo", "none, tbf", "queueing discipline of the device inside", [](Flags&, std::string_view v) { return v == "fifo"; }},
+    {"qdisc-tbf-rate", "string", "", "", "*", "rate of --qdisc=tbf", nullptr},
+    {"qdisc-tbf-burst", "string", "", "", "*", "burst of --qdisc=tbf", nullptr},
+    {"net-raw", "bool", "false", kBool, "", "raw sockets inside, for callers with CAP_NET_RAW; ping sockets need neither",
+     [](Flags& f, std::string_view v) { return SetBool(f.net_raw, v); }},
+    {"netfilter", "enum", "refuse", "refuse, ignore", "", "what to do where packet filters that others set in the namespace would be bypassed",
+     [](Flags& f, std::string_view v) {
+       if (v != "refuse" && v != "ignore") return false;
+       f.netfilter = v == "refuse" ? NetfilterPolicy::kRefuse : NetfilterPolicy::kIgnore;
+       return true;
+     }},
+    {"sysctl", "key=value", "", "a key that the stack uses with a value in its range, such as net.ipv4.tcp_rmem='4096 131072 6291456'", "",
+     "sets a net.* key for the sandbox; may be repeated", SetSysctl},
+    {"pcap-log", "string", "", "a file that can be written", "", "writes every frame of the sandbox's devices to the file (pcapng)",
+     [](Flags& f, std::string_view v) { return SetNonEmpty(f.pcap_log, v); }},
+    {"log-packets", "bool", "false", "", "*", "one log line per frame", nullptr},
+    {"metrics", "string", "", "", "*", "address at which counters are served for Prometheus", nullptr},
+    {"root", "string", "/run/sluice", "a directory", "", "where running sandboxes are registered", [](Flags& f, std::string_view v) { return SetNonEmpty(f.root, v) && v[0] == '/'; }},
+    {"log", "string", "", "a file that can be written", "", "log file (appended); warnings and errors go to stderr in any case",
+     [](Flags& f, std::string_view v) { return SetNonEmpty(f.log, v); }},
+    {"log-format", "enum", "text", "text, json", "", "format of the log file",
+     [](Flags& f, std::string_view v) {
+       f.log_json = v == "json";
+       return v == "text" || v == "json";
+     }},
+    {"debug", "bool", "false", kBool, "", "log more, to stderr where there is no --log", [](Flags& f, std::string_view v) { return SetBool(f.debug, v); }},
+    {"systemd-cgroup", "bool", "false", "", "*", "as runc", nullptr},
+    {"rootless", "bool", "false", "", "*", "as runc", nullptr},
+};
+
+constexpr CommandSpec kCommands[] = {
+    {"do", "do [--netns=NAME|PATH] [--device=NAME]... [--env K=V]... [--] CMD [ARG]...",
+     "runs CMD with its network on our stack. Without --netns: in a network namespace of its own with a veth pair to the host (private /30, "
+     "default route, no NAT), undone at exit. The exit status is CMD's (128 + signal)"},
+    {"stats", "stats [--json] [--netns=NAME|PATH] [NAME|PID]", "counters, drop reasons, ports and workers of a running sandbox"},
+    {"sockets", "sockets [--json] [--netns=NAME|PATH] [NAME|PID]", "its sockets"},
+    {"routes", "routes [--json] [--netns=NAME|PATH] [NAME|PID]", "its routes as the stack has them"},
+    {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|PID]", "its neighbours"},
+    {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|PID]", "what it dropped, by reason"},
+    {"list", "list [--json]", "running sandboxes"},
+    {"flags", "flags", "every global flag with default and allowed values"},
+};
+
+constexpr std::string_view kLaterCommands[] = {"create", "start",  "state", "kill",    "delete",    "run",    "exec",   "ps",
+                                               "spec",   "features", "events", "update", "pause", "resume", "install", "uninstall", "capture"};
+
+// Cuts a comma-separated list.
+bool ListHas(std::string_view list, std::string_view value) {
+  while (!list.empty()) {
+    const size_t comma = list.find(',');
+    std::string_view item = list.substr(0, comma);
+    while (!item.empty() && item.front() == ' ') item.remove_prefix(1);
+    if (item == value) return true;
+    if (comma == std::string_view::npos) break;
+    list.remove_prefix(comma + 1);
+  }
+  return false;
+}
+
+// Is the value one of those that only a later build has?
+bool IsLaterValue(const FlagSpec& flag, std::string_view value) {
+  if (flag.name == "link" && value.substr(0, 5) == "dpdk:") return true;
+  if (flag.name == "num-network-channels") {
+    int n = 0;
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), n);
+    return error == std::errc() && end == value.data() + value.size() && n >= 2;
+  }
+  return ListHas(flag.later, value);
+}
+
+Status UsageError(std::string line) { return Status::Error(std::move(line), kExitUsage); }
+
+std::string Str(std::string_view s) { return std::string(s); }
+
+Status SetFlag(const FlagSpec& flag, std::string_view value, Flags* flags) {
+  const std::string shown = "--" + Str(flag.name) + "=" + Str(value);
+  if (flag.later == "*") return Status::Error("--" + Str(flag.name) + ": not available in this build");
+  if (IsLaterValue(flag, value)) return Status::Error(shown + ": not available in this build (allowed: " + Str(flag.allowed) + ")");
+  if (!flag.set(*flags, value)) return Status::Error(shown + ": not a valid value (allowed: " + Str(flag.allowed) + ")");
+  return {};
+}
+
+// The arguments, one after the other.
+class Cursor {
+ public:
+  explicit Cursor(const std::vector<std::string>& args) : args_(args) {}
+  bool done() const { return at_ >= args_.size(); }
+  const std::string& peek() const { return args_[at_]; }
+  const std::string& Take() { return args_[at_++]; }
+  std::vector<std::string> Rest() {
+    std::vector<std::string> rest(args_.begin() + static_cast<ptrdiff_t>(at_), args_.end());
+    at_ = args_.size();
+    return rest;
+  }
+
+ private:
+  const std::vector<std::string>& args_;
+  size_t at_ = 0;
+};
+
+struct Option {
+  std::string name;                  // without dashes
+  std::optional<std::string> value;  // of --name=value
+};
+
+Option SplitOption(const std::string& arg) {
+  const size_t start = arg.rfind("--", 0) == 0 ? 2 : 1;
+  const size_t equals = arg.find('=');
+  if (equals == std::string::npos) return {arg.substr(start), std::nullopt};
+  return {arg.substr(start, equals - start), arg.substr(equals + 1)};
+}
+
+bool IsHelp(const std::string& arg) { return arg == "--help" || arg == "-h"; }
+
+Status TakeValue(const Option& option, Cursor* cursor, std::string* value) {
+  if (option.value) {
+    *value = *option.value;
+    return {};
+  }
+  if (cursor->done()) return UsageError("--" + option.name + ": a value is missing");
+  *value = cursor->Take();
+  return {};
+}
+
+Status ParseGlobal(Cursor* cursor, CommandLine* out) {
+  const std::string arg = cursor->Take();
+  if (IsHelp(arg)) {
+    out->command = "help";
+    return {};
+  }
+  if (arg == "--version" || arg == "-v") {
+    out->command = "version";
+    return {};
+  }
+  const Option option = SplitOption(arg);
+  const auto table = FlagTable();
+  const auto flag = std::find_if(table.begin(), table.end(), [&](const FlagSpec& f) { return f.name == option.name; });
+  if (flag == table.end() || arg.rfind("--", 0) != 0) return UsageError(arg + ": unknown flag (see sluice flags)");
+  if (flag->later == "*") return SetFlag(*flag, "", &out->flags);
+  std::string value;
+  if (flag->type == "bool" && !option.value && (cursor->done() || (cursor->peek() != "true" && cursor->peek() != "false"))) {
+    value = "true";
+  } else {
+    SLUICE_RETURN_IF_ERROR(TakeValue(option, cursor, &value));
+  }
+  return SetFlag(*flag, value, &out->flags);
+}
+
+Status ParseDo(Cursor* cursor, CommandLine* out) {
+  DoOptions& options = out->do_options;
+  while (!cursor->done() && cursor->peek().rfind('-', 0) == 0) {
+    const std::string arg = cursor->Take();
+    if (arg == "--") break;
+    if (IsHelp(arg)) {
+      out->help = true;
+      return {};
+    }
+    const Option option = SplitOption(arg);
+    std::string value;
+    if (option.name != "netns" && option.name != "device" && option.name != "env") {
+      const auto table = FlagTable();
+      const bool global = std::any_of(table.begin(), table.end(), [&](const FlagSpec& f) { return f.name == option.name; });
+      return UsageError(arg + (global ? ": a global flag stands before the command (sluice " + arg + " do ...)"
+                                      : ": unknown option of do (allowed: --netns, --device, --env)"));
+    }
+    SLUICE_RETURN_IF_ERROR(TakeValue(option, cursor, &value));
+    if (value.empty()) return UsageError("--" + option.name + ": an empty value is not allowed");
+    if (option.name == "netns") options.netns = value;
+    if (option.name == "device") options.devices.push_back(value);
+    if (option.name == "env") {
+      if (value.find('=') == std::string::npos || value[0] == '=') {
+        return UsageError("--env=" + value + ": not a valid value (allowed: KEY=VALUE)");
+      }
+      options.env.push_back(value);
+    }
+  }
+  options.command = cursor->Rest();
+  if (options.command.empty()) return UsageError("do: no command is given (usage: sluice " + Str(kCommands[0].usage) + ")");
+  if (options.netns.empty() && !options.devices.empty()) {
+    return UsageError("--device=" + options.devices[0] + ": needs --netns (a namespace of our own has one device)");
+  }
+  return {};
+}
+
+Status ParseQuery(Cursor* cursor, CommandLine* out) {
+  QueryOptions& query = out->query;
+  while (!cursor->done()) {
+    const std::string arg = cursor->Take();
+    if (IsHelp(arg)) {
+      out->help = true;
+      return {};
+    }
+    if (arg == "--json") {
+      query.json = true;
+      continue;
+    }
+    if (arg.rfind('-', 0) != 0 && query.target.empty() && out->command != "list") {
+      query.target = arg;
+      continue;
+    }
+    const Option option = SplitOption(arg);
+    if (option.name != "netns" || out->command == "list") {
+      return UsageError(arg + ": unknown argument of " + out->command + " (see sluice " + out->command + " --help)");
+    }
+    SLUICE_RETURN_IF_ERROR(TakeValue(option, cursor, &query.netns));
+  }
+  if (out->command != "list" && query.target.empty() == query.netns.empty()) {
+    return UsageError(out->command + ": name one sandbox, by the name of its namespace, by a process id or by --netns");
+  }
+  return {};
+}
+
+}  // namespace
+
+std::span<const FlagSpec> FlagTable() { return kFlags; }
+std::span<const CommandSpec> CommandTable() { return kCommands; }
+
+Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out) {
+  Cursor cursor(args);
+  while (!cursor.done() && cursor.peek().rfind('-', 0) == 0) {
+    SLUICE_RETURN_IF_ERROR(ParseGlobal(&cursor, out));
+    if (!out->command.empty()) return {};
+  }
+  if (cursor.done()) return UsageError("no command is given (see sluice --help)");
+  const std::string command = cursor.Take();
+  if (std::find(std::begin(kLaterCommands), std::end(kLaterCommands), command) != std::end(kLaterCommands)) {
+    return Status::Error(command + ": not available in this build");
+  }
+  out->command = command;
+  if (command == "help") return {};
+  const auto table = CommandTable();
+  if (std::none_of(table.begin(), table.end(), [&](const CommandSpec& c) { return c.name == command; })) {
+    return UsageError(command + ": unknown command (see sluice --help)");
+  }
+  if (command == "do") return ParseDo(&cursor, out);
+  if (command == "flags") {
+    if (cursor.done()) return {};
+    out->help = IsHelp(cursor.peek());
+    return out->help ? Status() : UsageError(cursor.peek() + ": flags takes no argument");
+  }
+  return ParseQuery(&cursor, out);
+}
+
+}  // namespace sluice

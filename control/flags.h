@@ -1,0 +1,87 @@
+// The command line. One table (FlagTable) drives parsing, `--help`, `sluice flags` and docs/flags.md.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/time.h"
+#include "control/status.h"
+#include "dataplane/worker.h"
+#include "netstack/config.h"
+
+namespace sluice {
+
+enum class NetworkMode : uint8_t { kSandbox, kHost, kNone };
+enum class LinkKind : uint8_t { kAuto, kXdp, kPacket };
+enum class Tristate : uint8_t { kAuto, kTrue, kFalse };
+enum class NetfilterPolicy : uint8_t { kRefuse, kIgnore };
+
+struct Flags {
+  NetworkMode network = NetworkMode::kSandbox;
+  bool gso = true, software_gso = true, gro = true;
+  LinkKind link = LinkKind::kAuto;
+  PollMode poll = PollMode::kAdaptive;
+  Duration poll_spin{0};  // zero: measured at start
+  Tristate tx_checksum_offload = Tristate::kAuto, rx_checksum_offload = Tristate::kAuto;
+  bool net_raw = false;
+  NetfilterPolicy netfilter = NetfilterPolicy::kRefuse;
+  SysctlMap sysctls;
+  std::string pcap_log;
+  std::string root = "/run/sluice";
+  std::string log;
+  bool log_json = false;
+  bool debug = false;
+};
+
+// `sluice do`.
+struct DoOptions {
+  std::string netns;                 // name or path; empty: one is made
+  std::vector<std::string> devices;  // empty: all of the namespace
+  std::vector<std::string> env;      // K=V
+  std::vector<std::string> command;
+};
+
+// A command about a running sandbox.
+struct QueryOptions {
+  bool json = false;
+  std::string netns;   // --netns=NAME|PATH
+  std::string target;  // name of a namespace, or process id
+};
+
+struct CommandLine {
+  Flags flags;
+  std::string command;  // "do", "stats" ...; "help", "version" for the flags of that name
+  bool help = false;    // of `command`
+  DoOptions do_options;
+  QueryOptions query;
+};
+
+struct FlagSpec {
+  std::string_view name;
+  std::string_view type;       // bool, enum, string, duration, key=value
+  std::string_view initial;    // default, as it would be typed
+  std::string_view allowed;    // values of this build
+  std::string_view later;      // values that exist by design and not in this build; "*": the whole flag
+  std::string_view help;
+  bool (*set)(Flags& flags, std::string_view value);  // false: the value is not allowed
+};
+std::span<const FlagSpec> FlagTable();
+
+struct CommandSpec {
+  std::string_view name;
+  std::string_view usage;
+  std::string_view help;
+};
+std::span<const CommandSpec> CommandTable();
+
+Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out);
+
+std::string HelpText();
+std::string CommandHelpText(std::string_view command);
+std::string FlagsText();      // `sluice flags`
+std::string FlagsMarkdown();  // docs/flags.md
+std::string VersionText();
+
+}  // namespace sluice

@@ -1,0 +1,77 @@
+// What the flag and command tables look like as text.
+#include <algorithm>
+
+#include "control/flags.h"
+
+namespace sluice {
+namespace {
+
+std::string Str(std::string_view s) { return std::string(s); }
+
+bool Available(const FlagSpec& f) { return f.later != "*"; }
+
+}  // namespace
+
+std::string VersionText() { return "sluice version " SLUICE_VERSION "\ncommit: " SLUICE_COMMIT "\nspec: 1.0.2\n"; }
+
+std::string HelpText() {
+  std::string out =
+      "usage: sluice [FLAG]... COMMAND [ARG]...\n\n"
+      "Runs unmodified programs on a TCP/IP stack in user space.\n\nCommands:\n";
+  for (const CommandSpec& c : CommandTable()) out += "  " + Str(c.usage) + "\n      " + Str(c.help) + "\n";
+  out += "\nFlags (before the command, --flag=value or --flag value):\n";
+  for (const FlagSpec& f : FlagTable()) {
+    if (!Available(f)) continue;
+    out += "  --" + Str(f.name) + (f.initial.empty() ? "" : " (" + Str(f.initial) + ")") + "\n      " + Str(f.help) + "\n";
+    if (f.type == "enum" || f.type == "duration" || f.type == "number") out += "      allowed: " + Str(f.allowed) + "\n";
+  }
+  out += "  --help, --version\n\nExit status of do: that of CMD, 128 + its signal; 125: the sandbox was ended because a part of sluice died;\n"
+         "126, 127: CMD cannot be run, is not found; 1: wrong value or failed set-up; 2: wrong usage.\n";
+  return out;
+}
+
+std::string CommandHelpText(std::string_view command) {
+  for (const CommandSpec& c : CommandTable()) {
+    if (c.name == command) return "usage: sluice [FLAG]... " + Str(c.usage) + "\n\n" + Str(c.help) + "\n";
+  }
+  return HelpText();
+}
+
+std::string FlagsText() {
+  size_t width = 0;
+  for (const FlagSpec& f : FlagTable()) width = std::max(width, f.name.size());
+  std::string out;
+  for (const FlagSpec& f : FlagTable()) {
+    if (!Available(f)) continue;
+    out += "--" + Str(f.name) + std::string(width - f.name.size() + 2, ' ') + Str(f.type) + "  default: " + (f.initial.empty() ? "none" : Str(f.initial)) +
+           "  allowed: " + Str(f.allowed) + "\n";
+  }
+  return out;
+}
+
+std::string FlagsMarkdown() {
+  std::string out =
+      "# Flags\n\n"
+      "Generated from the table in `control/flags.cc` (`build/release/sluice_flags_doc > docs/flags.md`). Global flags stand before the\n"
+      "command: `--flag=value` or `--flag value`.\n\n"
+      "| flag | type | default | allowed | meaning |\n|---|---|---|---|---|\n";
+  for (const FlagSpec& f : FlagTable()) {
+    if (!Available(f)) continue;
+    out += "| `--" + Str(f.name) + "` | " + Str(f.type) + " | " + (f.initial.empty() ? "" : "`" + Str(f.initial) + "`") + " | " + Str(f.allowed) + " | " +
+           Str(f.help) + " |\n";
+  }
+  out += "\nRefused in this build, never ignored:\n\n| flag | what is refused |\n|---|---|\n";
+  for (const FlagSpec& f : FlagTable()) {
+    if (f.later.empty()) continue;
+    out += "| `--" + Str(f.name) + "` | " + (Available(f) ? Str(f.later) : "the flag") + " |\n";
+  }
+  out += "\n## Commands\n\n| command | meaning |\n|---|---|\n";
+  for (const CommandSpec& c : CommandTable()) {
+    std::string usage = Str(c.usage);
+    for (size_t at = 0; (at = usage.find('|', at)) != std::string::npos; at += 2) usage.insert(at, "\\");
+    out += "| `" + usage + "` | " + Str(c.help) + " |\n";
+  }
+  return out;
+}
+
+}  // namespace sluice

@@ -1,0 +1,46 @@
+#include <cstdio>
+#include <fcntl.h>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include "control/flags.h"
+#include "control/log.h"
+#include "control/query.h"
+#include "control/run/guard.h"
+
+namespace {
+
+// A closed standard descriptor would be given to the next file that is opened.
+void OpenStandardDescriptors() {
+  for (int fd = open("/dev/null", O_RDWR); fd >= 0; fd = open("/dev/null", O_RDWR)) {
+    if (fd <= STDERR_FILENO) continue;
+    close(fd);
+    return;
+  }
+}
+
+int Fail(const sluice::Status& status) {
+  sluice::LogLine(sluice::LogLevel::kError, status.line());
+  return status.exit_code();
+}
+
+int Print(const std::string& text) { return fputs(text.c_str(), stdout) < 0 || fflush(stdout) != 0 ? 1 : 0; }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace sluice;  // NOLINT(google-build-using-namespace): the program's own
+  OpenStandardDescriptors();
+  CommandLine line;
+  const Status parsed = ParseCommandLine(std::vector<std::string>(argv + 1, argv + argc), &line);
+  if (!parsed.ok()) return Fail(parsed);
+  if (line.command == "help") return Print(HelpText());
+  if (line.command == "version") return Print(VersionText());
+  if (line.help) return Print(CommandHelpText(line.command));
+  if (line.command == "flags") return Print(FlagsText());
+  const Status log = StartLog({.file = line.flags.log, .json = line.flags.log_json, .debug = line.flags.debug});
+  if (!log.ok()) return Fail(log);
+  if (line.command == "do") return RunDo(line);
+  return RunQuery(line);
+}

@@ -1,0 +1,86 @@
+#include "control/mirror/mirror.h"
+
+#include <linux/fib_rules.h>
+#include <linux/if_addr.h>
+#include <linux/neighbour.h>
+#include <linux/rtnetlink.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+
+namespace sluice {
+
+std::vector<int> Mirror::Groups() {
+  return {RTNLGRP_LINK,       RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE,
+          RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_RULE,   RTNLGRP_IPV6_RULE,   RTNLGRP_NEIGH};
+}
+
+Mirror::Mirror(UniqueFd events, UniqueFd dumps) : events_(std::move(events)), dumps_(std::move(dumps)) {}
+
+Status Mirror::ReadAll() {
+  DrainEvents();
+  return Read(kAll);
+}
+
+Status Mirror::Follow(bool* changed) {
+  const unsigned dirty = DrainEvents();
+  *changed = dirty != 0;
+  return dirty != 0 ? Read(dirty) : Status();
+}
+
+unsigned Mirror::DrainEvents() {
+  unsigned dirty = 0;
+  alignas(nlmsghdr) uint8_t buffer[16384];
+  for (;;) {
+    const ssize_t n = recv(events_.get(), buffer, sizeof buffer, MSG_DONTWAIT);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == ENOBUFS) {  // events were lost
+      dirty = kAll;
+      continue;
+    }
+    if (n <= 0) return dirty;
+    int left = static_cast<int>(n);
+    for (auto* m = reinterpret_cast<const nlmsghdr*>(buffer); NLMSG_OK(m, static_cast<uint32_t>(left)); m = NLMSG_NEXT(m, left)) {
+      switch (m->nlmsg_type) {
+        // A device that goes down or away takes routes along, for which the kernel sends no events.
+        case RTM_NEWLINK: case RTM_DELLINK: dirty |= kLinks | kAddresses | kRoutes | kNeighbors; break;
+        case RTM_NEWADDR: case RTM_DELADDR: dirty |= kAddresses | kRoutes; break;
+        case RTM_NEWROUTE: case RTM_DELROUTE: dirty |= kRoutes; break;
+        case RTM_NEWRULE: case RTM_DELRULE: dirty |= kRules; break;
+        case RTM_NEWNEIGH: case RTM_DELNEIGH: dirty |= kNeighbors; break;
+        default: break;
+      }
+    }
+  }
+}
+
+template <typename T>
+int Mirror::ReadTable(uint16_t type, size_t header_size, bool (*parse)(const nlmsghdr*, T*), std::vector<T>* out) {
+  NetlinkMessage request(type, NLM_F_REQUEST | NLM_F_DUMP);
+  const std::vector<uint8_t> header(header_size);  // family 0: all
+  request.Raw(header.data(), header.size());
+  std::vector<T> fresh;
+  const int error = dumps_.Dump(
+      request,
+      [&](const nlmsghdr* m) {
+        T one;
+        if (parse(m, &one)) fresh.push_back(std::move(one));
+      },
+      [&] { fresh.clear(); });
+  if (error == 0) *out = std::move(fresh);
+  return error;
+}
+
+Status Mirror::Read(unsigned tables) {
+  int error = 0;
+  if ((tables & kLinks) != 0 && error == 0) error = ReadTable(RTM_GETLINK, sizeof(ifinfomsg), ParseLink, &tables_.links);
+  if ((tables & kAddresses) != 0 && error == 0) error = ReadTable(RTM_GETADDR, sizeof(ifaddrmsg), ParseAddress, &tables_.addresses);
+  if ((tables & kRoutes) != 0 && error == 0) error = ReadTable(RTM_GETROUTE, sizeof(rtmsg), ParseRoute, &tables_.routes);
+  if ((tables & kRules) != 0 && error == 0) error = ReadTable(RTM_GETRULE, sizeof(fib_rule_hdr), ParseRule, &tables_.rules);
+  if ((tables & kNeighbors) != 0 && error == 0) error = ReadTable(RTM_GETNEIGH, sizeof(ndmsg), ParseNeighbor, &tables_.neighbors);
+  if (error != 0) return Status::Error("cannot read the tables of the namespace" + ErrnoText(error));
+  return {};
+}
+
+}  // namespace sluice

@@ -1,0 +1,39 @@
+// Reads the kernel's tables of the namespace and follows them. An event only says which table changed; the table is then read
+// again whole, so a lost event or an unusual order of events cannot leave the mirror wrong. One thread, the sentry's control thread; the
+// sockets were opened by somebody inside the namespace.
+#pragma once
+
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "control/mirror/tables.h"
+#include "control/rtnl.h"
+
+namespace sluice {
+
+class Mirror {
+ public:
+  // Groups that `events` has to be a member of.
+  static std::vector<int> Groups();
+  Mirror(UniqueFd events, UniqueFd dumps);
+
+  int event_fd() const { return events_.get(); }  // readable: call Follow
+  // Reads every table.
+  Status ReadAll();
+  // Takes the events that wait and reads the tables they name. `changed`: something was read.
+  Status Follow(bool* changed);
+  const KernelTables& tables() const { return tables_; }
+
+ private:
+  enum Table : unsigned { kLinks = 1, kAddresses = 2, kRoutes = 4, kRules = 8, kNeighbors = 16, kAll = 31 };
+  unsigned DrainEvents();
+  Status Read(unsigned tables);
+  template <typename T>
+  int ReadTable(uint16_t type, size_t header_size, bool (*parse)(const nlmsghdr*, T*), std::vector<T>* out);
+
+  UniqueFd events_;
+  NetlinkClient dumps_;
+  KernelTables tables_;
+};
+
+}  // namespace sluice

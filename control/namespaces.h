@@ -1,0 +1,35 @@
+// Network namespaces: found by name or path, made, and the private one in which stand-ins live.
+#pragma once
+
+#include <string>
+
+#include "base/unique_fd.h"
+#include "control/status.h"
+
+namespace sluice {
+
+// NAME as of `ip netns`, or a path (/proc/PID/ns/net, a bind mount). `name` gets NAME where there is one.
+Status OpenNetns(const std::string& name_or_path, UniqueFd* out, std::string* name);
+// A new, empty network namespace; the calling thread stays in its own.
+Status MakeNetns(UniqueFd* out);
+// The private namespace of the stand-ins: datagram queues of AF_UNIX are bounded by the sentry's own buffers there, not by the
+// kernel's default of 10. `cookie` is its SO_NETNS_COOKIE.
+Status MakeStandinNetns(UniqueFd* out, uint64_t* cookie);
+
+// The veth pair between the host and a namespace of our own.
+struct OwnVeth {
+  std::string host_name;
+  std::string inside_name = "eth0";
+  std::string host_address;    // "10.x.y.1"
+  std::string inside_address;  // "10.x.y.2"
+  int inside_index = 0;
+};
+// Makes the pair with a /30 that nothing on the host uses; the device inside stays down so that it can be silenced first. Called in the
+// host's namespace. The pair goes with the namespace.
+Status MakeOwnVeth(int netns_fd, OwnVeth* out);
+// In the namespace: sets the device up, adds the default route.
+Status StartOwnVeth(const OwnVeth& veth);
+// In the namespace: its kernel loopback up (network mode host).
+Status SetLinkUp(const std::string& name);
+
+}  // namespace sluice

@@ -1,0 +1,57 @@
+// Records between guard, broker and sentry (SOCK_SEQPACKET). Small, rare, one at a time; the broker believes nothing that the sentry says.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/bytes.h"
+
+namespace sluice::control {
+
+enum class Type : uint32_t {
+  // guard -> broker
+  kSandbox = 1,   // descriptors: init's, sentry's and keeper's pidfd, and the seccomp listener
+  kDrain,         // CMD ended: let connections finish what they owe; also broker -> sentry
+  // broker -> guard
+  kStarted,       // the listener is served: CMD may start
+  // sentry -> broker -> guard
+  kReady,         // the stack stands, every device is attached
+  kFatal,         // text: the sandbox cannot go on
+  kDrained,
+  // sentry -> broker
+  kOpenPort,      // number: the device's index
+  kClosePort,     // number: the device is gone from the mirror
+  // broker -> sentry
+  kPort,          // number: the index; data: PortBlob; descriptors as the kind needs them
+  kPortFailed,    // number: the index; text: why
+  kSysctls,       // text: key=value lines; all of them
+};
+
+struct Header {
+  Type type{};
+  int32_t number = 0;
+};
+
+inline constexpr size_t kMaxRecord = 64 << 10;
+inline constexpr size_t kMaxFds = 8;
+
+inline std::vector<uint8_t> Encode(Type type, int32_t number = 0, std::string_view body = {}) {
+  const Header header{type, number};
+  std::vector<uint8_t> out(sizeof header + body.size());
+  std::memcpy(out.data(), &header, sizeof header);
+  if (!body.empty()) std::memcpy(out.data() + sizeof header, body.data(), body.size());
+  return out;
+}
+
+// False where the record is too short to be one.
+inline bool Decode(Bytes record, Header* header, std::string_view* body) {
+  if (record.size() < sizeof *header) return false;
+  std::memcpy(header, record.data(), sizeof *header);
+  *body = {reinterpret_cast<const char*>(record.data()) + sizeof *header, record.size() - sizeof *header};
+  return true;
+}
+
+}  // namespace sluice::control

@@ -1,0 +1,65 @@
+// What the guard decides and opens before it forks the other processes of a sandbox; each inherits it and closes what it does not need.
+#pragma once
+
+#include <signal.h>
+#include <sys/types.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "control/flags.h"
+#include "control/namespaces.h"
+#include "control/os.h"
+#include "control/rtnl.h"
+#include "xdp/silence.h"
+
+namespace sluice {
+
+// Egress mark by which the silencing program knows our frames.
+inline constexpr uint32_t kSluiceMark = 0x736c7563;  // "sluc"
+
+struct SandboxPlan {
+  Flags flags;
+  DoOptions options;
+  pid_t guard_pid = 0;
+  std::vector<int> inherited;  // descriptors above 2 that the user gave to CMD
+  sigset_t user_mask{};        // signal mask at start
+
+  UniqueFd netns;              // the sandbox's network namespace
+  std::string netns_name;      // as of ip netns; may be empty
+  NamespaceId netns_id;
+  bool own_netns = false;
+  std::vector<LinkInfo> devices;  // those whose frames are ours
+  std::map<int, Silence> silenced; // by index
+
+  UniqueFd standin_netns;
+  uint64_t standin_cookie = 0;
+
+  UniqueFd lock;               // of the namespace; held by guard and broker
+
+  SocketPair calls;    // a: broker, b: sentry's worker
+  SocketPair control;  // a: broker, b: sentry's control thread
+  SocketPair guard;    // a: guard, b: broker
+  UniqueFd event_netlink, dump_netlink;  // opened in the namespace, used by the sentry
+  UniqueFd admin_listener;
+  UniqueFd pcap;
+  UniqueFd sentry_log_read, sentry_log_write;
+  UniqueFd init_ready_read, init_ready_write;  // init tells the number of the listener
+  UniqueFd init_go_read, init_go_write;        // guard lets CMD start
+
+  bool intercepted() const { return flags.network != NetworkMode::kHost; }
+};
+
+// Closes every descriptor above 2 that is not in `keep` (any order).
+void CloseAllBut(std::vector<int> keep);
+
+// The processes. None returns.
+[[noreturn]] void RunInit(SandboxPlan& plan);
+[[noreturn]] void RunBroker(SandboxPlan& plan);
+[[noreturn]] void RunKeeper(SandboxPlan& plan, int* sentry_pid);
+// In the sentry, when it is jailed (jail.cc).
+[[noreturn]] void RunSentry(SandboxPlan& plan);
+
+}  // namespace sluice

@@ -1,0 +1,24 @@
+// The unprivileged half of opening a port: makes the Port of what the broker passed.
+#pragma once
+
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "control/run/plan.h"
+#include "dataplane/port.h"
+
+namespace sluice {
+
+class PortMaker {
+ public:
+  PortMaker(SandboxPlan& plan, BlockPool& pool) : plan_(plan), pool_(pool) {}
+  // `blob` is a PortBlob.
+  Status Make(std::string_view blob, std::vector<UniqueFd> fds, std::unique_ptr<Port>* out);
+
+ private:
+  SandboxPlan& plan_;
+  BlockPool& pool_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,275 @@
+// The sentry, once it is jailed: the worker's thread runs the stack, the ports and the program's calls; the main thread follows the
+// namespace's configuration and answers the admin socket.
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+#include "control/broker/port_opener.h"
+#include "control/broker/sysctl_reader.h"
+#include "control/log.h"
+#include "control/mirror/mirror.h"
+#include "control/run/admin.h"
+#include "control/run/control_protocol.h"
+#include "control/run/plan.h"
+#include "control/run/port_maker.h"
+#include "control/run/sentry_filter.h"
+#include "dataplane/worker.h"
+#include "netstack/stack.h"
+#include "netstack/sysctls.h"
+#include "sentry/call_server.h"
+
+namespace sluice {
+namespace {
+
+using control::Type;
+
+class SystemRng final : public SecureRng {
+ public:
+  void Fill(MutableBytes out) override {
+    while (!out.empty()) {
+      if (at_ == buffer_.size()) Refill();
+      const size_t n = std::min(out.size(), buffer_.size() - at_);
+      std::memcpy(out.data(), buffer_.data() + at_, n);
+      // What was given out must not be found in memory later.
+      std::memset(buffer_.data() + at_, 0, n);
+      at_ += n;
+      out = out.subspan(n);
+    }
+  }
+
+ private:
+  void Refill() {
+    size_t have = 0;
+    while (have < buffer_.size()) {
+      const ssize_t n = getrandom(buffer_.data() + have, buffer_.size() - have, 0);
+      if (n > 0) have += static_cast<size_t>(n);
+    }
+    at_ = 0;
+  }
+  std::array<uint8_t, 256> buffer_{};
+  size_t at_ = buffer_.size();
+};
+
+Instant Now() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return Instant(now.tv_sec * int64_t{1000000000} + now.tv_nsec);
+}
+
+constexpr size_t kPacketMemory = size_t{512} << 20;
+
+class Sentry {
+ public:
+  explicit Sentry(SandboxPlan& plan)
+      : plan_(plan), pool_(kPacketMemory), stack_(Now(), rng_, pool_), worker_(MakeWorkerOptions(plan.flags), stack_),
+        calls_(worker_, {.calls_fd = plan.calls.b.get(), .net_raw = plan.flags.net_raw}), mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
+        ports_(plan, pool_), admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}) {}
+
+  [[noreturn]] void Run() {
+    ReceiveFirstSysctls();
+    CheckStatus(mirror_.ReadAll());
+    Publish(true);
+    std::thread worker([this] { worker_.Run(); });
+    std::string error;
+    if (!InstallSentryFilter(&error)) Fatal("cannot install the sentry's seccomp filter: " + error);
+    AskForPorts();
+    for (;;) {
+      TellReady();
+      Turn();
+    }
+  }
+
+ private:
+  static WorkerOptions MakeWorkerOptions(const Flags& flags) { return {.poll = flags.poll, .spin = flags.poll_spin}; }
+
+  [[noreturn]] void Fatal(const std::string& line) {
+    Send(Type::kFatal, 0, line);
+    // The guard ends the sandbox first and this process then: the program must not see its descriptors close.
+    for (;;) pause();
+  }
+
+  void CheckStatus(const Status& status) {
+    if (!status.ok()) Fatal(status.line());
+  }
+
+  void Send(Type type, int32_t number = 0, std::string_view body = {}) { SendRecord(plan_.control.b.get(), control::Encode(type, number, body), {}); }
+
+  void ReceiveFirstSysctls() {
+    Record record;
+    control::Header header;
+    std::string_view body;
+    if (ReceiveRecord(plan_.control.b.get(), &record, control::kMaxRecord, 0) != 1 || !control::Decode(record.data, &header, &body) ||
+        header.type != Type::kSysctls) {
+      Fatal("the broker does not answer");
+    }
+    TakeSysctls(body);
+  }
+
+  void TakeSysctls(std::string_view lines) {
+    sysctls_ = ParseSysctlLines(lines);
+    std::vector<std::string> problems;
+    ParseSysctls(sysctls_, &problems);
+    for (const std::string& problem : problems) LogLine(LogLevel::kWarning, problem);
+  }
+
+  bool Usable(const LinkConfig& link) const {
+    if (plan_.flags.network == NetworkMode::kNone) return false;
+    const auto& named = plan_.options.devices;
+    return named.empty() || std::find(named.begin(), named.end(), link.name) != named.end();
+  }
+
+  static bool TakesPort(const LinkConfig& link) { return link.type == 1 && !link.loopback(); }  // ARPHRD_ETHER
+
+  // A snapshot for the stack. `direct`: the worker does not run yet.
+  void Publish(bool direct = false) {
+    auto config = std::make_shared<NetConfig>(MakeConfig(mirror_.tables(), [this](const LinkConfig& link) { return Usable(link); }, attached_));
+    config->sysctls = sysctls_;
+    config->generation = ++generation_;
+    auto apply = [this, config = std::shared_ptr<const NetConfig>(std::move(config))] {
+      stack_.ApplyConfig(config);
+      calls_.OnConfig();
+    };
+    if (direct) {
+      apply();
+    } else {
+      worker_.Post(apply);
+    }
+  }
+
+  void AskForPorts() {
+    std::set<IfIndex> present;
+    for (const LinkConfig& link : mirror_.tables().links) {
+      if (!TakesPort(link) || !Usable(link)) continue;
+      present.insert(link.index);
+      if (attached_.count(link.index) != 0 || !asked_.insert(link.index).second) continue;
+      Send(Type::kOpenPort, link.index);
+      if (starting_) waiting_.insert(link.index);
+    }
+    starting_ = false;
+    // Devices that are gone.
+    for (auto it = asked_.begin(); it != asked_.end();) {
+      if (present.count(*it) != 0) {
+        ++it;
+        continue;
+      }
+      const IfIndex gone = *it;
+      if (attached_.erase(gone) != 0) worker_.Post([this, gone] { worker_.RemovePort(gone); });
+      waiting_.erase(gone);
+      Send(Type::kClosePort, gone);
+      it = asked_.erase(it);
+    }
+  }
+
+  void TellReady() {
+    if (ready_ || !waiting_.empty()) return;
+    ready_ = true;
+    // Behind what was posted before: CMD finds the addresses there.
+    worker_.Post([this] { Send(Type::kReady); });
+  }
+
+  void Turn() {
+    std::vector<pollfd> polled{{plan_.control.b.get(), POLLIN, 0}, {mirror_.event_fd(), POLLIN, 0}};
+    admin_.AddPolled(&polled);
+    if (draining_) WatchDrain();
+    if (poll(polled.data(), polled.size(), draining_ ? 20 : -1) < 0) return;
+    if (polled[0].revents != 0) FromBroker();
+    if (polled[1].revents != 0) FollowMirror();
+    admin_.OnPolled(polled);
+  }
+
+  void FollowMirror() {
+    bool changed = false;
+    const Status status = mirror_.Follow(&changed);
+    if (!status.ok()) LogLine(LogLevel::kWarning, status.line());
+    if (!changed) return;
+    AskForPorts();
+    Publish();
+  }
+
+  void FromBroker() {
+    Record record;
+    const int n = ReceiveRecord(plan_.control.b.get(), &record, control::kMaxRecord, control::kMaxFds, MSG_DONTWAIT);
+    if (n < 0) return;
+    if (n == 0) {
+      for (;;) pause();  // the broker died; the guard ends the sandbox, then us
+    }
+    control::Header header;
+    std::string_view body;
+    if (!control::Decode(record.data, &header, &body)) return;
+    switch (header.type) {
+      case Type::kSysctls:
+        TakeSysctls(body);
+        Publish();
+        break;
+      case Type::kPort: TakePort(header.number, body, std::move(record.fds)); break;
+      case Type::kPortFailed:
+        if (waiting_.erase(header.number) != 0) Fatal(std::string(body));
+        Log(LogLevel::kWarning, "%.*s", static_cast<int>(body.size()), body.data());
+        break;
+      case Type::kDrain:
+        draining_ = true;
+        break;
+      default: break;
+    }
+  }
+
+  void TakePort(IfIndex index, std::string_view blob, std::vector<UniqueFd> fds) {
+    if (asked_.count(index) == 0) return;  // vanished meanwhile
+    std::unique_ptr<Port> port;
+    const Status status = ports_.Make(blob, std::move(fds), &port);
+    if (!status.ok()) {
+      if (waiting_.erase(index) != 0) Fatal(status.line());
+      return LogLine(LogLevel::kWarning, status.line());
+    }
+    // A shared_ptr, because std::function has to be copyable.
+    auto holder = std::make_shared<std::unique_ptr<Port>>(std::move(port));
+    worker_.Post([this, holder] { worker_.AddPort(std::move(*holder)); });
+    attached_.insert(index);
+    waiting_.erase(index);
+    Publish();
+  }
+
+  // CMD is gone: as the kernel does for the sockets of a dead process, go on until what was written is acknowledged.
+  void WatchDrain() {
+    worker_.Post([this] {
+      const auto sockets = stack_.Sockets(false);
+      const bool owing = std::any_of(sockets.begin(), sockets.end(), [](const SocketInfo& s) {
+        constexpr int kFinWait1 = 4, kLastAck = 9, kClosing = 11;
+        return s.protocol == 6 && (s.state == kFinWait1 || s.state == kLastAck || s.state == kClosing || (s.state == 1 && s.send_queue != 0));
+      });
+      if (!owing && !drained_.exchange(true)) Send(Type::kDrained);
+    });
+  }
+
+  SandboxPlan& plan_;
+  SystemRng rng_;
+  HeapBlockPool pool_;
+  Stack stack_;
+  Worker worker_;
+  CallServer calls_;
+  Mirror mirror_;
+  PortMaker ports_;
+  AdminServer admin_;
+  SysctlMap sysctls_;
+  std::set<IfIndex> asked_, attached_, waiting_;
+  uint64_t generation_ = 0;
+  bool starting_ = true, ready_ = false, draining_ = false;
+  std::atomic<bool> drained_{false};
+};
+
+}  // namespace
+
+void RunSentry(SandboxPlan& plan) {
+  // Never destroyed: the process ends by the guard's signal.
+  (new Sentry(plan))->Run();
+}
+
+}  // namespace sluice

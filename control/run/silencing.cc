@@ -1,0 +1,59 @@
+#include "control/run/silencing.h"
+
+#include "control/log.h"
+#include "xdp/silence.h"
+
+namespace sluice {
+namespace {
+
+SilenceOptions OptionsFor(const SandboxPlan& plan) {
+  SilenceOptions options;
+  options.mark = kSluiceMark;
+  options.name = Format("net-%llu", static_cast<unsigned long long>(plan.netns_id.inode));
+  return options;
+}
+
+}  // namespace
+
+Status Silencing::Recover() {
+  std::string error;
+  const Errno e = LiftAllPinned(OptionsFor(plan_), &error);
+  return e == Errno::kOk ? Status() : Status::Error("cannot lift what a dead sandbox left on the namespace: " + error);
+}
+
+Status Silencing::Silence(int ifindex, const std::string& name) {
+  if (plan_.silenced.count(ifindex) != 0) return {};
+  ::sluice::Silence silence;
+  std::string error;
+  const Errno e = SilenceDevice(ifindex, OptionsFor(plan_), &silence, &error);
+  if (e != Errno::kOk) return Status::Error("device " + name + ": the kernel cannot be silenced: " + error);
+  plan_.silenced.emplace(ifindex, std::move(silence));
+  return {};
+}
+
+Status Silencing::Check() const {
+  for (const auto& [ifindex, silence] : plan_.silenced) {
+    std::string reason;
+    const Errno e = silence.Check(&reason);
+    if (e != Errno::kOk && e != Errno::kENODEV) return Status::Error("the kernel is not silenced any more: " + reason, kExitKilled);
+  }
+  return {};
+}
+
+void Silencing::Forget(int ifindex) {
+  plan_.silenced.erase(ifindex);
+  std::string error;
+  if (LiftSilence(ifindex, OptionsFor(plan_), &error) != Errno::kOk) LogLine(LogLevel::kWarning, error);
+}
+
+void Silencing::LiftAll() {
+  std::string error;
+  // Those that TCX pins are left of; and, before Linux 6.6, what belongs to the devices.
+  if (LiftAllPinned(OptionsFor(plan_), &error) != Errno::kOk) LogLine(LogLevel::kWarning, error);
+  for (const LinkInfo& link : plan_.devices) {
+    if (LiftSilence(link.index, OptionsFor(plan_), &error) != Errno::kOk) LogLine(LogLevel::kWarning, error);
+  }
+  plan_.silenced.clear();
+}
+
+}  // namespace sluice
