@@ -6,7 +6,7 @@
 namespace sluice {
 namespace {
 
-constexpr uint32_t kLoopbackMtu = 65536;
+constexpr uint32_t kLoopbackMtu4 = 65535, kLoopbackMtu6 = 65536;  // IPv4's length field ends below the device's 65536
 
 size_t CacheSlot(const RouteQuery& q, size_t slots) {
   const Bytes d = q.destination.bytes(), s = q.source.bytes();
@@ -111,7 +111,7 @@ void Network::LocalRoute(const RouteQuery& q, const RouteConfig* route, Route* o
   out->local = true;
   out->ifindex = kLoopbackIfIndex;
   out->next_hop = destination;
-  out->mtu = kLoopbackMtu;
+  out->mtu = destination.is_v4() ? kLoopbackMtu4 : kLoopbackMtu6;
   if (q.source && !q.source.IsAny()) {
     out->source = q.source;
   } else if (route != nullptr && route->prefsrc && !route->prefsrc.IsAny()) {
