@@ -101,15 +101,15 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
     request.envelope.type = MessageType::kNetChange;
     request.token = next_++;
     request.change = change;
-    waiting_[request.token] = Waiting{std::move(done), std::nullopt, {}};
+    waiting_[request.token] = Waiting{std::move(done), change, std::nullopt, {}};
     engine_.Send({reinterpret_cast<uint8_t*>(&request), sizeof request}, -1, UniqueFd());
   }
 
   void OnChanged(const calls::NetChanged& c) {
     auto it = waiting_.find(c.token);
     if (it == waiting_.end()) return;
-    if (c.result.error != 0) return Finish(it, c.result);
-    // The mirror shows it in a moment (OnConfig); a change that changed nothing causes no new configuration: do not wait for long.
+    if (c.result.error != 0 || netlink::ConfigShows(*config(), it->second.change)) return Finish(it, c.result);
+    // The mirror shows it in a moment (OnConfig). What cannot be told from the configuration does not hold the caller for long.
     it->second.result = c.result;
     it->second.give_up = Now() + Duration::Milliseconds(300);
     engine_.Schedule(timer_, it->second.give_up);
@@ -118,7 +118,7 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
   void FinishShown() {
     for (auto it = waiting_.begin(); it != waiting_.end();) {
       auto next = std::next(it);
-      if (it->second.result) Finish(it, *it->second.result);
+      if (it->second.result && netlink::ConfigShows(*config(), it->second.change)) Finish(it, *it->second.result);
       it = next;
     }
   }
@@ -132,6 +132,7 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
  private:
   struct Waiting {
     ChangeDone done;
+    netlink::NetChange change;
     std::optional<netlink::NetChangeResult> result;
     Instant give_up;
   };

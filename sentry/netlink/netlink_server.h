@@ -53,6 +53,10 @@ class Backend {
   virtual void RequestChange(const NetChange& change, const Caller& caller, ChangeDone done) = 0;
 };
 
+// True where `config` holds what `change` did: the mirror has caught up. Where several objects answer to a deletion it may stay
+// false although one of them went, so a caller waits with a bound.
+bool ConfigShows(const NetConfig& config, const NetChange& change);
+
 // A Backend's questions answered by a Stack; what remains is RequestChange.
 class StackBackend : public Backend {
  public:

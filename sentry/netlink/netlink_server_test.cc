@@ -332,6 +332,44 @@ TEST_F(NetlinkServerTest, RefusesWhatIsNotChangedFromInside) {
   EXPECT_EQ(ToInt(Errno::kENODEV), error(MakeRequest(RTM_SETLINK, 0, AsBytes(ifinfomsg{.ifi_index = 99}))));
 }
 
+TEST(ConfigShows, TellsWhenTheMirrorHasCaughtUp) {
+  NetConfig config = LoopbackOnlyConfig();
+  const auto address = [](const char* text) {
+    const auto parsed = IpAddress::Parse(text);
+    NetAddress out{.family = AF_INET};
+    std::copy(parsed->bytes().begin(), parsed->bytes().end(), out.bytes.begin());
+    return out;
+  };
+  NetChange c{.kind = NetChangeKind::kNewAddress};
+  c.address = {.ifindex = 1, .family = AF_INET, .prefix_len = 8, .local = address("127.0.0.2")};
+  EXPECT_FALSE(ConfigShows(config, c));
+  c.address.local = address("127.0.0.1");
+  EXPECT_TRUE(ConfigShows(config, c));
+  c.kind = NetChangeKind::kDeleteAddress;
+  EXPECT_FALSE(ConfigShows(config, c));
+
+  NetChange route{.kind = NetChangeKind::kNewRoute};
+  route.route = {.family = AF_INET, .dst_len = 0, .type = RTN_UNICAST, .gateway = address("10.0.0.1")};
+  EXPECT_FALSE(ConfigShows(config, route));
+  RouteConfig have;
+  have.dst = IpAddress::Any(Family::kIpv4);
+  have.next_hops.push_back({.gateway = *IpAddress::Parse("10.0.0.2"), .ifindex = 2});
+  config.routes.push_back(have);
+  EXPECT_FALSE(ConfigShows(config, route));  // replaced, but the old one still shows
+  config.routes.back().next_hops[0].gateway = *IpAddress::Parse("10.0.0.1");
+  EXPECT_TRUE(ConfigShows(config, route));
+  route.kind = NetChangeKind::kDeleteRoute;
+  EXPECT_FALSE(ConfigShows(config, route));
+  config.routes.pop_back();
+  EXPECT_TRUE(ConfigShows(config, route));
+
+  NetChange link{.kind = NetChangeKind::kSetLink};
+  link.link = {.ifindex = 1, .has_up = true, .up = true, .has_mtu = true, .mtu = 1400};
+  EXPECT_FALSE(ConfigShows(config, link));
+  config.links[0].mtu = 1400;
+  EXPECT_TRUE(ConfigShows(config, link));
+}
+
 class SockDiagTest : public NetlinkServerTest {
  protected:
   SockDiagTest() {
