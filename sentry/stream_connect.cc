@@ -55,7 +55,7 @@ bool StreamStandIn::Hide(int p) {
     filler_ = n > 0 ? static_cast<size_t>(n) : 0;
   }
   state_ = State::kHidden;
-  s_readable_ = s_hangup_ = false;
+  s_readable_ = s_ended_ = false;
   (void)ToInt(engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this));
   return true;
 }
@@ -127,7 +127,7 @@ void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
 }
 
 void StreamStandIn::OnConnectProgress() {
-  if (state_ == State::kHidden && s_hangup_) return CloseByProgram(true);
+  if (state_ == State::kHidden && s_ended_) return CloseByProgram(true);
   uint32_t events = socket_->events();
   if ((events & kConnected) == 0) {
     if ((events & (kError | kHangup)) == 0) return;

@@ -87,7 +87,7 @@ void StreamStandIn::ReadProgram() {
       Errno error = socket_->Shutdown(false, true);
       (void)ToInt(error);
     }
-    if (s_hangup_) CloseByProgram(false);
+    if (p_closed_) CloseByProgram(false);
     return;
   }
   Block* scratch = engine_.Scratch();
@@ -109,7 +109,7 @@ void StreamStandIn::ReadProgram() {
   ssize_t n = recv(s_.get(), scratch->data, limit, MSG_DONTWAIT);
   if (n > 0) {
     // A short answer means that the queue was empty: what comes later makes an edge.
-    if (static_cast<size_t>(n) < limit && !s_hangup_ && !write_shut_ && !s_urgent_) s_readable_ = false;
+    if (static_cast<size_t>(n) < limit && !s_ended_ && !write_shut_ && !s_urgent_) s_readable_ = false;
     if (!SendToStack(static_cast<size_t>(n))) CloseByProgram(true);  // bytes cannot be kept: never lose them in silence
     return;
   }
@@ -119,7 +119,7 @@ void StreamStandIn::ReadProgram() {
   }
   if (n < 0) return CloseByProgram(true);  // ECONNRESET: P was closed with bytes unread
   s_readable_ = false;
-  if (write_shut_ && !s_hangup_) {
+  if (write_shut_ && !p_closed_) {
     if (!write_shut_passed_) {
       write_shut_passed_ = true;
       Errno error = socket_->Shutdown(false, true);
@@ -205,7 +205,7 @@ void StreamStandIn::StartReset() {
     return;
   }
   reset_pending_ = true;
-  if (s_hangup_) return CloseByProgram(false);
+  if (p_closed_) return CloseByProgram(false);
   if (state_ == State::kConnected && number_ >= 0) RequestFetch();
 }
 

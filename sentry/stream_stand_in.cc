@@ -94,7 +94,7 @@ void StreamStandIn::OnFdEvents(uint32_t events) {
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) s_readable_ = true;
   if ((events & EPOLLPRI) != 0) s_urgent_ = true;
   if ((events & EPOLLOUT) != 0) s_writable_ = true;
-  if ((events & EPOLLHUP) != 0) s_hangup_ = true;
+  if ((events & (EPOLLHUP | EPOLLRDHUP)) != 0) s_ended_ = true;
   MarkDirty();
 }
 
@@ -112,7 +112,9 @@ void StreamStandIn::OnWork() {
 void StreamStandIn::OnLastClose() {
   switch (state_) {
     case State::kListening: CloseListener(); break;
-    case State::kConnected: return;  // S tells, after the last byte
+    case State::kConnected:  // what it wrote before goes out first
+      p_closed_ = s_readable_ = true;
+      return MarkDirty();
     default: break;
   }
   engine_.Destroy(this);

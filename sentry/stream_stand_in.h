@@ -85,7 +85,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   StreamSocket* socket_;
   UniqueFd s_;
   State state_ = State::kFresh;
-  bool s_readable_ = false, s_writable_ = true, s_hangup_ = false, s_urgent_ = false;
+  bool s_readable_ = false, s_writable_ = true, s_ended_ = false, s_urgent_ = false;
+  bool p_closed_ = false;           // the last descriptor of P is gone (EPOLLHUP alone may be two half closes)
   bool connect_reported_ = false;   // connect() has said 0
   bool fin_passed_ = false;         // P was told of the peer's FIN
   bool write_shut_ = false;         // P's shutdown(WR): what is in S, but for the mark, is all there will be
