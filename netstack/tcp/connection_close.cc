@@ -63,7 +63,8 @@ Errno Connection::Shutdown(bool read, bool write) {
   }
   if (read) read_shutdown_ = true;
   if (write && !fin_queued_) {
-    if (state_ == State::kEstablished || state_ == State::kSynReceived) SetState(State::kFinWait1);
+    // In SYN-RECEIVED the FIN waits for the handshake (RFC 9293 3.10.4).
+    if (state_ == State::kEstablished) SetState(State::kFinWait1);
     else if (state_ == State::kCloseWait) SetState(State::kLastAck);
     QueueFin();
   }
@@ -97,7 +98,7 @@ void Connection::Close() {
   if (linger_ && *linger_ == 0) return Abort();
   if (!fin_queued_) {
     if (state_ == State::kCloseWait) SetState(State::kLastAck);
-    else if (state_ == State::kEstablished || state_ == State::kSynReceived) SetState(State::kFinWait1);
+    else if (state_ == State::kEstablished) SetState(State::kFinWait1);
     QueueFin();
   }
   BecomeOrphan();

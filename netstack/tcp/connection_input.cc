@@ -163,7 +163,7 @@ void Connection::ApplyHandshake(const Handshake& s) {
 }
 
 void Connection::Established(const Segment&) {
-  SetState(State::kEstablished);
+  SetState(fin_queued_ ? State::kFinWait1 : State::kEstablished);
   was_connected_ = true;
   Disarm(kRetransmit);
   retransmit_use_ = RetransmitUse::kNone;

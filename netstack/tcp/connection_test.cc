@@ -556,6 +556,24 @@ TEST(TcpClose, ClosesSimultaneously) {
   c->Close();
 }
 
+TEST(TcpClose, FinWaitsForASimultaneousHandshake) {  // found by fuzzing
+  WirePeer p;
+  StreamSocket* s = p.Socket();
+  EXPECT_EQ(s->Connect({IpAddress::V4(10, 0, 0, 2), 5000}), Errno::kEINPROGRESS);
+  p.host.Turn();
+  p.host_port = p.One().raw.source_port;
+  p.Send(kSyn, 0, 0);
+  p.Take();
+  s->Close();
+  p.host.Turn();
+  p.ExpectSilence();
+  p.Send(kSyn | kAck, 0, 1);
+  const std::vector<Seen> all = p.Take();
+  ASSERT_GE(all.size(), 1u);
+  EXPECT_EQ(all.back().seq, 1u);
+  EXPECT_TRUE(all.back().raw.Has(kFin));
+}
+
 TEST(TcpClose, ResetsWhereDataIsUnread) {
   WirePeer p;
   StreamSocket* c = p.Accepted();
