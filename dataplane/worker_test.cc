@@ -18,6 +18,7 @@
 #include <mutex>
 #include <thread>
 
+#include "dataplane/gro_port.h"
 #include "dataplane/packet_port.h"
 #include "dataplane/testing/test_netns.h"
 #include "dataplane/xdp_port.h"
@@ -164,6 +165,7 @@ TEST_F(WorkerTest, MeasuresWhatAWakeUpCosts) {
 struct DeviceCase {
   const char* name;
   bool xdp, vnet;
+  bool native = false;  // XDP mode; with receive coalescing, as the peer cuts its segments then
 };
 
 class WorkerOnVeth : public ::testing::TestWithParam<DeviceCase> {
@@ -209,8 +211,13 @@ class WorkerOnVeth : public ::testing::TestWithParam<DeviceCase> {
     std::string error;
     if (GetParam().xdp) {
       std::vector<Xsk> sockets;
-      EXPECT_EQ(OpenXdpDevice(veth_->our_index(), 1, {.veth = true}, {}, &attachment_, &sockets, &error), Errno::kOk) << error;
-      return XdpPort::Create(std::move(sockets[0].fd), std::move(sockets[0].umem), sockets[0].facts, {}, pool_, &error);
+      EXPECT_EQ(OpenXdpDevice(veth_->our_index(), 1, {.veth = true},
+                              {.mode = GetParam().native ? XdpMode::kNative : XdpMode::kGeneric}, &attachment_, &sockets, &error),
+                Errno::kOk)
+          << error;
+      auto port = XdpPort::Create(std::move(sockets[0].fd), std::move(sockets[0].umem), sockets[0].facts, {}, pool_, &error);
+      if (GetParam().native) return std::make_unique<GroPort>(std::move(port));
+      return port;
     }
     PacketSocket socket;
     EXPECT_EQ(OpenPacketSocket(veth_->our_index(), {.vnet_header = GetParam().vnet}, &socket, &error), Errno::kOk) << error;
@@ -385,7 +392,7 @@ TEST_P(WorkerOnVeth, CarriesATcpStreamBothWaysByteExact) {
 
 INSTANTIATE_TEST_SUITE_P(Ports, WorkerOnVeth,
                          ::testing::Values(DeviceCase{"Packet", false, true}, DeviceCase{"PacketWithoutHeader", false, false},
-                                           DeviceCase{"XdpGeneric", true, false}),
+                                           DeviceCase{"XdpGeneric", true, false}, DeviceCase{"XdpNativeGro", true, false, true}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace
