@@ -39,6 +39,7 @@ class Session {
   void Open();
   void Segment();
   void Call();
+  void Accept();
   void Read(size_t most);
   void Write(size_t n);
   void Observe();
@@ -98,7 +99,8 @@ void Session::Segment() {
   else if (kind < 32) flags |= tcp::kUrg;
   size_t length = 0;
   if ((kind & 1) != 0) length = in_.Byte() < 200 ? in_.Byte() * 8 : in_.Word() % 20000;
-  const uint32_t seq = Near(next_);
+  // A SYN always names the one stream; in established states it is as foreign as any other.
+  const uint32_t seq = (flags & tcp::kSyn) != 0 ? 0 : Near(next_);
   tcp::HeaderSpec h = peer_.Header(flags, seq, Near(host_next_));
   h.window = static_cast<uint16_t>((kind & 2) != 0 ? in_.Word() : 65535);
   h.urgent = static_cast<uint16_t>((flags & tcp::kUrg) != 0 ? in_.Byte() : 0);
@@ -140,8 +142,17 @@ void Session::Write(size_t n) {
   if (socket_->Send(Slice{BlockRef(b), 0, static_cast<uint32_t>(n)}, in_.Byte() < 32) == Errno::kOk) written_ += n;
 }
 
+// One connection only: a second one would have streams of its own.
+void Session::Accept() {
+  if (socket_ != nullptr || peer_.listener == nullptr) return;
+  socket_ = peer_.listener->Accept();
+  if (socket_ == nullptr) return;
+  peer_.listener->Close();
+  peer_.listener = nullptr;
+}
+
 void Session::Call() {
-  if (socket_ == nullptr && peer_.listener != nullptr) socket_ = peer_.listener->Accept();
+  Accept();
   if (socket_ == nullptr) return;
   (void)socket_->events();
   switch (in_.Byte() % 10) {
@@ -189,7 +200,7 @@ void Session::Run() {
     peer_.host.Turn();
     Observe();
   }
-  if (socket_ == nullptr && peer_.listener != nullptr) socket_ = peer_.listener->Accept();
+  Accept();
   Read(SIZE_MAX);
   if (socket_ != nullptr) socket_->Close();
   peer_.host.Turn();
