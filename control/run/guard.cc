@@ -135,7 +135,7 @@ Status Guard::Prepare() {
   SLUICE_RETURN_IF_ERROR(EnterNetns());
   if (plan_.intercepted()) {
     SLUICE_RETURN_IF_ERROR(ChooseDevices());
-    if (plan_.flags.netfilter == NetfilterPolicy::kRefuse) SLUICE_RETURN_IF_ERROR(CheckPacketFilters(plan_.devices));
+    if (!plan_.own_netns && plan_.flags.netfilter == NetfilterPolicy::kRefuse) SLUICE_RETURN_IF_ERROR(CheckPacketFilters(plan_.devices));
   }
   return OpenPcap();
 }

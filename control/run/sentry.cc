@@ -70,7 +70,7 @@ class Sentry {
  public:
   explicit Sentry(SandboxPlan& plan)
       : plan_(plan), pool_(kPacketMemory), stack_(Now(), rng_, pool_), worker_(MakeWorkerOptions(plan.flags), stack_),
-        calls_(worker_, {.calls_fd = plan.calls.b.get(), .net_raw = plan.flags.net_raw}), mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
+        calls_(worker_, {.calls_fd = plan.calls.b.get(), .pool = &pool_, .net_raw = plan.flags.net_raw}), mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
         ports_(plan, pool_), admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}) {}
 
   [[noreturn]] void Run() {
