@@ -82,7 +82,13 @@ int CallReader::ReadName(pid_t tid, uint64_t address, uint64_t length_argument) 
 
 int CallReader::ReadNameTarget(pid_t tid, uint64_t address, uint64_t length_field, PendingCall* pending) {
   ResultTarget& target = pending->targets.emplace_back();
-  if (address == 0) return 0;
+  if (address == 0) {
+    // NULL means "no address wanted" to accept and recvfrom; to the others it is an address like any other.
+    bool optional = call().kind == CallKind::kAccept || call().kind == CallKind::kReceive;
+    int length = 0;
+    if (!optional && (!ReadObject(tid, length_field, &length) || length > 0)) pending->late_error = EFAULT;
+    return 0;
+  }
   part(0).has_name = 1;
   target.name = address;
   target.name_length_field = length_field;

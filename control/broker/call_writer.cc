@@ -45,8 +45,8 @@ bool Split(const PendingCall& pending, const ResultView& view, std::vector<PartV
 
 // An address and its length, as move_addr_to_user.
 int WriteName(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  if (t.name == 0) return 0;
   if (pending.late_error != 0) return pending.late_error;
+  if (t.name == 0) return 0;
   if (!WriteMemory(TidOf(pending), t.name, part.name)) return EFAULT;
   return WriteObject(TidOf(pending), t.name_length_field, part.result->name_length) ? 0 : EFAULT;
 }
