@@ -1,0 +1,185 @@
+"""Prints what socket calls say in many states, one line each; run natively and in the sandbox, the lines must be the same.
+
+Only what Linux promises whatever the timing: an end, a reset, an error is waited for by poll before it is looked at.
+"""
+import errno
+import hashlib
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+
+ENDED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+
+
+def events(s, wanted=0x2017, until=ENDED, timeout=10000):
+    p = select.poll()
+    p.register(s, until)
+    p.poll(timeout)
+    p.modify(s, wanted)
+    return [hex(mask & 0x203F) for _, mask in p.poll(0)]
+
+
+def attempt(call, *args):
+    try:
+        result = call(*args)
+        return "socket" if isinstance(result, socket.socket) else result
+    except OSError as e:
+        return errno.errorcode.get(e.errno, str(e))
+
+
+listener = socket.create_server(("127.0.0.1", 0), backlog=16)
+ADDRESS = listener.getsockname()
+
+
+def pair():
+    client = socket.create_connection(ADDRESS)
+    return client, listener.accept()[0]
+
+
+def reset(s):
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    s.close()
+
+
+def ends():
+    c, s = pair()
+    c.sendall(b"x" * 10)
+    reset(c)
+    print("reset after data, reader that never wrote:", events(s), attempt(s.recv, 100), attempt(s.recv, 10), attempt(s.recv, 10))
+    c, s = pair()
+    reset(c)
+    print("reset:", events(s), attempt(s.getsockopt, socket.SOL_SOCKET, socket.SO_ERROR), attempt(s.recv, 1))
+    c, s = pair()
+    c.close()
+    print("end:", events(s), attempt(s.recv, 1))
+    c, s = pair()
+    c.shutdown(socket.SHUT_WR)
+    print("half closed:", events(s), attempt(s.recv, 1))
+    s.sendall(b"answer")
+    s.close()
+    print("both closed:", events(c, until=select.POLLHUP), attempt(c.recv, 10), attempt(c.recv, 1))
+    c, s = pair()
+    c.shutdown(socket.SHUT_WR)
+    s.recv(1)
+    reset(s)
+    print("half closed, then reset:", events(c, until=select.POLLERR), attempt(c.recv, 1))
+
+
+def connects():
+    n = socket.socket()
+    n.setblocking(False)
+    print("fresh:", events(n, until=select.POLLHUP))
+    print("refused:", errno.errorcode[n.connect_ex(("127.0.0.1", 1))], events(n), n.getsockopt(1, 4), n.getsockopt(1, 4))
+    n = socket.socket()
+    n.setblocking(False)
+    print("connects:", errno.errorcode[n.connect_ex(ADDRESS)], events(n, until=select.POLLOUT), n.getsockopt(1, 4), n.connect_ex(ADDRESS),
+          errno.errorcode[n.connect_ex(ADDRESS)])
+    s = listener.accept()[0]
+    n.send(b"q")
+    print("carries:", s.recv(5))
+    b = socket.socket()
+    print("blocking:", attempt(b.connect, ("127.0.0.1", 1)), attempt(b.connect, ADDRESS))
+    listener.accept()
+    print("names:", attempt(socket.socket().getpeername), attempt(listener.getpeername), attempt(listener.connect, ADDRESS))
+
+
+def accepts():
+    def later(delay):
+        time.sleep(delay)
+        with socket.create_connection(ADDRESS) as x:
+            x.sendall(b"late")
+    t = threading.Thread(target=later, args=(0.1,))
+    t.start()
+    s = listener.accept()[0]
+    print("accept waits:", s.recv(10), s.recv(10))
+    t.join()
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.02)
+    t = threading.Thread(target=later, args=(0.4,))
+    t.start()
+    s = listener.accept()[0]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print("accept among signals:", s.recv(10))
+    t.join()
+    child = os.fork()
+    if child == 0:
+        with socket.create_connection(ADDRESS) as x:
+            x.sendall(b"child")
+        os._exit(0)
+    s = listener.accept()[0]
+    print("from a child:", s.recv(10), s.recv(10))
+    os.waitpid(child, 0)
+
+
+def bulk(size=16 << 20):
+    c, s = pair()
+    sent, got = [], []
+
+    def send(k):
+        h = hashlib.sha256()
+        for i in range(size >> 16):
+            block = bytes([(i * 7 + 1) & 255]) * 65536 if i > 3 else os.urandom(65536)
+            h.update(block)
+            k.sendall(block)
+        k.shutdown(socket.SHUT_WR)
+        sent.append(h.hexdigest())
+
+    def receive(k):
+        h, n = hashlib.sha256(), 0
+        while data := k.recv(100000):
+            h.update(data)
+            n += len(data)
+        got.append((n, h.hexdigest()))
+    threads = [threading.Thread(target=f, args=(k,)) for f, k in ((send, c), (receive, s), (send, s), (receive, c))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    print("bulk both ways:", [n for n, _ in got], sorted(sent) == sorted(d for _, d in got))
+
+
+def options():
+    s = pair()[1]
+    print("options:", s.getsockopt(6, 1), listener.getsockopt(1, 30), s.getsockopt(1, 3), s.getsockopt(1, 39), s.getsockopt(1, 38),
+          attempt(s.getsockopt, 1, 99), attempt(s.setsockopt, 6, 1, 1), s.getsockopt(6, 1))
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 50000))
+    print("receive timeout:", attempt(s.recv, 1))
+    print("refused:", attempt(socket.socket, 2, 5, 0), attempt(socket.socket, 2, 1, 17), attempt(socket.socketpair, 2, 1))
+
+
+def datagrams():
+    a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    a.bind(("127.0.0.1", 0))
+    b = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    b.bind(("127.0.0.1", 0))
+    c = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    c.bind(("127.0.0.1", 0))
+    right = 0
+    for i in range(300):  # senders alternate, every third datagram is read without its address
+        sender = (b, c)[i % 2]
+        sender.sendto(b"%d" % i, a.getsockname())
+        if i % 3 == 2:
+            right += a.recv(100) == b"%d" % i
+        else:
+            data, source = a.recvfrom(100)
+            right += data == b"%d" % i and source == sender.getsockname()
+    print("datagrams with their sources:", right)
+    b.connect(a.getsockname())
+    b.send(b"")
+    print("empty:", a.recvfrom(10)[0], attempt(b.sendto, b"x" * 65508, a.getsockname()))
+    b.send(b"abcdef")
+    print("cut:", a.recvmsg(3)[0::2])
+    u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    u.connect(("127.0.0.1", 1))
+    u.send(b"a")
+    print("nobody there:", attempt(u.recvfrom, 10))
+
+
+for part in (ends, connects, accepts, bulk, options, datagrams):
+    part()
+listener.close()
+print("closed:", attempt(socket.create_connection, ADDRESS))
