@@ -12,8 +12,11 @@ constexpr int kMaxInt = std::numeric_limits<int>::max();
 bool ParseInts(std::string_view text, int* out, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     while (!text.empty() && (text[0] == ' ' || text[0] == '\t')) text.remove_prefix(1);
-    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), out[i]);
-    if (ec != std::errc()) return false;
+    int64_t wide = 0;
+    const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), wide);
+    // The kernel shows some signed values unsigned (tcp_notsent_lowat: 4294967295 is -1).
+    if (ec != std::errc() || wide < std::numeric_limits<int>::min() || wide > std::numeric_limits<uint32_t>::max()) return false;
+    out[i] = static_cast<int>(static_cast<uint32_t>(wide));
     text.remove_prefix(static_cast<size_t>(end - text.data()));
   }
   while (!text.empty() && (text[0] == ' ' || text[0] == '\t' || text[0] == '\n')) text.remove_prefix(1);

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <future>
 #include <thread>
 
 #include "control/broker/port_opener.h"
@@ -78,6 +79,10 @@ class Sentry {
     CheckStatus(mirror_.ReadAll());
     Publish(true);
     std::thread worker([this] { worker_.Run(); });
+    // The filter has no room for what a thread does once, at its start.
+    std::promise<void> runs;
+    worker_.Post([&runs] { runs.set_value(); });
+    runs.get_future().wait();
     std::string error;
     if (!InstallSentryFilter(&error)) Fatal("cannot install the sentry's seccomp filter: " + error);
     AskForPorts();
