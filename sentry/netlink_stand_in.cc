@@ -145,13 +145,17 @@ void NetlinkStandIn::ToProgram() {
   netlink::Reply reply;
   // A reader that waits with a buffer of its own gets replies first: nothing is in P then.
   while (!readers_.empty() && socket_->HasReply()) {
-    std::unique_ptr<HeldCall> reader = std::move(readers_.front());
-    readers_.pop_front();
     int pending = 0;
     if (ioctl(ends_.s.get(), SIOCOUTQ, &pending) == 0 && pending != 0) break;
     if (!socket_->NextReply(&reply)) break;
+    std::unique_ptr<HeldCall> reader = std::move(readers_.front());
+    readers_.pop_front();
     size_t length = reply.bytes.size();
-    AnswerReply(reader->call, std::move(reply), length, true);
+    const bool peek = (reader->call.parts[0].head.flags & MSG_PEEK) != 0;
+    netlink::Reply kept;
+    if (peek) kept = reply;  // it stays for the next reader
+    AnswerReply(reader->call, std::move(reply), length, !peek);
+    if (peek) socket_->Unreceive(std::move(kept));
   }
   while (s_writable_ && socket_->NextReply(&reply)) {
     ssize_t n = send(ends_.s.get(), reply.bytes.data(), reply.bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -220,6 +224,9 @@ void NetlinkStandIn::OnReceive(IncomingCall& call, Bytes message) {
   std::erase_if(readers_, [&call](const auto& r) { return r->call.envelope().tid == call.envelope().tid; });
   Errno error = socket_->TakeError();
   if (error != Errno::kOk) return (void)engine_.Answer(call.envelope(), error);
+  // What the program wrote before it asked is answered first, though its arrival may not have been told yet.
+  s_readable_ = true;
+  FromProgram();
   ToProgram();
   netlink::Reply reply;
   size_t length = 0;
