@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -67,7 +68,7 @@ Packet MakeFrame(BlockPool& pool, const FrameSpec& spec) {
     t[12] = static_cast<uint8_t>(transport_len / 4 << 4);
     t[13] = spec.flags;
     StoreBe16(t + 14, 8000);
-    std::memcpy(t + 20, spec.tcp_options.data(), spec.tcp_options.size());
+    std::copy(spec.tcp_options.begin(), spec.tcp_options.end(), t + 20);
   }
   if (!spec.sliced) {
     if (!spec.payload.empty()) std::memcpy(p.Append(spec.payload.size()), spec.payload.data(), spec.payload.size());
