@@ -79,7 +79,7 @@ constexpr FlagSpec kFlags[] = {
     {"link", "enum", "auto", "auto, packet, xdp", "tap, dpdk", "how frames reach the device",
      [](Flags& f, std::string_view v) {
        if (v != "auto" && v != "packet" && v != "xdp") return false;
-       f.link = v == "auto" ? LinkKind::kAuto : v == "packet" ? LinkKind::kPacket : LinkKind::kXdp;
+       f.link = v == "auto" ? LinkFlag::kAuto : v == "packet" ? LinkFlag::kPacket : LinkFlag::kXdp;
        return true;
      }},
     {"num-network-channels", "number", "auto", "auto, 1", "2 and more", "queues (= workers) per device",
@@ -134,7 +134,7 @@ constexpr CommandSpec kCommands[] = {
     {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|PID]", "its neighbours"},
     {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|PID]", "what it dropped, by reason"},
     {"list", "list [--json]", "running sandboxes"},
-    {"flags", "flags", "every global flag with default and allowed values"},
+    {"flags", "flags [--markdown]", "every global flag with default and allowed values"},
 };
 
 constexpr std::string_view kLaterCommands[] = {"create", "start",  "state", "kill",    "delete",    "run",    "exec",   "ps",
@@ -332,7 +332,8 @@ Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out) 
   if (command == "flags") {
     if (cursor.done()) return {};
     out->help = IsHelp(cursor.peek());
-    return out->help ? Status() : UsageError(cursor.peek() + ": flags takes no argument");
+    out->markdown = cursor.peek() == "--markdown";
+    return out->help || out->markdown ? Status() : UsageError(cursor.peek() + ": unknown argument of flags (allowed: --markdown)");
   }
   return ParseQuery(&cursor, out);
 }

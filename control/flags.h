@@ -14,14 +14,14 @@
 namespace sluice {
 
 enum class NetworkMode : uint8_t { kSandbox, kHost, kNone };
-enum class LinkKind : uint8_t { kAuto, kXdp, kPacket };
+enum class LinkFlag : uint8_t { kAuto, kXdp, kPacket };
 enum class Tristate : uint8_t { kAuto, kTrue, kFalse };
 enum class NetfilterPolicy : uint8_t { kRefuse, kIgnore };
 
 struct Flags {
   NetworkMode network = NetworkMode::kSandbox;
   bool gso = true, software_gso = true, gro = true;
-  LinkKind link = LinkKind::kAuto;
+  LinkFlag link = LinkFlag::kAuto;
   PollMode poll = PollMode::kAdaptive;
   Duration poll_spin{0};  // zero: measured at start
   Tristate tx_checksum_offload = Tristate::kAuto, rx_checksum_offload = Tristate::kAuto;
@@ -54,6 +54,7 @@ struct CommandLine {
   Flags flags;
   std::string command;  // "do", "stats" ...; "help", "version" for the flags of that name
   bool help = false;    // of `command`
+  bool markdown = false;  // of `flags`
   DoOptions do_options;
   QueryOptions query;
 };

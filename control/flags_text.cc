@@ -52,7 +52,7 @@ std::string FlagsText() {
 std::string FlagsMarkdown() {
   std::string out =
       "# Flags\n\n"
-      "Generated from the table in `control/flags.cc` (`build/release/sluice_flags_doc > docs/flags.md`). Global flags stand before the\n"
+      "Generated from the table in `control/flags.cc` (`sluice flags --markdown > docs/flags.md`). Global flags stand before the\n"
       "command: `--flag=value` or `--flag value`.\n\n"
       "| flag | type | default | allowed | meaning |\n|---|---|---|---|---|\n";
   for (const FlagSpec& f : FlagTable()) {

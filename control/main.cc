@@ -38,7 +38,7 @@ int main(int argc, char** argv) {
   if (line.command == "help") return Print(HelpText());
   if (line.command == "version") return Print(VersionText());
   if (line.help) return Print(CommandHelpText(line.command));
-  if (line.command == "flags") return Print(FlagsText());
+  if (line.command == "flags") return Print(line.markdown ? FlagsMarkdown() : FlagsText());
   const Status log = StartLog({.file = line.flags.log, .json = line.flags.log_json, .debug = line.flags.debug});
   if (!log.ok()) return Fail(log);
   if (line.command == "do") return RunDo(line);

@@ -19,6 +19,29 @@ Status PortOpener::Open(int ifindex, OpenedPort* out) {
   }
   SLUICE_RETURN_IF_ERROR(silencing_.Silence(ifindex, name));
 
+  DeviceFacts device;
+  std::string error;
+  if (ReadDeviceFacts(ifindex, &device, &error) != Errno::kOk) return Status::Error(Format("device %s: ", name) + error);
+  PortBlob blob;
+  std::strncpy(blob.name, name, sizeof blob.name - 1);
+  bool xdp = plan_.flags.link == LinkFlag::kXdp;
+  if (plan_.flags.link == LinkFlag::kAuto) {
+    const LinkChoice choice = ChooseLink(device);
+    xdp = choice.kind == LinkKind::kXdp;
+    Log(LogLevel::kDebug, "device %s: %s", name, choice.reason.c_str());
+  }
+  if (xdp) {
+    const Status opened = OpenXdp(device, out, &blob);
+    if (!opened.ok() && plan_.flags.link == LinkFlag::kXdp) return Status::Error("--link=xdp: " + opened.line());
+    if (!opened.ok()) Log(LogLevel::kInfo, "%s; going on with the packet port", opened.line().c_str());
+    xdp = opened.ok();
+  }
+  if (!xdp) SLUICE_RETURN_IF_ERROR(OpenPacket(ifindex, name, out, &blob));
+  out->blob.assign(reinterpret_cast<const char*>(&blob), sizeof blob);
+  return {};
+}
+
+Status PortOpener::OpenPacket(int ifindex, const char* name, OpenedPort* out, PortBlob* blob) {
   PacketSocketOptions options;
   options.vnet_header = plan_.flags.gso;
   options.mark = kSluiceMark;
@@ -29,12 +52,31 @@ Status PortOpener::Open(int ifindex, OpenedPort* out) {
   if (socket.facts.vnet_header_refused) {
     Log(LogLevel::kWarning, "device %s takes no virtio-net header: segmentation offload is off there (as with --gso=false)", name);
   }
-  PortBlob blob{socket.facts};
-  out->blob.assign(reinterpret_cast<const char*>(&blob), sizeof blob);
+  blob->kind = LinkKind::kPacket;
+  blob->packet = socket.facts;
   out->fds.push_back(std::move(socket.fd));
   return {};
 }
 
-void PortOpener::Close(int ifindex) { silencing_.Forget(ifindex); }
+Status PortOpener::OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob* blob) {
+  XdpAttachment attachment;
+  std::vector<Xsk> sockets;
+  std::string error;
+  const XdpDeviceFacts facts{.veth = device.kind == "veth", .mtu = device.mtu};
+  if (OpenXdpDevice(device.ifindex, 1, facts, XskOptions{}, &attachment, &sockets, &error) != Errno::kOk) {
+    return Status::Error("device " + device.name + ": " + error);
+  }
+  attachments_.insert_or_assign(device.ifindex, std::move(attachment));
+  blob->kind = LinkKind::kXdp;
+  blob->xdp = sockets[0].facts;
+  out->fds.push_back(std::move(sockets[0].fd));
+  out->fds.push_back(std::move(sockets[0].umem));
+  return {};
+}
+
+void PortOpener::Close(int ifindex) {
+  attachments_.erase(ifindex);
+  silencing_.Forget(ifindex);
+}
 
 }  // namespace sluice

@@ -1,19 +1,25 @@
 // Opens what a port needs privilege for, in the sandbox's namespace; the sentry makes the Port of it (run/port_maker.h).
 #pragma once
 
+#include <map>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include "control/run/plan.h"
 #include "control/run/silencing.h"
+#include "dataplane/choose_link.h"
 #include "dataplane/packet_socket.h"
+#include "xdp/xsk.h"
 
 namespace sluice {
 
 // Plain values that go to the sentry beside the descriptors.
 struct PortBlob {
-  PacketSocketFacts packet;
+  LinkKind kind = LinkKind::kPacket;
+  char name[16] = {};        // of the device
+  PacketSocketFacts packet;  // kPacket: one descriptor, the socket
+  XskFacts xdp;              // kXdp: two, the socket and its UMEM
 };
 static_assert(std::is_trivially_copyable_v<PortBlob>);
 
@@ -33,8 +39,12 @@ class PortOpener {
   Status Check() const { return silencing_.Check(); }
 
  private:
+  Status OpenPacket(int ifindex, const char* name, OpenedPort* out, PortBlob* blob);
+  Status OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob* blob);
+
   SandboxPlan& plan_;
   Silencing silencing_;
+  std::map<int, XdpAttachment> attachments_;  // by device; detached with this process
 };
 
 }  // namespace sluice

@@ -3,17 +3,33 @@
 #include <cstring>
 
 #include "control/broker/port_opener.h"
+#include "dataplane/gro_port.h"
 #include "dataplane/packet_port.h"
+#include "dataplane/xdp_port.h"
 
 namespace sluice {
 
-Status PortMaker::Make(std::string_view blob, std::vector<UniqueFd> fds, std::unique_ptr<Port>* out) {
-  PortBlob facts;
-  if (blob.size() != sizeof facts || fds.size() != 1) return Status::Error("the broker's description of a port is malformed");
-  std::memcpy(&facts, blob.data(), sizeof facts);
-  PacketPortOptions options;
-  options.software_gso = plan_.flags.software_gso;
-  *out = std::make_unique<PacketPort>(std::move(fds[0]), facts.packet, options, pool_);
+PortMaker::PortMaker(SandboxPlan& plan, BlockPool& pool) : plan_(plan), pool_(pool) {
+  if (plan.pcap) capture_ = std::make_shared<PcapWriter>(std::move(plan.pcap));
+}
+
+Status PortMaker::Make(std::string_view bytes, std::vector<UniqueFd> fds, std::unique_ptr<Port>* out) {
+  PortBlob blob;
+  if (bytes.size() != sizeof blob) return Status::Error("the broker's description of a port is malformed");
+  std::memcpy(&blob, bytes.data(), sizeof blob);
+  const bool xdp = blob.kind == LinkKind::kXdp;
+  if (fds.size() != (xdp ? 2u : 1u)) return Status::Error("the broker's description of a port is malformed");
+  const bool software_gso = plan_.flags.software_gso;
+  if (xdp) {
+    std::string error;
+    *out = XdpPort::Create(std::move(fds[0]), std::move(fds[1]), blob.xdp, {.software_gso = software_gso}, pool_, &error);
+    if (*out == nullptr) return Status::Error("cannot use the AF_XDP socket of " + std::string(blob.name) + ": " + error);
+  } else {
+    *out = std::make_unique<PacketPort>(std::move(fds[0]), blob.packet, PacketPortOptions{.software_gso = software_gso}, pool_);
+  }
+  // With a virtio-net header the kernel has coalesced already what can be.
+  if (plan_.flags.gro && (xdp || !blob.packet.vnet_header)) *out = std::make_unique<GroPort>(std::move(*out));
+  if (capture_ != nullptr) *out = std::make_unique<PcapPort>(std::move(*out), capture_, blob.name);
   return {};
 }
 

@@ -6,19 +6,21 @@
 #include <vector>
 
 #include "control/run/plan.h"
+#include "dataplane/pcap_port.h"
 #include "dataplane/port.h"
 
 namespace sluice {
 
 class PortMaker {
  public:
-  PortMaker(SandboxPlan& plan, BlockPool& pool) : plan_(plan), pool_(pool) {}
+  PortMaker(SandboxPlan& plan, BlockPool& pool);
   // `blob` is a PortBlob.
   Status Make(std::string_view blob, std::vector<UniqueFd> fds, std::unique_ptr<Port>* out);
 
  private:
   SandboxPlan& plan_;
   BlockPool& pool_;
+  std::shared_ptr<PcapWriter> capture_;  // none without --pcap-log
 };
 
 }  // namespace sluice
