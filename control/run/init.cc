@@ -149,7 +149,7 @@ int ExitCode(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 
 // Until no process is left. Returns CMD's exit code.
 int Serve(pid_t cmd, const sigset_t& signals) {
   int code = kExitKilled;
-  bool cmd_ended = false;
+  bool cmd_ended = false, looked = false;
   for (;;) {
     int status;
     pid_t pid;
@@ -158,12 +158,18 @@ int Serve(pid_t cmd, const sigset_t& signals) {
         cmd_ended = true;
         code = ExitCode(status);
       }
-      // Again after every end: a child that was being forked meanwhile is orphaned now.
-      if (cmd_ended) KillSession();
     }
     if (pid < 0 && errno == ECHILD) return code;
     siginfo_t info{};
-    const int signal = sigwaitinfo(&signals, &info);
+    // A daemon makes its session a moment after its parent's exit(2). The look is repeated after every end: a child that
+    // was being forked meanwhile is orphaned then.
+    const timespec grace{0, 300000000};
+    const int signal = cmd_ended && !looked ? sigtimedwait(&signals, &info, &grace) : sigwaitinfo(&signals, &info);
+    if (cmd_ended && signal < 0 && errno == EAGAIN) {
+      KillSession();
+      looked = true;
+    }
+    if (signal == SIGCHLD) looked = false;
     if (signal <= 0 || signal == SIGCHLD) continue;
     // What the terminal sends reaches CMD's process group by itself.
     if (!cmd_ended && info.si_code != SI_KERNEL) kill(cmd, signal);
