@@ -57,8 +57,8 @@ class Demo(test_web.WebTest, test_silence.SilenceTest):
 
     def show_silence(self):
         self.title("the host kernel's stack is not involved")
-        before = test_silence.snmp(self.net.inside)
         server = self.start_server()
+        before = test_silence.snmp(self.net.inside)
         with self.net.peer.connect((INSIDE, 7000)) as s:
             s.sendall(b"hello")
             self.assertEqual(s.recv(5), b"hello")

@@ -29,8 +29,8 @@ class SilenceTest(SluiceTest):
 
     @sandbox_only
     def test_kernel_counts_nothing_and_shows_no_socket(self):
+        server = self.start_server()  # the peer's attempts before the sandbox stands were the kernel's to answer
         before = snmp(self.net.inside)
-        server = self.start_server()
         with self.net.peer.connect((INSIDE, 7000)) as s:
             s.sendall(b"hello")
             self.assertEqual(s.recv(5), b"hello")
