@@ -1,5 +1,6 @@
 // The sentry, once it is jailed: the worker's thread runs the stack, the ports and the program's calls; the main thread follows the
 // namespace's configuration and answers the admin socket.
+#include <malloc.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
@@ -273,6 +274,8 @@ class Sentry {
 }  // namespace
 
 void RunSentry(SandboxPlan& plan) {
+  // One heap for both threads: glibc opens /proc/sys/vm/overcommit_memory before it shrinks any other, which our own filter kills.
+  mallopt(M_ARENA_MAX, 1);
   // Never destroyed: the process ends by the guard's signal.
   (new Sentry(plan))->Run();
 }

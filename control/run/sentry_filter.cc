@@ -17,17 +17,58 @@ namespace {
 // Memory, waiting, time: what any thread of ours does. Nothing that opens a file, makes a process or asks about others.
 constexpr int kAlways[] = {
     // memory; making memory executable is refused below
-    SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
+    SCMP_SYS(brk),
+    SCMP_SYS(munmap),
+    SCMP_SYS(mremap),
+    SCMP_SYS(madvise),
     // descriptors that were passed
-    SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(close), SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(recvmsg),
-    SCMP_SYS(sendmsg), SCMP_SYS(recvfrom), SCMP_SYS(sendto), SCMP_SYS(recvmmsg), SCMP_SYS(sendmmsg), SCMP_SYS(accept4),
-    SCMP_SYS(getsockopt), SCMP_SYS(setsockopt), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2), SCMP_SYS(lseek),
+    SCMP_SYS(read),
+    SCMP_SYS(write),
+    SCMP_SYS(readv),
+    SCMP_SYS(writev),
+    SCMP_SYS(close),
+    SCMP_SYS(poll),
+    SCMP_SYS(ppoll),
+    SCMP_SYS(recvmsg),
+    SCMP_SYS(sendmsg),
+    SCMP_SYS(recvfrom),
+    SCMP_SYS(sendto),
+    SCMP_SYS(recvmmsg),
+    SCMP_SYS(sendmmsg),
+    SCMP_SYS(accept4),
+    SCMP_SYS(getsockopt),
+    SCMP_SYS(setsockopt),
+    SCMP_SYS(epoll_ctl),
+    SCMP_SYS(epoll_wait),
+    SCMP_SYS(epoll_pwait),
+    SCMP_SYS(epoll_pwait2),
+    SCMP_SYS(lseek),
     // waiting, time, randomness, threads that are there already
-    SCMP_SYS(futex), SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(clock_nanosleep), SCMP_SYS(nanosleep), SCMP_SYS(getrandom), SCMP_SYS(sched_yield),
-    SCMP_SYS(getpid), SCMP_SYS(gettid), SCMP_SYS(getrusage), SCMP_SYS(sched_getaffinity), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(pause), SCMP_SYS(restart_syscall), SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask),
-    SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(rseq), SCMP_SYS(getcpu), SCMP_SYS(membarrier),
+    SCMP_SYS(futex),
+    SCMP_SYS(clock_gettime),
+    SCMP_SYS(gettimeofday),
+    SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(nanosleep),
+    SCMP_SYS(getrandom),
+    SCMP_SYS(sched_yield),
+    SCMP_SYS(getpid),
+    SCMP_SYS(gettid),
+    SCMP_SYS(getrusage),
+    SCMP_SYS(sched_getaffinity),
+    SCMP_SYS(timerfd_create),
+    SCMP_SYS(timerfd_settime),
+    SCMP_SYS(pause),
+    SCMP_SYS(restart_syscall),
+    SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(exit),
+    SCMP_SYS(exit_group),
+    SCMP_SYS(rseq),
+    SCMP_SYS(getcpu),
+    SCMP_SYS(membarrier),
     // a failed check ends the process by abort(3)
-    SCMP_SYS(rt_sigaction), SCMP_SYS(tgkill),
+    SCMP_SYS(rt_sigaction),
+    SCMP_SYS(tgkill),
 };
 
 bool Allow(scmp_filter_ctx filter, int nr) { return seccomp_rule_add(filter, SCMP_ACT_ALLOW, nr, 0) == 0; }
@@ -44,8 +85,9 @@ bool InstallSentryFilter(std::string* error) {
   for (const int nr : {SCMP_SYS(mmap), SCMP_SYS(mprotect)}) {
     ok = ok && seccomp_rule_add(filter, SCMP_ACT_ALLOW, nr, 1, SCMP_A2_32(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0)) == 0;
   }
-  // FIONREAD, SIOCOUTQ, FIONBIO; and the seccomp notification requests, whose type byte is '!'.
-  for (const unsigned request : {static_cast<unsigned>(FIONREAD), static_cast<unsigned>(SIOCOUTQ), static_cast<unsigned>(FIONBIO)}) {
+  // FIONREAD, SIOCATMARK, SIOCOUTQ, FIONBIO; and the seccomp notification requests, whose type byte is '!'.
+  for (const unsigned request : {static_cast<unsigned>(FIONREAD), static_cast<unsigned>(SIOCATMARK),
+                                 static_cast<unsigned>(SIOCOUTQ), static_cast<unsigned>(FIONBIO)}) {
     ok = ok && seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1_32(SCMP_CMP_EQ, request)) == 0;
   }
   ok = ok && seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1_32(SCMP_CMP_MASKED_EQ, 0xff00, 0x2100)) == 0;
