@@ -8,7 +8,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -56,22 +55,12 @@ static void send_all(int fd, const unsigned char* p, size_t n) {
   }
 }
 
-/* connect() interrupted goes on by itself: the second call says EALREADY or EISCONN, as Linux. */
+/* connect() interrupted goes on by itself: the next call waits for the same connection, or says EISCONN. Where calls are intercepted
+ * a signal may come before the call was seen: then the next call begins it. Either way there is one connection in the end. */
 static int connect_once(const struct sockaddr_in* a) {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  const int fd = (int)RETRY(socket(AF_INET, SOCK_STREAM, 0));
   if (fd < 0) die("socket");
-  if (connect(fd, (const struct sockaddr*)a, sizeof *a) == 0) return fd;
-  if (errno != EINTR) die("connect");
-  ++interrupted;
-  struct pollfd p = {fd, POLLOUT, 0};
-  if (RETRY(poll(&p, 1, 60000)) != 1) die("poll for the connection");
-  int error = -1;
-  socklen_t length = sizeof error;
-  if (RETRY(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length)) != 0) die("SO_ERROR");
-  if (error != 0) {
-    errno = error;
-    die("connect, later");
-  }
+  if (RETRY(connect(fd, (const struct sockaddr*)a, sizeof *a)) != 0 && errno != EISCONN) die("connect");
   return fd;
 }
 
