@@ -77,7 +77,7 @@ struct Call {
   uint64_t cookie = 0;        // SO_COOKIE of the stand-in; 0 for socket()
   uint64_t args[6] = {};      // as the program passed them; pointers are for information only
   uint32_t timeout_ms = 0;    // recvmmsg with a timeout: its value, 0xffffffff: none
-  uint32_t reserved = 0;
+  uint32_t answered = 0;      // 1: the program has its answer already (an option that cannot fail); only the effect is due
 };
 
 // One message of a call. For sending calls the bytes of name, control and data follow all Parts, part by part; for receiving

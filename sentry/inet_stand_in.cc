@@ -72,9 +72,11 @@ void InetStandIn::OnGetOption(IncomingCall& call) {
 }
 
 void InetStandIn::OnSetOption(IncomingCall& call) {
+  const bool answered = call.head.answered != 0;
+  if (answered && !TakeWritten()) return;
   Errno error = SetSocketOption(*this, call.int_arg(1), call.int_arg(2), call.parts[0].data, call.parts[0].head.total_length,
                                 call.head.rights, call.fd.get());
-  engine_.Answer(call.envelope(), error);
+  if (!answered) engine_.Answer(call.envelope(), error);
 }
 
 void InetStandIn::OnIoctl(IncomingCall& call) {

@@ -45,6 +45,8 @@ class InetStandIn : public StandIn, public SocketObserver {
   void OnSetOption(IncomingCall& call);
   void OnIoctl(IncomingCall& call);
   virtual uint32_t QueuedOut() = 0;  // SIOCOUTQ
+  // Hands the stack what the program wrote before this call, where order matters. False where the socket ended over it.
+  virtual bool TakeWritten() { return true; }
 
   // Keeps the call until RetryHeld; a call of the same thread that was kept before was interrupted and is forgotten. `deadline`: when
   // Expired is to answer it. `watch_closely`: learn soon that the caller was interrupted.

@@ -78,6 +78,15 @@ void StreamStandIn::FromProgram() {
   }
 }
 
+// The edge of what was written may still wait behind the call in this turn's events.
+bool StreamStandIn::TakeWritten() {
+  if (s_ && state_ == State::kConnected) {
+    s_readable_ = true;
+    FromProgram();
+  }
+  return !dead_ && socket_ != nullptr;
+}
+
 void StreamStandIn::ReadProgram() {
   size_t limit = ReadLimit();
   if (limit == 0) {

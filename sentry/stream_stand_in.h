@@ -43,6 +43,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnReceive(IncomingCall& call, Bytes message);
   void ReceiveFromCopy(IncomingCall& call, Bytes message, int flags);
   uint32_t QueuedOut() override;
+  bool TakeWritten() override;
   void OnExpired(HeldCall& held) override;
   void OnInterrupted(HeldCall& held) override;
   void OnFdEvents(uint32_t events) override;

@@ -5,9 +5,10 @@
 #include <linux/audit.h>
 #include <linux/capability.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -46,7 +47,6 @@ using calls::MessageType;
 namespace {
 
 constexpr size_t kMaxListeners = 4096;
-constexpr uint64_t kCallsToken = ~0ull;
 constexpr int kFullSearchesPerSecond = 10;
 
 struct Listener {
@@ -90,6 +90,14 @@ bool NeedsRights(const calls::Call& call, Bytes name) {
   }
 }
 
+// Options that Linux never refuses on a TCP socket. They are set around every answer by servers (nginx corks each response), so
+// the program need not wait for the sentry: the broker answers, and the sentry applies them in order with the stream's bytes.
+bool CannotFail(const calls::Call& call, const calls::Part& value, bool is_stream) {
+  if (call.kind != CallKind::kSetSockOpt || !is_stream || static_cast<int>(call.args[1]) != IPPROTO_TCP) return false;
+  const int name = static_cast<int>(call.args[2]);
+  return (name == TCP_NODELAY || name == TCP_CORK || name == TCP_QUICKACK) && value.total_length >= sizeof(int);
+}
+
 // The number by which the process of a thread names itself: the innermost of NStgid.
 uint32_t ProcessInside(pid_t tid) {
   std::ifstream status("/proc/" + std::to_string(tid) + "/status");
@@ -105,20 +113,16 @@ uint32_t ProcessInside(pid_t tid) {
 
 class CallBroker::Impl {
  public:
-  explicit Impl(const Options& options) : options_(options), finder_(options.netns_cookie), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
-    SLUICE_CHECK(epoll_);
-    WatchCalls(false);
-  }
+  explicit Impl(const Options& options) : options_(options), finder_(options.netns_cookie) {}
 
   Errno AddListener(UniqueFd listener);
   size_t listener_count() const { return listeners_.size(); }
-  int epoll_fd() const { return epoll_.get(); }
   bool RunOnce(int timeout_ms);
   Stats stats() const { return stats_; }
 
  private:
   // Program side (call_broker.cc).
-  void OnListener(uint16_t index, uint32_t events);
+  void OnListener(uint16_t index, int events);
   void RemoveListener(uint16_t index);
   void HandleCall(uint16_t index, const seccomp_notif& notif);
   bool NativeIsRight(const seccomp_data& data, pid_t tid, const FoundSocket& found) const;
@@ -131,7 +135,7 @@ class CallBroker::Impl {
   void SweepPending();
 
   // Sentry side.
-  void WatchCalls(bool writable);
+  bool AnswerAtOnce(uint16_t index, const seccomp_notif& notif, const FoundSocket& found);
   void Send(Bytes message, int fd, UniqueFd owned);
   bool TrySend(Bytes message, int fd);
   void FlushQueue();
@@ -145,7 +149,7 @@ class CallBroker::Impl {
 
   Options options_;
   StandInFinder finder_;
-  UniqueFd epoll_;
+  std::vector<pollfd> polled_;  // the channel, then listeners in the order of the map
   std::map<uint16_t, Listener> listeners_;
   uint16_t next_listener_ = 1;
   std::unordered_map<pid_t, PendingCall> pending_;  // a thread is in one call at a time
@@ -169,10 +173,6 @@ Errno CallBroker::Impl::AddListener(UniqueFd listener) {
   Envelope e{MessageType::kListener};
   e.listener = index;
   Send({reinterpret_cast<uint8_t*>(&e), sizeof e}, listener.get(), UniqueFd(fcntl(listener.get(), F_DUPFD_CLOEXEC, 0)));
-  epoll_event ev{};
-  ev.events = EPOLLIN;
-  ev.data.u64 = index;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener.get(), &ev) != 0) return static_cast<Errno>(errno);
   listeners_[index].fd = std::move(listener);
   return Errno::kOk;
 }
@@ -185,25 +185,29 @@ void CallBroker::Impl::RemoveListener(uint16_t index) {
   Send({reinterpret_cast<uint8_t*>(&e), sizeof e}, -1, UniqueFd());
 }
 
+// poll(2), not epoll: a listener's wake-up names the caller's core, and only a direct waiter is woken there; by way of an epoll
+// instance the scheduler would choose another, sleeping one, at ten times the price.
 bool CallBroker::Impl::RunOnce(int timeout_ms) {
-  std::array<epoll_event, 32> events;
-  int n = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
-  for (int i = 0; i < n && !sentry_gone_; ++i) {
-    if (events[static_cast<size_t>(i)].data.u64 == kCallsToken) {
-      if ((events[static_cast<size_t>(i)].events & EPOLLOUT) != 0) FlushQueue();
-      OnCalls();
-    } else {
-      OnListener(static_cast<uint16_t>(events[static_cast<size_t>(i)].data.u64), events[static_cast<size_t>(i)].events);
-    }
+  const short room = queue_.empty() ? 0 : POLLOUT;
+  polled_.assign(1, {options_.calls_fd, static_cast<short>(POLLIN | room), 0});
+  for (const auto& [index, listener] : listeners_) polled_.push_back({listener.fd.get(), POLLIN, 0});
+  if (poll(polled_.data(), polled_.size(), timeout_ms) <= 0) return !sentry_gone_;
+  if ((polled_[0].revents & POLLOUT) != 0) FlushQueue();
+  if ((polled_[0].revents & ~POLLOUT) != 0) OnCalls();
+  size_t i = 1;
+  for (auto it = listeners_.begin(); it != listeners_.end() && !sentry_gone_; ++i) {
+    const uint16_t index = it->first;
+    ++it;  // the listener may be removed
+    if (polled_[i].revents != 0) OnListener(index, polled_[i].revents);
   }
   return !sentry_gone_;
 }
 
-void CallBroker::Impl::OnListener(uint16_t index, uint32_t events) {
+void CallBroker::Impl::OnListener(uint16_t index, int events) {
   auto it = listeners_.find(index);
   if (it == listeners_.end()) return;
-  if ((events & EPOLLIN) == 0) {
-    if ((events & (EPOLLHUP | EPOLLERR)) != 0) RemoveListener(index);
+  if ((events & POLLIN) == 0) {
+    if ((events & (POLLHUP | POLLERR | POLLNVAL)) != 0) RemoveListener(index);
     return;
   }
   // The kernel may have a longer structure than we know; it wants zeroes.
@@ -322,19 +326,27 @@ void CallBroker::Impl::PassOn(uint16_t index, const seccomp_notif& notif, FoundS
     pending_.erase(tid);
     return;
   }
+  if (AnswerAtOnce(index, notif, found)) return;
   bool with_fd = found.fd && NeedsDescriptor(reader_.call(), found.is_stream);
   ++stats_.passed;
   int number = with_fd ? found.fd.get() : -1;
   Send({reader_.message(), reader_.message_size()}, number, with_fd ? std::move(found.fd) : UniqueFd());
 }
 
-void CallBroker::Impl::WatchCalls(bool writable) {
-  epoll_event ev{};
-  ev.events = EPOLLIN | (writable ? EPOLLOUT : 0u);
-  ev.data.u64 = kCallsToken;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, options_.calls_fd, &ev) != 0) {
-    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, options_.calls_fd, &ev);
+// The message is in the channel before the program goes on, so what it does next comes after it.
+bool CallBroker::Impl::AnswerAtOnce(uint16_t index, const seccomp_notif& notif, const FoundSocket& found) {
+  calls::Part value;
+  memcpy(&value, reader_.message() + sizeof(calls::Call), sizeof value);
+  if (!queue_.empty() || !CannotFail(reader_.call(), value, found.is_stream)) return false;
+  reader_.call().answered = 1;
+  if (!TrySend({reader_.message(), reader_.message_size()}, -1) || sentry_gone_) {
+    reader_.call().answered = 0;
+    return false;
   }
+  ++stats_.passed;
+  pending_.erase(static_cast<pid_t>(notif.pid));
+  Answer(index, notif.id, 0, false);
+  return true;
 }
 
 // False where there is no room now.
@@ -365,12 +377,10 @@ void CallBroker::Impl::Send(Bytes message, int fd, UniqueFd owned) {
   if (queue_.empty() && TrySend(message, fd)) return;
   // Bounded: every thread of the sandbox has at most one call under way, and a few messages answer each one of the sentry's.
   queue_.push_back({std::vector<uint8_t>(message.begin(), message.end()), std::move(owned)});
-  WatchCalls(true);
 }
 
 void CallBroker::Impl::FlushQueue() {
   while (!queue_.empty() && TrySend(queue_.front().bytes, queue_.front().fd.get())) queue_.pop_front();
-  if (queue_.empty()) WatchCalls(false);
 }
 
 void CallBroker::Impl::OnCalls() {
@@ -543,7 +553,6 @@ CallBroker::CallBroker(const Options& options) : impl_(std::make_unique<Impl>(op
 CallBroker::~CallBroker() = default;
 Errno CallBroker::AddListener(UniqueFd listener) { return impl_->AddListener(std::move(listener)); }
 size_t CallBroker::listener_count() const { return impl_->listener_count(); }
-int CallBroker::epoll_fd() const { return impl_->epoll_fd(); }
 bool CallBroker::RunOnce(int timeout_ms) { return impl_->RunOnce(timeout_ms); }
 CallBroker::Stats CallBroker::stats() const { return impl_->stats(); }
 

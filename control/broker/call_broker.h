@@ -48,8 +48,6 @@ class CallBroker {
   Errno AddListener(UniqueFd listener);
   size_t listener_count() const;
 
-  // Readable when RunOnce has something to do: for a poll loop that watches other things too.
-  int epoll_fd() const;
   // Handles what is ready; waits up to `timeout_ms` for it (-1: no limit). False when the sentry's end of the channel is gone: the
   // sandbox has to be ended (its calls wait until then; none is answered by other means).
   bool RunOnce(int timeout_ms);

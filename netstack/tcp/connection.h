@@ -264,6 +264,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool in_turn_ = false;
   bool ack_now_ = false;          // an ACK must leave at the end of this turn
   bool ack_scheduled_ = false;    // an ACK is owed (delayed)
+  bool short_owed_ = false;       // for a segment below the MSS: its sender may hold the next one back (Nagle)
   bool output_due_ = false;
   bool timestamps_ = false, sack_ = false, scaling_ = false;
   bool fin_queued_ = false;       // our FIN follows the queued data

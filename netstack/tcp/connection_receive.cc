@@ -89,6 +89,7 @@ void Connection::ScheduleAck(const Segment& seg) {
   const bool quick = quick_acks_ > 0 && pingpong_ < kInteractive;
   if (unacked > rcv_mss_ || quick || (ooo_ && !ooo_->empty())) return AckSoon();
   ack_scheduled_ = true;
+  short_owed_ = seg.payload_len < rcv_mss_;
   Duration delay = ato_;
   if (delay > kMinDelayedAck) {
     Duration most = pingpong_ >= kInteractive ? kMaxDelayedAck : Duration::Milliseconds(500);
@@ -278,7 +279,9 @@ void Connection::Consume(size_t n) {
   if (!Synchronized() || fin_received_) return;
   const uint32_t current = WindowNow();
   // A window update where it at least doubles (as linux tcp_cleanup_rbuf): smaller ones ride on other segments.
-  if (ack_scheduled_ && (rcv_.nxt - rcv_.wup > rcv_mss_ || (rcvq_.empty() && quick_acks_ > 0 && pingpong_ < kInteractive))) return AckSoon();
+  if (ack_scheduled_ && rcv_.nxt - rcv_.wup > rcv_mss_) return AckSoon();
+  // Read to the last byte and no answer is in sight: the peer need not wait for the timer.
+  if (ack_scheduled_ && rcvq_.empty() && pingpong_ < kInteractive && (quick_acks_ > 0 || short_owed_)) return AckSoon();
   if (2 * uint64_t{current} > std::min(window_clamp_, WindowOf(rcvbuf_))) return;
   const uint32_t full = std::min(window_clamp_, WindowOf(rcvbuf_));
   uint32_t free = std::min(FreeWindow(), rcv_ssthresh_);

@@ -215,6 +215,22 @@ TEST(TcpData, DelaysTheAckOfALoneSegmentOnceQuickAcksAreUsedUp) {
   EXPECT_EQ(s.ack, 3u);
 }
 
+TEST(TcpData, AcknowledgesAShortSegmentOnceItIsReadWhereNoAnswersAreGiven) {
+  WirePeer p;
+  StreamSocket* c = p.Accepted();
+  uint32_t next = 1;
+  for (; next < 40; ++next) {  // beyond the quick ACKs of the start
+    p.Send(kAck | kPsh, next, 1, "x");
+    EXPECT_EQ(p.Read(c), "x");
+    p.Take();
+  }
+  p.Send(kAck | kPsh, next, 1, "y");
+  p.ExpectSilence();
+  EXPECT_EQ(p.Read(c), "y");
+  const Seen s = p.One();
+  EXPECT_EQ(s.ack, next + 1);
+}
+
 TEST(TcpData, PiggybacksTheAckOnTheAnswerOfTheTurn) {
   WirePeer p;
   StreamSocket* c = p.Accepted();
