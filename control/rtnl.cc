@@ -34,6 +34,7 @@ uint32_t Attributes::u32(int type, uint32_t otherwise) const {
 
 std::string Attributes::str(int type) const {
   const Bytes value = get(type);
+  if (value.empty()) return {};
   return std::string(reinterpret_cast<const char*>(value.data()), strnlen(reinterpret_cast<const char*>(value.data()), value.size()));
 }
 

@@ -46,6 +46,7 @@ void MessageWriter::Finish() {
 }
 
 std::string_view Attribute::text() const {
+  if (value.empty()) return {};
   const auto* begin = reinterpret_cast<const char*>(value.data());
   return {begin, strnlen(begin, value.size())};
 }

@@ -149,7 +149,8 @@ void AppendMetrics(MessageWriter& w, const Route& route, const RouteConfig* matc
   Buffer of_route;
   if (match != nullptr) AppendRoute(*match, &of_route);
   const Bytes metrics = FindAttribute(of_route, sizeof(rtmsg), RTA_METRICS);
-  const bool learnt = route.mtu != 0 && link != nullptr && route.mtu < link->mtu;
+  // The loopback device's 65536 is one more than an IPv4 packet can be: that is no path that was learnt.
+  const bool learnt = route.mtu != 0 && link != nullptr && route.mtu < std::min(link->mtu, uint32_t{65535});
   if (metrics.empty() && !learnt) return;
   const size_t nest = w.BeginNest(RTA_METRICS);
   bool has_mtu = false;
