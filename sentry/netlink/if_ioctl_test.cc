@@ -98,7 +98,7 @@ TEST(IfIoctl, ListsAddressesAsTheKernel) {
       ASSERT_EQ(0, ioctl(fd, SIOCGIFCONF, &conf));
       EXPECT_EQ(conf.ifc_len, LoadPrefix<ifconf>(ours.argument).ifc_len) << room;
       ASSERT_EQ(static_cast<size_t>(conf.ifc_len), ours.extra.size());
-      EXPECT_EQ(0, std::memcmp(ours.extra.data(), memory.data(), ours.extra.size()));
+      EXPECT_TRUE(std::equal(ours.extra.begin(), ours.extra.end(), memory.begin())) << room;
     }
     ifconf measure{};
     const IoctlResult ours = DeviceIoctl(backend, AF_INET, SIOCGIFCONF, AsBytes(measure), {}, kUser);
