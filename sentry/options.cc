@@ -246,6 +246,12 @@ Errno SetSocketOption(InetStandIn& s, int level, int name, Bytes value, uint32_t
   return s.socket()->SetOption(e->option, number);
 }
 
+bool SocketOptionNeedsRights(int level, int name) {
+  return std::any_of(std::begin(kTable), std::end(kTable), [=](const Entry& e) {
+    return e.level == level && e.name == name && (e.need != Need::kNone || e.special == S::kBindToDevice);
+  });
+}
+
 std::string DescribeSocketOptions() {
   std::string text =
       "# Socket options\n\n"

@@ -23,6 +23,9 @@ Errno GetSocketOption(InetStandIn& s, int level, int name, uint32_t capacity, in
 // `value` has the first bytes of optval (at most calls::kMaxOption), `length` is optlen. `rights`: calls::Rights of the caller.
 Errno SetSocketOption(InetStandIn& s, int level, int name, Bytes value, uint32_t length, uint16_t rights, int p);
 
+// Whether setting it depends on the caller's capabilities (looking those up costs more than all else of a call).
+bool SocketOptionNeedsRights(int level, int name);
+
 // The table as a page of documentation.
 std::string DescribeSocketOptions();
 

@@ -27,6 +27,7 @@
 #include "control/broker/call_writer.h"
 #include "control/broker/net_change.h"
 #include "control/broker/stand_in_finder.h"
+#include "sentry/options.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
@@ -83,9 +84,7 @@ bool NeedsRights(const calls::Call& call, Bytes name) {
   switch (call.kind) {
     case CallKind::kSocket: return static_cast<int>(call.args[0]) == AF_NETLINK || (static_cast<int>(call.args[1]) & 0xf) == SOCK_RAW;
     case CallKind::kBind: return name.size() >= 4 && (name[2] != 0 || name[3] != 0);  // a port, or a netlink port id
-    case CallKind::kSetSockOpt:
-      // Those of SOL_SOCKET, IPPROTO_IP and IPPROTO_IPV6 that need a capability change rarely; the others are cheap and frequent.
-      return static_cast<int>(call.args[1]) != IPPROTO_TCP;
+    case CallKind::kSetSockOpt: return SocketOptionNeedsRights(static_cast<int>(call.args[1]), static_cast<int>(call.args[2]));
     default: return false;  // changes by netlink and ioctl are judged when the sentry asks for them (OnNetChange)
   }
 }
