@@ -257,7 +257,7 @@ bool Connection::CheckReset(const Segment& seg) {
   if (!seg.Has(kRst)) return true;
   bool exact = seg.seq == rcv_.nxt || (fin_received_ && seg.seq == rcv_.nxt - 1);
   if (!exact && sack_ && sacks_.count() > 0) {  // right behind the highest SACK block is what the peer has sent last
-    for (size_t i = 0; i < sacks_.count(); ++i) exact |= seg.seq == sacks_[i].end && ooo_ && seg.seq == ooo_->highest();
+    for (size_t i = 0; i < sacks_.count(); ++i) exact |= seg.seq == sacks_[i].end && ooo_ && !ooo_->empty() && seg.seq == ooo_->highest();
   }
   if (!exact) {
     SendChallengeAck(true);

@@ -147,7 +147,7 @@ void Connection::QueueOutOfOrder(const Segment& seg, Packet packet) {
   ++totals_.ooo_packets;
   engine_.Count(Counter::kTcpOFOQueue);
   const SeqNum end = seg.seq + seg.payload_len;
-  if (ooo_ && ooo_->memory() + rcvq_.memory() > rcvbuf_ && !(end <= ooo_->highest())) {
+  if (ooo_ && ooo_->memory() + rcvq_.memory() > rcvbuf_ && (ooo_->empty() || ooo_->highest() < end)) {
     engine_.Count(Counter::kDropTcpReceiveBuffer);  // beyond the buffer only what fills holes is worth its memory
     return AckSoon();
   }

@@ -19,7 +19,7 @@ class Reassembly {
   size_t memory() const { return memory_; }
   size_t bytes() const { return bytes_; }
   size_t count() const { return pieces_.size() - head_; }
-  SeqNum highest() const { return pieces_.back().end(); }
+  SeqNum highest() const { return pieces_.back().end(); }  // not where empty()
 
   // Adds what is new of [seq, seq + slice.length). True where anything was.
   bool Insert(SeqNum seq, Slice slice, BlockPool& pool);
