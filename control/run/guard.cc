@@ -37,8 +37,8 @@ namespace {
 using control::Type;
 
 constexpr int kForwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
-// How long connections may take to deliver what CMD wrote before it ended. The kernel gives orphans as long; here somebody waits.
-constexpr int kDrainMs = 10000;
+// After this long a wait for what CMD left unsent is explained to whoever waits.
+constexpr int kExplainDrainMs = 3000;
 
 struct Child {
   pid_t pid = -1;
@@ -87,6 +87,7 @@ class Guard {
   Type FromBroker(std::string* text);
   int KillBecause(const std::string& why);
   void Drain();
+  bool AskedToEnd();
   int EndInit();
   void Finish();
 
@@ -405,24 +406,39 @@ int Guard::KillBecause(const std::string& why) {
   return kExitKilled;
 }
 
+// What CMD wrote before it ended is still delivered, as the kernel does for the sockets of a dead process; TCP's own limits for
+// orphans and the sentry's for a dead peer bound the wait, and a signal ends it.
 void Guard::Drain() {
   if (!plan_.intercepted() || !SendRecord(plan_.guard.a.get(), control::Encode(Type::kDrain), {})) return;
-  timespec start{};
-  clock_gettime(CLOCK_MONOTONIC, &start);
-  for (;;) {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    const int64_t spent = (now.tv_sec - start.tv_sec) * 1000 + (now.tv_nsec - start.tv_nsec) / 1000000;
-    pollfd polled[4] = {{plan_.guard.a.get(), POLLIN, 0}, {sentry_.pidfd.get(), POLLIN, 0}, {broker_.pidfd.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}};
-    if (spent >= kDrainMs || poll(polled, 4, static_cast<int>(kDrainMs - spent)) <= 0) {
-      Log(LogLevel::kWarning, "connections that the program left had not delivered everything after %d s", kDrainMs / 1000);
-      return;
+  for (int wait = kExplainDrainMs;;) {
+    pollfd polled[5] = {{plan_.guard.a.get(), POLLIN, 0},
+                        {sentry_.pidfd.get(), POLLIN, 0},
+                        {broker_.pidfd.get(), POLLIN, 0},
+                        {signals_.get(), POLLIN, 0},
+                        {plan_.sentry_log_read ? plan_.sentry_log_read.get() : -1, POLLIN, 0}};
+    const int n = poll(polled, 5, wait);
+    if (n == 0) {
+      Log(LogLevel::kWarning, "connections still deliver what the program wrote before it ended; interrupt to cut them");
+      wait = -1;
     }
-    if (polled[1].revents != 0 || polled[2].revents != 0 || polled[3].revents != 0) return;
+    if (n <= 0) continue;
+    if (polled[4].revents != 0) RelayLog();
+    if (polled[1].revents != 0 || polled[2].revents != 0 || (polled[3].revents != 0 && AskedToEnd())) return;
+    if (polled[0].revents == 0) continue;
     std::string text;
     const Type type = FromBroker(&text);
     if (type == Type::kDrained || type == Type::kFatal) return;
   }
+}
+
+bool Guard::AskedToEnd() {
+  signalfd_siginfo info;
+  bool end = false;
+  while (read(signals_.get(), &info, sizeof info) == sizeof info) {
+    const int number = static_cast<int>(info.ssi_signo);
+    end |= number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT;
+  }
+  return end;
 }
 
 int Guard::EndInit() {

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <future>
 #include <thread>
+#include <utility>
 
 #include "control/broker/port_opener.h"
 #include "control/broker/sysctl_reader.h"
@@ -66,6 +67,8 @@ Instant Now() {
   return Instant(now.tv_sec * int64_t{1000000000} + now.tv_nsec);
 }
 
+// A peer that acknowledges nothing for so long is dead to whoever waits for `sluice do` to end.
+constexpr Duration kDrainStall = Duration::Seconds(60);
 constexpr size_t kPacketMemory = size_t{512} << 20;
 
 class Sentry {
@@ -243,15 +246,25 @@ class Sentry {
     Publish();
   }
 
-  // CMD is gone: as the kernel does for the sockets of a dead process, go on until what was written is acknowledged.
+  // CMD is gone: as the kernel does for the sockets of a dead process, go on until what was written is acknowledged. A connection
+  // that is still open here has bytes between the program and the stack: its close comes behind them.
   void WatchDrain() {
     worker_.Post([this] {
-      const auto sockets = stack_.Sockets(false);
-      const bool owing = std::any_of(sockets.begin(), sockets.end(), [](const SocketInfo& s) {
-        constexpr int kFinWait1 = 4, kLastAck = 9, kClosing = 11;
-        return s.protocol == 6 && (s.state == kFinWait1 || s.state == kLastAck || s.state == kClosing || (s.state == 1 && s.send_queue != 0));
-      });
-      if (!owing && !drained_.exchange(true)) Send(Type::kDrained);
+      uint64_t owing = 0, acknowledged = 0;
+      for (const SocketInfo& s : stack_.Sockets(true)) {
+        constexpr int kEstablished = 1, kFinWait1 = 4, kCloseWait = 8, kLastAck = 9, kClosing = 11;
+        if (s.protocol != 6) continue;
+        if (s.state != kEstablished && s.state != kFinWait1 && s.state != kCloseWait && s.state != kLastAck && s.state != kClosing) continue;
+        ++owing;
+        if (s.tcp) acknowledged += s.tcp->bytes_acked;
+      }
+      const Instant now = Now();
+      const std::pair seen{owing, acknowledged};
+      if (std::exchange(drain_seen_, seen) != seen) drain_progress_ = now;
+      const bool stalled = owing != 0 && now - drain_progress_ >= kDrainStall;
+      if ((owing != 0 && !stalled) || drained_.exchange(true)) return;
+      if (stalled) Log(LogLevel::kWarning, "connections that the program left were cut: nothing was acknowledged for %d s", static_cast<int>(kDrainStall.seconds()));
+      Send(Type::kDrained);
     });
   }
 
@@ -269,6 +282,9 @@ class Sentry {
   uint64_t generation_ = 0;
   bool starting_ = true, ready_ = false, draining_ = false;
   std::atomic<bool> drained_{false};
+  // The worker's: connections that owe bytes and bytes acknowledged at the last look, and when that changed.
+  std::pair<uint64_t, uint64_t> drain_seen_{0, 0};
+  Instant drain_progress_;
 };
 
 }  // namespace

@@ -53,6 +53,43 @@ class NoneTest(SluiceTest):
         self.assertNotIn(INSIDE, out)
 
 
+class LeftBehindTest(SluiceTest):
+    """What a program wrote before it ended arrives, as from the kernel's sockets of a dead process."""
+
+    def left_behind(self, peer_shuts_down_first):
+        listener = self.net.peer.listen((PEER, 7000))
+        self.addCleanup(listener.close)
+        program = self.python_inside("import socket\n"
+                                     f"s=socket.create_connection(('{PEER}',7000))\n"
+                                     f"{'s.recv(1)' if peer_shuts_down_first else ''}\n"
+                                     "s.settimeout(1)\n"
+                                     "n=0\n"
+                                     "try:\n"
+                                     " while True: n+=s.send(b'x'*65536)\n"
+                                     "except TimeoutError: print('wrote',n,'bytes',flush=True)\n")
+        peer, _ = listener.accept()
+        self.addCleanup(peer.close)
+        peer.settimeout(60)
+        if peer_shuts_down_first:
+            peer.shutdown(socket.SHUT_WR)
+        wrote = int(program.wait_log(r"wrote (\d+) bytes").group(1))
+        if program.sandbox:
+            # It is gone, and the peer has not read a byte: its buffer, our send buffer and the program's are full.
+            program.wait_log("still deliver")
+        received = 0
+        while part := peer.recv(1 << 20):
+            received += len(part)
+        self.assertEqual(received, wrote)
+        peer.close()
+        program.expect_success()
+
+    def test_all_arrives(self):
+        self.left_behind(peer_shuts_down_first=False)
+
+    def test_all_arrives_after_the_peers_fin(self):
+        self.left_behind(peer_shuts_down_first=True)
+
+
 class HostTest(SluiceTest):
     flags = ("--network=host",)
 
