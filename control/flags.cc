@@ -124,22 +124,6 @@ constexpr FlagSpec kFlags[] = {
     {"rootless", "bool", "false", "", "*", "as runc", nullptr},
 };
 
-constexpr CommandSpec kCommands[] = {
-    {"do", "do [--netns=NAME|PATH] [--device=NAME]... [--env K=V]... [--] CMD [ARG]...",
-     "runs CMD with its network on our stack. Without --netns: in a network namespace of its own with a veth pair to the host (private /30, "
-     "default route, no NAT), undone at exit. The exit status is CMD's (128 + signal)"},
-    {"stats", "stats [--json] [--netns=NAME|PATH] [NAME|PID]", "counters, drop reasons, ports and workers of a running sandbox"},
-    {"sockets", "sockets [--json] [--netns=NAME|PATH] [NAME|PID]", "its sockets"},
-    {"routes", "routes [--json] [--netns=NAME|PATH] [NAME|PID]", "its routes as the stack has them"},
-    {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|PID]", "its neighbours"},
-    {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|PID]", "what it dropped, by reason"},
-    {"list", "list [--json]", "running sandboxes"},
-    {"flags", "flags [--markdown]", "every global flag with default and allowed values"},
-};
-
-constexpr std::string_view kLaterCommands[] = {"create", "start",  "state", "kill",    "delete",    "run",    "exec",   "ps",
-                                               "spec",   "features", "events", "update", "pause", "resume", "install", "uninstall", "capture"};
-
 // Cuts a comma-separated list.
 bool ListHas(std::string_view list, std::string_view value) {
   while (!list.empty()) {
@@ -164,9 +148,11 @@ bool IsLaterValue(const FlagSpec& flag, std::string_view value) {
   return ListHas(flag.later, value);
 }
 
-Status UsageError(std::string line) { return Status::Error(std::move(line), kExitUsage); }
-
 std::string Str(std::string_view s) { return std::string(s); }
+
+}  // namespace
+
+std::span<const FlagSpec> FlagTable() { return kFlags; }
 
 Status SetFlag(const FlagSpec& flag, std::string_view value, Flags* flags) {
   const std::string shown = "--" + Str(flag.name) + "=" + Str(value);
@@ -174,168 +160,6 @@ Status SetFlag(const FlagSpec& flag, std::string_view value, Flags* flags) {
   if (IsLaterValue(flag, value)) return Status::Error(shown + ": not available in this build (allowed: " + Str(flag.allowed) + ")");
   if (!flag.set(*flags, value)) return Status::Error(shown + ": not a valid value (allowed: " + Str(flag.allowed) + ")");
   return {};
-}
-
-// The arguments, one after the other.
-class Cursor {
- public:
-  explicit Cursor(const std::vector<std::string>& args) : args_(args) {}
-  bool done() const { return at_ >= args_.size(); }
-  const std::string& peek() const { return args_[at_]; }
-  const std::string& Take() { return args_[at_++]; }
-  std::vector<std::string> Rest() {
-    std::vector<std::string> rest(args_.begin() + static_cast<ptrdiff_t>(at_), args_.end());
-    at_ = args_.size();
-    return rest;
-  }
-
- private:
-  const std::vector<std::string>& args_;
-  size_t at_ = 0;
-};
-
-struct Option {
-  std::string name;                  // without dashes
-  std::optional<std::string> value;  // of --name=value
-};
-
-Option SplitOption(const std::string& arg) {
-  const size_t start = arg.rfind("--", 0) == 0 ? 2 : 1;
-  const size_t equals = arg.find('=');
-  if (equals == std::string::npos) return {arg.substr(start), std::nullopt};
-  return {arg.substr(start, equals - start), arg.substr(equals + 1)};
-}
-
-bool IsHelp(const std::string& arg) { return arg == "--help" || arg == "-h"; }
-
-Status TakeValue(const Option& option, Cursor* cursor, std::string* value) {
-  if (option.value) {
-    *value = *option.value;
-    return {};
-  }
-  if (cursor->done()) return UsageError("--" + option.name + ": a value is missing");
-  *value = cursor->Take();
-  return {};
-}
-
-Status ParseGlobal(Cursor* cursor, CommandLine* out) {
-  const std::string arg = cursor->Take();
-  if (IsHelp(arg)) {
-    out->command = "help";
-    return {};
-  }
-  if (arg == "--version" || arg == "-v") {
-    out->command = "version";
-    return {};
-  }
-  const Option option = SplitOption(arg);
-  const auto table = FlagTable();
-  const auto flag = std::find_if(table.begin(), table.end(), [&](const FlagSpec& f) { return f.name == option.name; });
-  if (flag == table.end() || arg.rfind("--", 0) != 0) return UsageError(arg + ": unknown flag (see sluice flags)");
-  if (flag->later == "*") return SetFlag(*flag, "", &out->flags);
-  std::string value;
-  if (flag->type == "bool" && !option.value && (cursor->done() || (cursor->peek() != "true" && cursor->peek() != "false"))) {
-    value = "true";
-  } else {
-    SLUICE_RETURN_IF_ERROR(TakeValue(option, cursor, &value));
-  }
-  return SetFlag(*flag, value, &out->flags);
-}
-
-Status ParseDo(Cursor* cursor, CommandLine* out) {
-  DoOptions& options = out->do_options;
-  while (!cursor->done() && cursor->peek().rfind('-', 0) == 0) {
-    const std::string arg = cursor->Take();
-    if (arg == "--") break;
-    if (IsHelp(arg)) {
-      out->help = true;
-      return {};
-    }
-    const Option option = SplitOption(arg);
-    std::string value;
-    if (option.name != "netns" && option.name != "device" && option.name != "env") {
-      const auto table = FlagTable();
-      const bool global = std::any_of(table.begin(), table.end(), [&](const FlagSpec& f) { return f.name == option.name; });
-      return UsageError(arg + (global ? ": a global flag stands before the command (sluice " + arg + " do ...)"
-                                      : ": unknown option of do (allowed: --netns, --device, --env)"));
-    }
-    SLUICE_RETURN_IF_ERROR(TakeValue(option, cursor, &value));
-    if (value.empty()) return UsageError("--" + option.name + ": an empty value is not allowed");
-    if (option.name == "netns") options.netns = value;
-    if (option.name == "device") options.devices.push_back(value);
-    if (option.name == "env") {
-      if (value.find('=') == std::string::npos || value[0] == '=') {
-        return UsageError("--env=" + value + ": not a valid value (allowed: KEY=VALUE)");
-      }
-      options.env.push_back(value);
-    }
-  }
-  options.command = cursor->Rest();
-  if (options.command.empty()) return UsageError("do: no command is given (usage: sluice " + Str(kCommands[0].usage) + ")");
-  if (options.netns.empty() && !options.devices.empty()) {
-    return UsageError("--device=" + options.devices[0] + ": needs --netns (a namespace of our own has one device)");
-  }
-  return {};
-}
-
-Status ParseQuery(Cursor* cursor, CommandLine* out) {
-  QueryOptions& query = out->query;
-  while (!cursor->done()) {
-    const std::string arg = cursor->Take();
-    if (IsHelp(arg)) {
-      out->help = true;
-      return {};
-    }
-    if (arg == "--json") {
-      query.json = true;
-      continue;
-    }
-    if (arg.rfind('-', 0) != 0 && query.target.empty() && out->command != "list") {
-      query.target = arg;
-      continue;
-    }
-    const Option option = SplitOption(arg);
-    if (option.name != "netns" || out->command == "list") {
-      return UsageError(arg + ": unknown argument of " + out->command + " (see sluice " + out->command + " --help)");
-    }
-    SLUICE_RETURN_IF_ERROR(TakeValue(option, cursor, &query.netns));
-  }
-  if (out->command != "list" && query.target.empty() == query.netns.empty()) {
-    return UsageError(out->command + ": name one sandbox, by the name of its namespace, by a process id or by --netns");
-  }
-  return {};
-}
-
-}  // namespace
-
-std::span<const FlagSpec> FlagTable() { return kFlags; }
-std::span<const CommandSpec> CommandTable() { return kCommands; }
-
-Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out) {
-  Cursor cursor(args);
-  while (!cursor.done() && cursor.peek().rfind('-', 0) == 0) {
-    SLUICE_RETURN_IF_ERROR(ParseGlobal(&cursor, out));
-    if (!out->command.empty()) return {};
-  }
-  if (cursor.done()) return UsageError("no command is given (see sluice --help)");
-  const std::string command = cursor.Take();
-  if (std::find(std::begin(kLaterCommands), std::end(kLaterCommands), command) != std::end(kLaterCommands)) {
-    return Status::Error(command + ": not available in this build");
-  }
-  out->command = command;
-  if (command == "help") return {};
-  const auto table = CommandTable();
-  if (std::none_of(table.begin(), table.end(), [&](const CommandSpec& c) { return c.name == command; })) {
-    return UsageError(command + ": unknown command (see sluice --help)");
-  }
-  if (command == "do") return ParseDo(&cursor, out);
-  if (command == "flags") {
-    if (cursor.done()) return {};
-    out->help = IsHelp(cursor.peek());
-    out->markdown = cursor.peek() == "--markdown";
-    return out->help || out->markdown ? Status() : UsageError(cursor.peek() + ": unknown argument of flags (allowed: --markdown)");
-  }
-  return ParseQuery(&cursor, out);
 }
 
 }  // namespace sluice

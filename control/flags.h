@@ -1,4 +1,4 @@
-// The command line. One table (FlagTable) drives parsing, `--help`, `sluice flags` and docs/flags.md.
+// The command line. One table (FlagTable) drives parsing (by CLI11), `--help`, `sluice flags` and docs/flags.md.
 #pragma once
 
 #include <span>
@@ -69,6 +69,8 @@ struct FlagSpec {
   bool (*set)(Flags& flags, std::string_view value);  // false: the value is not allowed
 };
 std::span<const FlagSpec> FlagTable();
+// An error names the flag, the value and what is allowed.
+Status SetFlag(const FlagSpec& flag, std::string_view value, Flags* flags);
 
 struct CommandSpec {
   std::string_view name;

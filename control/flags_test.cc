@@ -65,6 +65,10 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
       {{"--metrics=:9000", "do", "x"}, "--metrics: not available in this build", 1},
       {{"--poll-spin=5", "do", "x"}, "--poll-spin=5: not a valid value (allowed: auto, or a time up to 1s such as 50us or 1ms)", 1},
       {{"--nonsense", "do", "x"}, "--nonsense: unknown flag (see sluice flags)", 2},
+      {{"--pcap-log=", "do", "x"}, "--pcap-log: an empty value is not allowed", 2},
+      {{"--gso=", "do", "x"}, "--gso: an empty value is not allowed", 2},
+      {{"--", "do", "x"}, "--: unknown flag (see sluice flags)", 2},
+      {{"-x", "do"}, "-x: unknown flag (see sluice flags)", 2},
       {{"--network"}, "--network: a value is missing", 2},
       {{}, "no command is given (see sluice --help)", 2},
       {{"dance"}, "dance: unknown command (see sluice --help)", 2},
@@ -73,12 +77,62 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
       {{"do", "--env=X", "y"}, "--env=X: not a valid value (allowed: KEY=VALUE)", 2},
       {{"do", "--gso=false", "x"}, "--gso=false: a global flag stands before the command (sluice --gso=false do ...)", 2},
       {{"do", "--device=eth0", "x"}, "--device=eth0: needs --netns (a namespace of our own has one device)", 2},
+      {{"do", "--netns=", "x"}, "--netns: an empty value is not allowed", 2},
+      {{"do", "--netns", "", "x"}, "--netns: an empty value is not allowed", 2},
+      {{"do", "-x", "y"}, "-x: unknown option of do (allowed: --netns, --device, --env)", 2},
+      {{"do", "--"}, "do: no command is given (usage: sluice do [--netns=NAME|PATH] [--device=NAME]... [--env K=V]... [--] CMD [ARG]...)", 2},
+      {{"list", "x"}, "x: unknown argument of list (see sluice list --help)", 2},
+      {{"stats", "a", "b"}, "b: unknown argument of stats (see sluice stats --help)", 2},
+      {{"flags", "--nonsense"}, "--nonsense: unknown argument of flags (see sluice flags --help)", 2},
       {{"stats"}, "stats: name one sandbox, by the name of its namespace, by a process id or by --netns", 2},
   };
   for (const auto& c : cases) {
     const Status status = Parse(c.args);
     EXPECT_EQ(status.line(), c.line);
     EXPECT_EQ(status.exit_code(), c.exit_code) << c.line;
+  }
+}
+
+// What stands behind the command of `do` reaches it as it is.
+TEST(Flags, ArgumentsOfTheProgramAreNotInterpreted) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"stats", "--netns=x"}, {"ls", "--", "-l", "--"}, {"printf", "[1,2]", "++", "{}", ""}, {"env", "--env", "A=b", "--device", "--help", "-h"}, {"false"}, {"++", "-1"}};
+  for (const auto& command : commands) {
+    for (const bool dashes : {false, true}) {
+      std::vector<std::string> args = {"--debug", "do", "--env", "[A=1,2]"};
+      if (dashes) args.push_back("--");
+      args.insert(args.end(), command.begin(), command.end());
+      CommandLine line;
+      ASSERT_TRUE(Parse(args, &line).ok()) << command[0];
+      EXPECT_EQ(line.do_options.command, command);
+      EXPECT_EQ(line.do_options.env, std::vector<std::string>{"[A=1,2]"});
+      EXPECT_FALSE(line.help);
+    }
+  }
+  CommandLine line;
+  ASSERT_TRUE(Parse({"do", "--", "--gso=false"}, &line).ok());
+  EXPECT_EQ(line.do_options.command, std::vector<std::string>{"--gso=false"});
+}
+
+TEST(Flags, LastOfSeveralValuesCounts) {
+  CommandLine line;
+  ASSERT_TRUE(Parse({"--poll=busy", "--poll", "interrupt", "--gso", "--gso=false", "list", "--json"}, &line).ok());
+  EXPECT_EQ(line.flags.poll, PollMode::kInterrupt);
+  EXPECT_FALSE(line.flags.gso);
+  EXPECT_TRUE(line.query.json);
+}
+
+TEST(Flags, HelpAndVersion) {
+  CommandLine line;
+  ASSERT_TRUE(Parse({"--debug", "-h"}, &line).ok());
+  EXPECT_EQ(line.command, "help");
+  ASSERT_TRUE(Parse({"--version"}, &line).ok());
+  EXPECT_EQ(line.command, "version");
+  for (const char* command : {"do", "stats", "list", "flags"}) {
+    CommandLine one;
+    ASSERT_TRUE(Parse({command, "--help"}, &one).ok()) << command;
+    EXPECT_TRUE(one.help);
+    EXPECT_EQ(one.command, command);
   }
 }
 

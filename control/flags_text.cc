@@ -19,7 +19,7 @@ std::string HelpText() {
       "usage: sluice [FLAG]... COMMAND [ARG]...\n\n"
       "Runs unmodified programs on a TCP/IP stack in user space.\n\nCommands:\n";
   for (const CommandSpec& c : CommandTable()) out += "  " + Str(c.usage) + "\n      " + Str(c.help) + "\n";
-  out += "\nFlags (before the command, --flag=value or --flag value):\n";
+  out += "\nFlags (before the command, --flag=value or --flag value; a bool alone is true, or takes =true, =false):\n";
   for (const FlagSpec& f : FlagTable()) {
     if (!Available(f)) continue;
     out += "  --" + Str(f.name) + (f.initial.empty() ? "" : " (" + Str(f.initial) + ")") + "\n      " + Str(f.help) + "\n";
@@ -53,7 +53,7 @@ std::string FlagsMarkdown() {
   std::string out =
       "# Flags\n\n"
       "Generated from the table in `control/flags.cc` (`sluice flags --markdown > docs/flags.md`). Global flags stand before the\n"
-      "command: `--flag=value` or `--flag value`.\n\n"
+      "command: `--flag=value` or `--flag value`; a bool is true where it stands alone and takes a value by `=` only.\n\n"
       "| flag | type | default | allowed | meaning |\n|---|---|---|---|---|\n";
   for (const FlagSpec& f : FlagTable()) {
     if (!Available(f)) continue;

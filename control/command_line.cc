@@ -1,0 +1,131 @@
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
+
+#include "control/command_parser.h"
+#include "control/flags.h"
+
+namespace sluice {
+namespace {
+
+constexpr CommandSpec kCommands[] = {
+    {"do", "do [--netns=NAME|PATH] [--device=NAME]... [--env K=V]... [--] CMD [ARG]...",
+     "runs CMD with its network on our stack. Without --netns: in a network namespace of its own with a veth pair to the host (private /30, "
+     "default route, no NAT), undone at exit. The exit status is CMD's (128 + signal)"},
+    {"stats", "stats [--json] [--netns=NAME|PATH] [NAME|PID]", "counters, drop reasons, ports and workers of a running sandbox"},
+    {"sockets", "sockets [--json] [--netns=NAME|PATH] [NAME|PID]", "its sockets"},
+    {"routes", "routes [--json] [--netns=NAME|PATH] [NAME|PID]", "its routes as the stack has them"},
+    {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|PID]", "its neighbours"},
+    {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|PID]", "what it dropped, by reason"},
+    {"list", "list [--json]", "running sandboxes"},
+    {"flags", "flags [--markdown]", "every global flag with default and allowed values"},
+};
+
+constexpr std::string_view kLaterCommands[] = {"create", "start",  "state", "kill",    "delete",    "run",    "exec",   "ps",
+                                               "spec",   "features", "events", "update", "pause", "resume", "install", "uninstall", "capture"};
+
+// What follows a flag's or a command's own options is not CLI11's to look at (it would interpret "--" and "[a,b]" in the arguments of
+// CMD), so the global flags and each command have a parser of their own, and all of them stop at the first other word.
+
+std::string Str(std::string_view s) { return std::string(s); }
+
+Status ParseDo(const std::vector<std::string>& args, CommandLine* out) {
+  DoOptions& options = out->do_options;
+  CLI::App app;
+  CommandParser parser(&app, &out->help);
+  app.prefix_command();
+  CLI::Option* netns = parser.Option("--netns");
+  CLI::Option* device = parser.Option("--device");
+  CLI::Option* env = parser.Option("--env");
+  SLUICE_RETURN_IF_ERROR(parser.Parse(args));
+  options.command = app.remaining();
+  if (!options.command.empty() && options.command[0] == "--") {
+    options.command.erase(options.command.begin());
+  } else if (!options.command.empty() && options.command[0].rfind('-', 0) == 0) {
+    const std::string& arg = options.command[0];
+    const bool global = std::ranges::any_of(FlagTable(), [&](const FlagSpec& f) { return OptionName(arg) == "--" + Str(f.name); });
+    return UsageError(arg + (global ? ": a global flag stands before the command (sluice " + arg + " do ...)"
+                                    : ": unknown option of do (allowed: --netns, --device, --env)"));
+  }
+  if (out->help) return {};
+  if (netns->count() != 0) options.netns = netns->results().back();
+  options.devices = device->results();
+  options.env = env->results();
+  for (const std::string& e : options.env) {
+    if (e.find('=') == std::string::npos || e[0] == '=') return UsageError("--env=" + e + ": not a valid value (allowed: KEY=VALUE)");
+  }
+  if (options.command.empty()) return UsageError("do: no command is given (usage: sluice " + Str(kCommands[0].usage) + ")");
+  if (options.netns.empty() && !options.devices.empty()) {
+    return UsageError("--device=" + options.devices[0] + ": needs --netns (a namespace of our own has one device)");
+  }
+  return {};
+}
+
+Status ParseFlags(const std::vector<std::string>& args, CommandLine* out) {
+  CLI::App app;
+  CommandParser parser(&app, &out->help);
+  app.add_flag("--markdown", out->markdown);
+  SLUICE_RETURN_IF_ERROR(parser.Parse(args));
+  return parser.NothingLeft("flags");
+}
+
+Status ParseQuery(const std::vector<std::string>& args, CommandLine* out) {
+  QueryOptions& query = out->query;
+  const bool names_sandbox = out->command != "list";
+  CLI::App app;
+  CommandParser parser(&app, &out->help);
+  app.add_flag("--json", query.json);
+  if (names_sandbox) {
+    app.add_option("--netns", query.netns);
+    app.add_option("target", query.target);
+  }
+  SLUICE_RETURN_IF_ERROR(parser.Parse(args));
+  SLUICE_RETURN_IF_ERROR(parser.NothingLeft(out->command));
+  if (!out->help && names_sandbox && query.target.empty() == query.netns.empty()) {
+    return UsageError(out->command + ": name one sandbox, by the name of its namespace, by a process id or by --netns");
+  }
+  return {};
+}
+
+Status ParseCommand(const std::vector<std::string>& args, CommandLine* out) {
+  const std::string& command = out->command;
+  if (command == "help") return {};
+  if (std::ranges::find(kLaterCommands, command) != std::end(kLaterCommands)) return Status::Error(command + ": not available in this build");
+  if (std::ranges::none_of(kCommands, [&](const CommandSpec& c) { return c.name == command; })) {
+    return UsageError(command + ": unknown command (see sluice --help)");
+  }
+  if (command == "do") return ParseDo(args, out);
+  if (command == "flags") return ParseFlags(args, out);
+  return ParseQuery(args, out);
+}
+
+}  // namespace
+
+std::span<const CommandSpec> CommandTable() { return kCommands; }
+
+Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out) {
+  CLI::App app;
+  bool help = false, version = false;
+  CommandParser parser(&app, &help);
+  app.prefix_command();
+  app.add_flag("-v,--version", version);
+  std::vector<CLI::Option*> options;
+  for (const FlagSpec& flag : FlagTable()) options.push_back(flag.type == "bool" ? parser.Flag("--" + Str(flag.name)) : parser.Option("--" + Str(flag.name)));
+  SLUICE_RETURN_IF_ERROR(parser.Parse(args));
+  std::vector<std::string> rest = app.remaining();
+  if (!rest.empty() && rest[0].rfind('-', 0) == 0) return UsageError(rest[0] + ": unknown flag (see sluice flags)");
+  if (help || version) {
+    out->command = help ? "help" : "version";
+    return {};
+  }
+  for (size_t i = 0; i < options.size(); ++i) {
+    for (const std::string& value : options[i]->results()) SLUICE_RETURN_IF_ERROR(SetFlag(FlagTable()[i], value, &out->flags));
+  }
+  if (rest.empty()) return UsageError("no command is given (see sluice --help)");
+  out->command = rest[0];
+  rest.erase(rest.begin());
+  return ParseCommand(rest, out);
+}
+
+}  // namespace sluice
