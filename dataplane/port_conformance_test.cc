@@ -1,12 +1,14 @@
-// What every Port does, checked over a veth against a packet socket with virtio-net header on the other end (whose own part is
-// done by the kernel). Ports are made by the factories at the end.
+// What every Port does, checked over a veth (a tap: over the tap) against a packet socket with virtio-net header on the other end
+// (whose own part is done by the kernel). Ports are made by the factories at the end.
 #include <gtest/gtest.h>
+#include <net/if.h>
 #include <poll.h>
 
 #include <functional>
 
 #include "dataplane/frame.h"
 #include "dataplane/packet_port.h"
+#include "dataplane/tap_port.h"
 #include "dataplane/testing/test_frames.h"
 #include "dataplane/testing/test_netns.h"
 #include "dataplane/xdp_port.h"
@@ -20,9 +22,12 @@ using testing::Pattern;
 
 struct PortKind {
   const char* name;
-  // In the namespace of the device.
+  // In the namespace of the device; gets the index of the veth's end there.
   std::function<std::unique_ptr<Port>(IfIndex, BlockPool&)> open;
   bool device_frames_whole;  // GSO frames pass in both directions without being cut
+  // Named where `open` makes a device of its own, whose other end is the port: in the peer's namespace, where the peer's packet
+  // socket uses it.
+  const char* tap = nullptr;
 };
 
 std::unique_ptr<Port> OpenPacket(IfIndex ifindex, BlockPool& pool, bool vnet) {
@@ -31,6 +36,13 @@ std::unique_ptr<Port> OpenPacket(IfIndex ifindex, BlockPool& pool, bool vnet) {
   EXPECT_EQ(OpenPacketSocket(ifindex, {.vnet_header = vnet}, &socket, &error), Errno::kOk) << error;
   EXPECT_EQ(socket.facts.vnet_header, vnet);
   return std::make_unique<PacketPort>(std::move(socket.fd), socket.facts, PacketPortOptions{}, pool);
+}
+
+std::unique_ptr<Port> OpenTap(BlockPool& pool, bool vnet) {
+  TapQueues queues;
+  std::string error;
+  EXPECT_EQ(OpenTap({.name = "tp0", .vnet_header = vnet}, &queues, &error), Errno::kOk) << error;
+  return queues.fds.empty() ? nullptr : std::make_unique<TapPort>(std::move(queues.fds[0]), queues.facts, TapPortOptions{}, pool);
 }
 
 // Holds the program on the device as long as the test.
@@ -55,13 +67,17 @@ class PortConformance : public ::testing::TestWithParam<PortKind> {
     if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
     veth_ = std::make_unique<testing::VethPair>();
     {
-      testing::InNetns in(veth_->ours());
+      testing::InNetns in(device_netns());
       port_ = GetParam().open(veth_->our_index(), pool_);
     }
     ASSERT_NE(port_, nullptr);
+    if (GetParam().tap != nullptr) ASSERT_EQ(veth_->Run(device_netns(), "ip link set " + device() + " up"), 0);
     testing::InNetns in(veth_->peer());
-    peer_ = OpenPacket(veth_->peer_index(), pool_, true);
+    peer_ = OpenPacket(GetParam().tap != nullptr ? static_cast<IfIndex>(if_nametoindex(GetParam().tap)) : veth_->peer_index(), pool_, true);
   }
+  int device_netns() const { return GetParam().tap != nullptr ? veth_->peer() : veth_->ours(); }
+  std::string device() const { return GetParam().tap != nullptr ? GetParam().tap : "sl0"; }
+
   void TearDown() override {
     port_.reset();
     peer_.reset();
@@ -160,7 +176,7 @@ TEST_P(PortConformance, SuperSegmentsArriveByteExact) {
       ASSERT_EQ(Join(got), payload) << size;
       if (GetParam().device_frames_whole) {
         ASSERT_EQ(got.size(), 1u);
-        if (to == peer_.get() || to->kind() == "packet") EXPECT_EQ(got[0].offload.gso_size, 1448);
+        if (to == peer_.get() || to->kind() != "xdp") EXPECT_EQ(got[0].offload.gso_size, 1448);
         EXPECT_NE(got[0].offload.checksum, ChecksumState::kNone);
       }
     }
@@ -209,7 +225,7 @@ TEST_P(PortConformance, CountsWhatPassed) {
 TEST_P(PortConformance, NoticesThatTheDeviceIsGone) {
   EXPECT_FALSE(port_->dead());
   std::vector<pollfd> fds;
-  ASSERT_EQ(veth_->Run(veth_->ours(), "ip link del sl0"), 0);
+  ASSERT_EQ(veth_->Run(device_netns(), "ip link del " + device()), 0);
   for (int i = 0; i < 100 && !port_->dead(); ++i) {
     Packet burst[4];
     port_->Receive(burst);
@@ -227,14 +243,14 @@ TEST_P(PortConformance, NoticesThatTheDeviceIsGone) {
 }
 
 TEST_P(PortConformance, SurvivesTheDeviceGoingDownAndUp) {
-  ASSERT_EQ(veth_->Run(veth_->ours(), "ip link set sl0 down"), 0);
+  ASSERT_EQ(veth_->Run(device_netns(), "ip link set " + device() + " down"), 0);
   std::vector<Packet> frames;
   frames.push_back(MakeFrame(pool_, {.payload = Pattern(100, 1)}));
   SendAll(*port_, std::move(frames));
   Packet burst[4];
   port_->Receive(burst);
   EXPECT_FALSE(port_->dead());
-  ASSERT_EQ(veth_->Run(veth_->ours(), "ip link set sl0 up"), 0);
+  ASSERT_EQ(veth_->Run(device_netns(), "ip link set " + device() + " up"), 0);
   std::vector<Packet> again;
   again.push_back(MakeFrame(pool_, {.payload = Pattern(321, 1)}));
   SendAll(*port_, std::move(again));
@@ -340,6 +356,8 @@ INSTANTIATE_TEST_SUITE_P(
     Ports, PortConformance,
     ::testing::Values(PortKind{"Packet", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, true); }, true},
                       PortKind{"PacketWithoutHeader", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, false); }, false},
+                      PortKind{"Tap", [](IfIndex, BlockPool& pool) { return OpenTap(pool, true); }, true, "tp0"},
+                      PortKind{"TapWithoutHeader", [](IfIndex, BlockPool& pool) { return OpenTap(pool, false); }, false, "tp0"},
                       PortKind{"XdpGeneric", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kGeneric, true); }, false},
                       PortKind{"XdpNativeUnscattered", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kNative, false); }, false},
                       PortKind{"XdpNative", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kNative, true); }, false}),
