@@ -391,7 +391,7 @@ void Guard::RelayLog() {
   if (n <= 0) return;
   log_rest_.append(buffer, static_cast<size_t>(n));
   for (size_t end; (end = log_rest_.find('\n')) != std::string::npos; log_rest_.erase(0, end + 1)) {
-    RelayLogLine("sentry: " + log_rest_.substr(0, end));
+    RelayLogLine("sentry", std::string_view(log_rest_).substr(0, end));
   }
   if (log_rest_.size() > 4096) log_rest_.clear();
 }
