@@ -76,10 +76,10 @@ constexpr FlagSpec kFlags[] = {
      [](Flags& f, std::string_view v) { return SetBool(f.software_gso, v); }},
     {"gro", "bool", "true", kBool, "", "coalesce received segments in the dataplane where the device did not",
      [](Flags& f, std::string_view v) { return SetBool(f.gro, v); }},
-    {"link", "enum", "auto", "auto, packet, xdp", "tap, dpdk", "how frames reach the device",
+    {"link", "enum", "auto", "auto, packet, xdp, tap", "dpdk", "how frames reach the device; tap: do without --netns, a TAP device to the host in place of a veth pair",
      [](Flags& f, std::string_view v) {
-       if (v != "auto" && v != "packet" && v != "xdp") return false;
-       f.link = v == "auto" ? LinkFlag::kAuto : v == "packet" ? LinkFlag::kPacket : LinkFlag::kXdp;
+       if (v != "auto" && v != "packet" && v != "xdp" && v != "tap") return false;
+       f.link = v == "auto" ? LinkFlag::kAuto : v == "packet" ? LinkFlag::kPacket : v == "tap" ? LinkFlag::kTap : LinkFlag::kXdp;
        return true;
      }},
     {"num-network-channels", "number", "auto", "auto, 1", "2 and more", "queues (= workers) per device",

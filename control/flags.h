@@ -14,7 +14,7 @@
 namespace sluice {
 
 enum class NetworkMode : uint8_t { kSandbox, kHost, kNone };
-enum class LinkFlag : uint8_t { kAuto, kXdp, kPacket };
+enum class LinkFlag : uint8_t { kAuto, kXdp, kPacket, kTap };
 enum class Tristate : uint8_t { kAuto, kTrue, kFalse };
 enum class NetfilterPolicy : uint8_t { kRefuse, kIgnore };
 

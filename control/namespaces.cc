@@ -61,7 +61,7 @@ Status AddAddress(NetlinkClient& client, int index, uint32_t address) {
   header.ifa_prefixlen = 30;
   header.ifa_index = static_cast<uint32_t>(index);
   request.Header(header).Attr(IFA_LOCAL, htonl(address)).Attr(IFA_ADDRESS, htonl(address));
-  if (const int error = client.Transact(request)) return Status::Error("cannot add an address to our veth" + ErrnoText(error));
+  if (const int error = client.Transact(request)) return Status::Error("cannot add an address to our device" + ErrnoText(error));
   return {};
 }
 
@@ -82,7 +82,7 @@ std::string Dotted(uint32_t address) {
   return inet_ntop(AF_INET, &in, text, sizeof text);
 }
 
-Status CreatePair(NetlinkClient& client, int netns_fd, const OwnVeth& veth) {
+Status CreatePair(NetlinkClient& client, int netns_fd, const OwnLink& veth) {
   NetlinkMessage request(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
   request.Header(ifinfomsg{}).Attr(IFLA_IFNAME, veth.host_name);
   const size_t info = request.Begin(IFLA_LINKINFO);
@@ -100,8 +100,19 @@ Status CreatePair(NetlinkClient& client, int netns_fd, const OwnVeth& veth) {
   return {};
 }
 
+Status CreateTaps(int netns_fd, OwnLinkKind kind, OwnLink* link) {
+  std::string error;
+  if (OpenTap({.name = link->host_name, .vnet_header = kind == OwnLinkKind::kTap}, &link->tap, &error) != Errno::kOk) {
+    return Status::Error("--link=tap: cannot make " + error);
+  }
+  ScopedNetns inside(netns_fd);
+  if (!inside.ok()) return Status::Error("cannot enter our network namespace" + ErrnoText(errno));
+  if (OpenTap({.name = link->inside_name}, &link->holder, &error) != Errno::kOk) return Status::Error("--link=tap: cannot make " + error);
+  return {};
+}
+
 // Two sluices that start together must not choose the same /30: the choice and the address on the host are one step.
-Status ChooseSubnet(NetlinkClient& client, OwnVeth* veth, uint32_t* network) {
+Status ChooseSubnet(NetlinkClient& client, OwnLink* link, uint32_t* network) {
   std::vector<Prefix> used;
   SLUICE_RETURN_IF_ERROR(UsedPrefixes(client, &used));
   constexpr uint32_t kBase = 0x0ac80000;  // 10.200.0.0/16: 16384 subnets
@@ -113,8 +124,8 @@ Status ChooseSubnet(NetlinkClient& client, OwnVeth* veth, uint32_t* network) {
     for (const Prefix& p : used) free = free && !Overlap(p, candidate);
     if (!free) continue;
     *network = candidate.address;
-    veth->host_address = Dotted(candidate.address + 1);
-    veth->inside_address = Dotted(candidate.address + 2);
+    link->host_address = Dotted(candidate.address + 1);
+    link->inside_address = Dotted(candidate.address + 2);
     return {};
   }
   return Status::Error("no private /30 of 10.200.0.0/16 is free on the host: name a namespace that is set up (--netns)");
@@ -165,12 +176,12 @@ Status MakeStandinNetns(UniqueFd* out, uint64_t* cookie) {
   return {};
 }
 
-Status MakeOwnVeth(int netns_fd, OwnVeth* out) {
+Status MakeOwnLink(int netns_fd, OwnLinkKind kind, OwnLink* out) {
   out->host_name = Format("slu%d", getpid());
   UniqueFd fd;
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open({}, &fd));
   NetlinkClient host(std::move(fd));
-  SLUICE_RETURN_IF_ERROR(CreatePair(host, netns_fd, *out));
+  SLUICE_RETURN_IF_ERROR(kind == OwnLinkKind::kVeth ? CreatePair(host, netns_fd, *out) : CreateTaps(netns_fd, kind, out));
   const auto host_index = static_cast<int>(if_nametoindex(out->host_name.c_str()));
   UniqueFd lock(open("/run/sluice/subnets.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock || flock(lock.get(), LOCK_EX) < 0) return Status::Error("cannot lock /run/sluice/subnets.lock" + ErrnoText(errno));
@@ -186,11 +197,11 @@ Status MakeOwnVeth(int netns_fd, OwnVeth* out) {
   return AddAddress(client, out->inside_index, network + 2);
 }
 
-Status StartOwnVeth(const OwnVeth& veth) {
+Status StartOwnLink(const OwnLink& link) {
   UniqueFd fd;
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open({}, &fd));
   NetlinkClient client(std::move(fd));
-  SLUICE_RETURN_IF_ERROR(SetUp(client, veth.inside_index));
+  SLUICE_RETURN_IF_ERROR(SetUp(client, link.inside_index));
   NetlinkMessage request(RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
   rtmsg header{};
   header.rtm_family = AF_INET;
@@ -198,8 +209,8 @@ Status StartOwnVeth(const OwnVeth& veth) {
   header.rtm_protocol = RTPROT_BOOT;
   header.rtm_type = RTN_UNICAST;
   in_addr gateway{};
-  inet_pton(AF_INET, veth.host_address.c_str(), &gateway);
-  request.Header(header).Attr(RTA_GATEWAY, gateway.s_addr).Attr(RTA_OIF, static_cast<uint32_t>(veth.inside_index));
+  inet_pton(AF_INET, link.host_address.c_str(), &gateway);
+  request.Header(header).Attr(RTA_GATEWAY, gateway.s_addr).Attr(RTA_OIF, static_cast<uint32_t>(link.inside_index));
   if (const int error = client.Transact(request)) return Status::Error("cannot add the default route" + ErrnoText(error));
   return {};
 }

@@ -5,6 +5,7 @@
 
 #include "base/unique_fd.h"
 #include "control/status.h"
+#include "dataplane/tap_device.h"
 
 namespace sluice {
 
@@ -16,19 +17,23 @@ Status MakeNetns(UniqueFd* out);
 // kernel's default of 10. `cookie` is its SO_NETNS_COOKIE.
 Status MakeStandinNetns(UniqueFd* out, uint64_t* cookie);
 
-// The veth pair between the host and a namespace of our own.
-struct OwnVeth {
+// What joins the host and a namespace of our own: a veth pair or, with --link=tap, a TAP device of the host whose frames the sentry
+// moves. The namespace then holds the configuration (address, MTU, routes) on a second TAP device, through which no frame passes.
+struct OwnLink {
   std::string host_name;
   std::string inside_name = "eth0";
   std::string host_address;    // "10.x.y.1"
   std::string inside_address;  // "10.x.y.2"
   int inside_index = 0;
+  TapQueues tap;     // of the host's device; empty with a veth pair
+  TapQueues holder;  // of the device inside: open, so that it has a carrier
 };
-// Makes the pair with a /30 that nothing on the host uses; the device inside stays down so that it can be silenced first. Called in the
-// host's namespace. The pair goes with the namespace.
-Status MakeOwnVeth(int netns_fd, OwnVeth* out);
+enum class OwnLinkKind : uint8_t { kVeth, kTap, kTapWithoutHeader };
+// Makes it with a /30 that nothing on the host uses; the device inside stays down so that it can be silenced first. Called in the
+// host's namespace. A pair goes with the namespace, a TAP device with its descriptors.
+Status MakeOwnLink(int netns_fd, OwnLinkKind kind, OwnLink* out);
 // In the namespace: sets the device up, adds the default route.
-Status StartOwnVeth(const OwnVeth& veth);
+Status StartOwnLink(const OwnLink& link);
 // In the namespace: its kernel loopback up (network mode host).
 Status SetLinkUp(const std::string& name);
 

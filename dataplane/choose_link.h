@@ -7,7 +7,7 @@
 
 namespace sluice {
 
-enum class LinkKind : uint8_t { kPacket, kXdp };
+enum class LinkKind : uint8_t { kPacket, kXdp, kTap };  // kTap is never chosen: its device is made for it
 
 struct LinkChoice {
   LinkKind kind = LinkKind::kPacket;

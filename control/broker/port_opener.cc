@@ -1,8 +1,10 @@
 #include "control/broker/port_opener.h"
 
+#include <fcntl.h>
 #include <net/if.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "control/log.h"
@@ -24,8 +26,13 @@ Status PortOpener::Open(int ifindex, OpenedPort* out) {
   if (ReadDeviceFacts(ifindex, &device, &error) != Errno::kOk) return Status::Error(Format("device %s: ", name) + error);
   PortBlob blob;
   std::strncpy(blob.name, name, sizeof blob.name - 1);
+  if (!plan_.own_link.tap.fds.empty() && ifindex == plan_.own_link.inside_index) {
+    SLUICE_RETURN_IF_ERROR(OpenOwnTap(out, &blob));
+    out->blob.assign(reinterpret_cast<const char*>(&blob), sizeof blob);
+    return {};
+  }
   bool xdp = plan_.flags.link == LinkFlag::kXdp;
-  if (plan_.flags.link == LinkFlag::kAuto) {
+  if (plan_.flags.link == LinkFlag::kAuto || plan_.flags.link == LinkFlag::kTap) {  // the latter: a device that came later
     const LinkChoice choice = ChooseLink(device);
     xdp = choice.kind == LinkKind::kXdp;
     Log(LogLevel::kDebug, "device %s: %s", name, choice.reason.c_str());
@@ -71,6 +78,17 @@ Status PortOpener::OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob*
   blob->xdp = sockets[0].facts;
   out->fds.push_back(std::move(sockets[0].fd));
   out->fds.push_back(std::move(sockets[0].umem));
+  return {};
+}
+
+// The host's device, which the guard made: its frames are those of the device inside, which holds the configuration.
+Status PortOpener::OpenOwnTap(OpenedPort* out, PortBlob* blob) {
+  UniqueFd fd(fcntl(plan_.own_link.tap.fds[0].get(), F_DUPFD_CLOEXEC, 0));
+  if (!fd) return Status::Error("cannot pass the tap device on" + ErrnoText(errno));
+  blob->kind = LinkKind::kTap;
+  blob->tap = plan_.own_link.tap.facts;
+  blob->tap.ifindex = plan_.own_link.inside_index;
+  out->fds.push_back(std::move(fd));
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include "control/run/silencing.h"
 #include "dataplane/choose_link.h"
 #include "dataplane/packet_socket.h"
+#include "dataplane/tap_device.h"
 #include "xdp/xsk.h"
 
 namespace sluice {
@@ -20,6 +21,7 @@ struct PortBlob {
   char name[16] = {};        // of the device
   PacketSocketFacts packet;  // kPacket: one descriptor, the socket
   XskFacts xdp;              // kXdp: two, the socket and its UMEM
+  TapFacts tap;              // kTap: one, the queue
 };
 static_assert(std::is_trivially_copyable_v<PortBlob>);
 
@@ -41,6 +43,7 @@ class PortOpener {
  private:
   Status OpenPacket(int ifindex, const char* name, OpenedPort* out, PortBlob* blob);
   Status OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob* blob);
+  Status OpenOwnTap(OpenedPort* out, PortBlob* blob);
 
   SandboxPlan& plan_;
   Silencing silencing_;

@@ -68,6 +68,7 @@ class Guard {
  private:
   Status Prepare();
   Status CheckPrivileges();
+  Status CheckTap() const;
   Status EnterNetns();
   Status ChooseDevices();
   Status SilenceDevices();
@@ -141,7 +142,19 @@ Status Guard::Prepare() {
   return OpenPcap();
 }
 
+// --link=tap makes the device, so there must be none yet.
+Status Guard::CheckTap() const {
+  if (plan_.flags.link != LinkFlag::kTap) return {};
+  if (!plan_.options.netns.empty()) {
+    return Status::Error("--link=tap: makes a TAP device to the host, and --netns=" + plan_.options.netns +
+                         " has devices of its own: leave out --netns, or use --link=packet");
+  }
+  if (plan_.flags.network != NetworkMode::kSandbox) return Status::Error("--link=tap: only with --network=sandbox");
+  return {};
+}
+
 Status Guard::EnterNetns() {
+  SLUICE_RETURN_IF_ERROR(CheckTap());
   plan_.own_netns = plan_.options.netns.empty();
   if (plan_.own_netns) {
     SLUICE_RETURN_IF_ERROR(MakeNetns(&plan_.netns));
@@ -158,15 +171,15 @@ Status Guard::EnterNetns() {
   SLUICE_RETURN_IF_ERROR(TakeNamespace(plan_, &plan_.lock));
   registered_ = true;
   if (plan_.intercepted()) SLUICE_RETURN_IF_ERROR(Silencing(plan_).Recover());
-  OwnVeth veth;
-  const bool wants_veth = plan_.own_netns && plan_.flags.network != NetworkMode::kNone;
-  if (wants_veth) SLUICE_RETURN_IF_ERROR(MakeOwnVeth(plan_.netns.get(), &veth));
+  const bool wants_link = plan_.own_netns && plan_.flags.network != NetworkMode::kNone;
+  const OwnLinkKind kind = plan_.flags.link != LinkFlag::kTap ? OwnLinkKind::kVeth : plan_.flags.gso ? OwnLinkKind::kTap : OwnLinkKind::kTapWithoutHeader;
+  if (wants_link) SLUICE_RETURN_IF_ERROR(MakeOwnLink(plan_.netns.get(), kind, &plan_.own_link));
   if (setns(plan_.netns.get(), CLONE_NEWNET) < 0) return Status::Error("cannot enter the network namespace" + ErrnoText(errno));
   if (plan_.own_netns && plan_.flags.network == NetworkMode::kHost) SLUICE_RETURN_IF_ERROR(SetLinkUp("lo"));
-  if (!wants_veth) return {};
+  if (!wants_link) return {};
   // Silent before it is up: the kernel says nothing from the first moment.
-  if (plan_.intercepted()) SLUICE_RETURN_IF_ERROR(Silencing(plan_).Silence(veth.inside_index, veth.inside_name));
-  return StartOwnVeth(veth);
+  if (plan_.intercepted()) SLUICE_RETURN_IF_ERROR(Silencing(plan_).Silence(plan_.own_link.inside_index, plan_.own_link.inside_name));
+  return StartOwnLink(plan_.own_link);
 }
 
 Status Guard::ChooseDevices() {

@@ -33,6 +33,7 @@ struct SandboxPlan {
   bool own_netns = false;
   std::vector<LinkInfo> devices;  // those whose frames are ours
   std::map<int, Silence> silenced; // by index
+  OwnLink own_link;                // where the namespace is ours and has a device; its descriptors stay with guard and broker
 
   UniqueFd standin_netns;
   uint64_t standin_cookie = 0;

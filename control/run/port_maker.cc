@@ -5,6 +5,7 @@
 #include "control/broker/port_opener.h"
 #include "dataplane/gro_port.h"
 #include "dataplane/packet_port.h"
+#include "dataplane/tap_port.h"
 #include "dataplane/xdp_port.h"
 
 namespace sluice {
@@ -24,11 +25,14 @@ Status PortMaker::Make(std::string_view bytes, std::vector<UniqueFd> fds, std::u
     std::string error;
     *out = XdpPort::Create(std::move(fds[0]), std::move(fds[1]), blob.xdp, {.software_gso = software_gso}, pool_, &error);
     if (*out == nullptr) return Status::Error("cannot use the AF_XDP socket of " + std::string(blob.name) + ": " + error);
+  } else if (blob.kind == LinkKind::kTap) {
+    *out = std::make_unique<TapPort>(std::move(fds[0]), blob.tap, TapPortOptions{.software_gso = software_gso}, pool_);
   } else {
     *out = std::make_unique<PacketPort>(std::move(fds[0]), blob.packet, PacketPortOptions{.software_gso = software_gso}, pool_);
   }
   // With a virtio-net header the kernel has coalesced already what can be.
-  if (plan_.flags.gro && (xdp || !blob.packet.vnet_header)) *out = std::make_unique<GroPort>(std::move(*out));
+  const bool coalesced = blob.kind == LinkKind::kTap ? blob.tap.vnet_header : !xdp && blob.packet.vnet_header;
+  if (plan_.flags.gro && !coalesced) *out = std::make_unique<GroPort>(std::move(*out));
   if (capture_ != nullptr) *out = std::make_unique<PcapPort>(std::move(*out), capture_, blob.name);
   return {};
 }

@@ -16,7 +16,9 @@ def sha(path):
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-class WebTest(SluiceTest):
+class WebFixture(SluiceTest):
+    """nginx with files whose bytes are known."""
+
     def document_root(self, sizes):
         root = os.path.join(self.directory, "www")
         os.mkdir(root)
@@ -46,6 +48,8 @@ class WebTest(SluiceTest):
             self.assertEqual(sha(out), sha(f"{root}/{name}"), name)
             os.unlink(out)
 
+
+class WebTest(WebFixture):
     def test_nginx_serves_exact_bytes(self):
         root = self.document_root(SIZES)
         server = self.inside(*self.nginx_argv(root))
