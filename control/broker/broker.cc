@@ -38,8 +38,8 @@ class Broker {
       const int n = poll(polled, 3, kSysctlPeriodMs);
       if (n < 0 && errno != EINTR) Fatal("cannot poll" + ErrnoText(errno));
       if (n == 0) OncePerSecond();
-      if (polled[0].revents != 0) EndOrphaned();
       if (polled[1].revents != 0) FromGuard();
+      else if (polled[0].revents != 0) EndOrphaned();  // with every program that the guard told of
       if (polled[2].revents != 0) FromSentry();
     }
   }
@@ -72,32 +72,41 @@ class Broker {
     control::Header header;
     std::string_view body;
     if (!control::Decode(record.data, &header, &body)) return;
-    if (header.type == Type::kDrain) SendToSentry(Type::kDrain, 0);
-    if (header.type == Type::kSandbox && record.fds.size() >= 3) {
-      init_ = std::move(record.fds[0]);
-      sentry_ = std::move(record.fds[1]);
-      keeper_ = std::move(record.fds[2]);
-      if (record.fds.size() == 4) StartCalls(std::move(record.fds[3]));
+    if (header.type == Type::kDrain || header.type == Type::kSynchronize) SendToSentry(header.type, 0);
+    if (header.type == Type::kSandbox && record.fds.size() == 2) {
+      sentry_ = std::move(record.fds[0]);
+      keeper_ = std::move(record.fds[1]);
     }
+    if (header.type == Type::kProgram && record.fds.size() == 1) {
+      std::erase_if(programs_, [](const UniqueFd& pidfd) { return WaitForEnd(pidfd.get(), 0); });
+      programs_.push_back(std::move(record.fds[0]));
+    }
+    if (header.type == Type::kListener && record.fds.size() == 1) ServeListener(std::move(record.fds[0]));
   }
 
-  void StartCalls(UniqueFd listener) {
+  void ServeListener(UniqueFd listener) {
+    if (!calls_ && !StartCalls()) return;
+    calls_->AddListener(std::move(listener));
+  }
+
+  bool StartCalls() {
     std::string error;
     changer_ = std::make_unique<NetChanger>(NetChangeLimits{}, &error);
-    if (!changer_->ok()) return Fatal("cannot change the namespace: " + error);
+    if (!changer_->ok()) {
+      Fatal("cannot change the namespace: " + error);
+      return false;
+    }
     CallBroker::Options options;
     options.calls_fd = plan_.calls.a.get();
     options.netns_cookie = plan_.standin_cookie;
     options.target_netns_fd = plan_.netns.get();
     options.apply_change = [this](const netlink::NetChange& change, bool allowed) { return changer_->Apply(change, allowed); };
     calls_ = std::make_unique<CallBroker>(options);
-    const Errno e = calls_->AddListener(std::move(listener));
-    if (e != Errno::kOk) return Fatal("cannot serve the program's calls" + ErrnoText(ToInt(e)));
     call_thread_ = std::thread([this] {
       while (calls_->RunOnce(-1)) {
       }
     });
-    SendToGuard(Type::kStarted);
+    return true;
   }
 
   void FromSentry() {
@@ -132,7 +141,10 @@ class Broker {
   // The guard died: nobody else is left who could end the sandbox and put the namespace right. First the program, so
   // that it never sees its descriptors end while it still runs.
   [[noreturn]] void EndOrphaned() {
-    for (UniqueFd* process : {&init_, &sentry_, &keeper_}) {
+    std::vector<const UniqueFd*> processes;
+    for (const UniqueFd& program : programs_) processes.push_back(&program);
+    processes.insert(processes.end(), {&sentry_, &keeper_});
+    for (const UniqueFd* process : processes) {
       if (!*process) continue;
       PidfdSignal(process->get(), SIGKILL);
       WaitForEnd(process->get(), 10000);
@@ -143,7 +155,8 @@ class Broker {
   }
 
   SandboxPlan& plan_;
-  UniqueFd guard_, init_, sentry_, keeper_;
+  UniqueFd guard_, sentry_, keeper_;  // pidfds
+  std::vector<UniqueFd> programs_;    // pidfds of their inits
   PortOpener ports_;
   SysctlReader sysctls_;
   std::unique_ptr<NetChanger> changer_;

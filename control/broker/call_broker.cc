@@ -9,6 +9,7 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -18,6 +19,7 @@
 #include <deque>
 #include <fstream>
 #include <map>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 
@@ -112,15 +114,16 @@ uint32_t ProcessInside(pid_t tid) {
 
 class CallBroker::Impl {
  public:
-  explicit Impl(const Options& options) : options_(options), finder_(options.netns_cookie) {}
+  explicit Impl(const Options& options) : options_(options), finder_(options.netns_cookie), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-  Errno AddListener(UniqueFd listener);
-  size_t listener_count() const { return listeners_.size(); }
+  void AddListener(UniqueFd listener);
   bool RunOnce(int timeout_ms);
   Stats stats() const { return stats_; }
 
  private:
   // Program side (call_broker.cc).
+  void TakeListeners();
+  void Serve(UniqueFd listener);
   void OnListener(uint16_t index, int events);
   void RemoveListener(uint16_t index);
   void HandleCall(uint16_t index, const seccomp_notif& notif);
@@ -148,7 +151,10 @@ class CallBroker::Impl {
 
   Options options_;
   StandInFinder finder_;
-  std::vector<pollfd> polled_;  // the channel, then listeners in the order of the map
+  std::vector<pollfd> polled_;  // the channel, the wake-up, then listeners in the order of the map
+  UniqueFd wake_;               // eventfd: there are new listeners
+  std::mutex mutex_;
+  std::vector<UniqueFd> new_listeners_;  // under mutex_
   std::map<uint16_t, Listener> listeners_;
   uint16_t next_listener_ = 1;
   std::unordered_map<pid_t, PendingCall> pending_;  // a thread is in one call at a time
@@ -162,9 +168,27 @@ class CallBroker::Impl {
   alignas(8) std::array<uint8_t, calls::kMaxMessage> incoming_;
 };
 
-Errno CallBroker::Impl::AddListener(UniqueFd listener) {
-  if (listeners_.size() >= kMaxListeners) return Errno::kEMFILE;
-  if (sentry_gone_) return Errno::kEPIPE;
+void CallBroker::Impl::AddListener(UniqueFd listener) {
+  {
+    const std::lock_guard lock(mutex_);
+    new_listeners_.push_back(std::move(listener));
+  }
+  eventfd_write(wake_.get(), 1);
+}
+
+void CallBroker::Impl::TakeListeners() {
+  eventfd_t ignored;
+  eventfd_read(wake_.get(), &ignored);
+  std::vector<UniqueFd> taken;
+  {
+    const std::lock_guard lock(mutex_);
+    taken.swap(new_listeners_);
+  }
+  for (UniqueFd& listener : taken) Serve(std::move(listener));
+}
+
+void CallBroker::Impl::Serve(UniqueFd listener) {
+  if (listeners_.size() >= kMaxListeners || sentry_gone_) return;
   while (next_listener_ == 0 || listeners_.count(next_listener_) != 0) ++next_listener_;
   uint16_t index = next_listener_++;
   // Without it (before 6.6) a call costs several wake-ups across cores, and works.
@@ -173,7 +197,6 @@ Errno CallBroker::Impl::AddListener(UniqueFd listener) {
   e.listener = index;
   Send({reinterpret_cast<uint8_t*>(&e), sizeof e}, listener.get(), UniqueFd(fcntl(listener.get(), F_DUPFD_CLOEXEC, 0)));
   listeners_[index].fd = std::move(listener);
-  return Errno::kOk;
 }
 
 void CallBroker::Impl::RemoveListener(uint16_t index) {
@@ -189,16 +212,18 @@ void CallBroker::Impl::RemoveListener(uint16_t index) {
 bool CallBroker::Impl::RunOnce(int timeout_ms) {
   const short room = queue_.empty() ? 0 : POLLOUT;
   polled_.assign(1, {options_.calls_fd, static_cast<short>(POLLIN | room), 0});
+  polled_.push_back({wake_.get(), POLLIN, 0});
   for (const auto& [index, listener] : listeners_) polled_.push_back({listener.fd.get(), POLLIN, 0});
   if (poll(polled_.data(), polled_.size(), timeout_ms) <= 0) return !sentry_gone_;
   if ((polled_[0].revents & POLLOUT) != 0) FlushQueue();
   if ((polled_[0].revents & ~POLLOUT) != 0) OnCalls();
-  size_t i = 1;
+  size_t i = 2;
   for (auto it = listeners_.begin(); it != listeners_.end() && !sentry_gone_; ++i) {
     const uint16_t index = it->first;
     ++it;  // the listener may be removed
     if (polled_[i].revents != 0) OnListener(index, polled_[i].revents);
   }
+  if (polled_[1].revents != 0) TakeListeners();
   return !sentry_gone_;
 }
 
@@ -550,8 +575,7 @@ void CallBroker::Impl::OnNetChange(const calls::NetChangeRequest& request) {
 
 CallBroker::CallBroker(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
 CallBroker::~CallBroker() = default;
-Errno CallBroker::AddListener(UniqueFd listener) { return impl_->AddListener(std::move(listener)); }
-size_t CallBroker::listener_count() const { return impl_->listener_count(); }
+void CallBroker::AddListener(UniqueFd listener) { impl_->AddListener(std::move(listener)); }
 bool CallBroker::RunOnce(int timeout_ms) { return impl_->RunOnce(timeout_ms); }
 CallBroker::Stats CallBroker::stats() const { return impl_->stats(); }
 

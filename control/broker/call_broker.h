@@ -43,10 +43,9 @@ class CallBroker {
   CallBroker(const CallBroker&) = delete;
   CallBroker& operator=(const CallBroker&) = delete;
 
-  // Takes over a seccomp listener: sets SYNC_WAKE_UP where the kernel has it, sends a copy to the sentry, starts receiving. It is
-  // closed when its last task is gone. EMFILE where 4096 are open already; EPIPE where the sentry is gone.
-  Errno AddListener(UniqueFd listener);
-  size_t listener_count() const;
+  // Takes over a seccomp listener, from any thread: RunOnce sets SYNC_WAKE_UP where the kernel has it, sends a copy to the sentry and
+  // receives. It is closed when its last task is gone; at once (its calls fail with ENOSYS) where 4096 are open already.
+  void AddListener(UniqueFd listener);
 
   // Handles what is ready; waits up to `timeout_ms` for it (-1: no limit). False when the sentry's end of the channel is gone: the
   // sandbox has to be ended (its calls wait until then; none is answered by other means).

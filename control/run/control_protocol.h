@@ -13,10 +13,12 @@ namespace sluice::control {
 
 enum class Type : uint32_t {
   // guard -> broker
-  kSandbox = 1,   // descriptors: init's, sentry's and keeper's pidfd, and the seccomp listener
-  kDrain,         // CMD ended: let connections finish what they owe; also broker -> sentry
-  // broker -> guard
-  kStarted,       // the listener is served: CMD may start
+  kSandbox = 1,   // descriptors: the sentry's and the keeper's pidfd
+  kProgram,       // descriptor: the pidfd of a program's init
+  kListener,      // descriptor: a seccomp listener, to be served
+  // guard -> broker -> sentry
+  kSynchronize,   // read the namespace anew and attach what is there; kReady follows
+  kDrain,         // the programs ended: let connections finish what they owe
   // sentry -> broker -> guard
   kReady,         // the stack stands, every device is attached
   kFatal,         // text: the sandbox cannot go on

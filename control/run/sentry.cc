@@ -177,6 +177,18 @@ class Sentry {
     }
   }
 
+  // Everything that is in the namespace by now, before the answer: a container engine has configured it, and starts the program.
+  void Synchronize() {
+    CheckStatus(mirror_.ReadAll());
+    ready_ = false;
+    starting_ = true;
+    AskForPorts();
+    for (const IfIndex asked : asked_) {
+      if (attached_.count(asked) == 0) waiting_.insert(asked);
+    }
+    Publish();
+  }
+
   void TellReady() {
     if (ready_ || !waiting_.empty()) return;
     ready_ = true;
@@ -221,8 +233,10 @@ class Sentry {
       case Type::kPort: TakePort(header.number, body, std::move(record.fds)); break;
       case Type::kPortFailed:
         if (waiting_.erase(header.number) != 0) Fatal(std::string(body));
+        asked_.erase(header.number);  // tried again with the next change of the namespace
         Log(LogLevel::kWarning, "%.*s", static_cast<int>(body.size()), body.data());
         break;
+      case Type::kSynchronize: Synchronize(); break;
       case Type::kDrain:
         draining_ = true;
         break;

@@ -128,7 +128,8 @@ int main(int argc, char** argv) {
   }
   int pidfd = static_cast<int>(syscall(SYS_pidfd_open, program, 0));
   UniqueFd listener(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd, shared->listener.load(), 0)));
-  if (!listener || broker.AddListener(std::move(listener)) != Errno::kOk) Die("listener");
+  if (!listener) Die("listener");
+  broker.AddListener(std::move(listener));
   shared->go = 1;
   int status = 0;
   bool alive = true;
