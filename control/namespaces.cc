@@ -85,10 +85,10 @@ std::string Dotted(uint32_t address) {
 Status CreatePair(NetlinkClient& client, int netns_fd, const OwnLink& veth) {
   NetlinkMessage request(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
   request.Header(ifinfomsg{}).Attr(IFLA_IFNAME, veth.host_name);
-  const size_t info = request.Begin(IFLA_LINKINFO);
+  nlattr* info = request.Begin(IFLA_LINKINFO);
   request.Attr(IFLA_INFO_KIND, std::string_view("veth"));
-  const size_t data = request.Begin(IFLA_INFO_DATA);
-  const size_t peer = request.Begin(VETH_INFO_PEER);
+  nlattr* data = request.Begin(IFLA_INFO_DATA);
+  nlattr* peer = request.Begin(VETH_INFO_PEER);
   request.Header(ifinfomsg{}).Attr(IFLA_IFNAME, veth.inside_name).Attr(IFLA_NET_NS_FD, static_cast<uint32_t>(netns_fd));
   request.End(peer);
   request.End(data);

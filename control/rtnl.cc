@@ -1,174 +1,173 @@
 #include "control/rtnl.h"
 
+#include <fcntl.h>
 #include <linux/if_link.h>
+#include <netlink/netlink.h>
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+
+#include "base/check.h"
 
 namespace sluice {
 
 void Attributes::Parse(Bytes bytes) {
-  at_.fill(Bytes());
-  while (bytes.size() >= sizeof(rtattr)) {
-    rtattr header;
-    std::memcpy(&header, bytes.data(), sizeof header);
-    if (header.rta_len < sizeof header || header.rta_len > bytes.size()) return;
-    const size_t type = header.rta_type & NLA_TYPE_MASK;
-    if (type < kMax) at_[type] = bytes.subspan(RTA_LENGTH(0), header.rta_len - RTA_LENGTH(0));
-    bytes = bytes.subspan(std::min<size_t>(RTA_ALIGN(header.rta_len), bytes.size()));
-  }
+  // libnl takes no const; it only reads.
+  auto* first = reinterpret_cast<nlattr*>(const_cast<uint8_t*>(bytes.data()));
+  nla_parse(at_.data(), static_cast<int>(at_.size()) - 1, first, static_cast<int>(bytes.size()), nullptr);
+}
+
+Bytes Attributes::get(int type) const {
+  if (!has(type)) return {};
+  const nlattr* attribute = at_[static_cast<size_t>(type)];
+  return {static_cast<const uint8_t*>(nla_data(attribute)), static_cast<size_t>(nla_len(attribute))};
 }
 
 uint8_t Attributes::u8(int type, uint8_t otherwise) const { return get(type).size() == 1 ? get(type)[0] : otherwise; }
 
-uint16_t Attributes::u16(int type, uint16_t otherwise) const {
-  if (get(type).size() == sizeof otherwise) std::memcpy(&otherwise, get(type).data(), sizeof otherwise);
-  return otherwise;
-}
-
 uint32_t Attributes::u32(int type, uint32_t otherwise) const {
-  if (get(type).size() == sizeof otherwise) std::memcpy(&otherwise, get(type).data(), sizeof otherwise);
-  return otherwise;
+  return get(type).size() == sizeof otherwise ? nla_get_u32(at_[static_cast<size_t>(type)]) : otherwise;
 }
 
 std::string Attributes::str(int type) const {
   const Bytes value = get(type);
-  if (value.empty()) return {};
-  return std::string(reinterpret_cast<const char*>(value.data()), strnlen(reinterpret_cast<const char*>(value.data()), value.size()));
+  const auto* text = reinterpret_cast<const char*>(value.data());
+  return value.empty() ? std::string() : std::string(text, strnlen(text, value.size()));
 }
 
-NetlinkMessage::NetlinkMessage(uint16_t type, uint16_t flags) {
-  nlmsghdr header{};
-  header.nlmsg_type = type;
-  header.nlmsg_flags = flags;
-  Raw(&header, sizeof header);
+NetlinkMessage::NetlinkMessage(uint16_t type, uint16_t flags) : message_(nlmsg_alloc_size(32768)) {
+  SLUICE_CHECK(message_ != nullptr);
+  header()->nlmsg_type = type;
+  header()->nlmsg_flags = flags;
 }
 
 NetlinkMessage& NetlinkMessage::Raw(const void* data, size_t size) {
-  bytes_.resize(NLMSG_ALIGN(bytes_.size()));
-  const auto* p = static_cast<const uint8_t*>(data);
-  bytes_.insert(bytes_.end(), p, p + size);
+  SLUICE_CHECK(nlmsg_append(get(), const_cast<void*>(data), size, NLMSG_ALIGNTO) == 0);
   return *this;
 }
 
 NetlinkMessage& NetlinkMessage::Attr(uint16_t type, Bytes value) {
-  const rtattr header{static_cast<uint16_t>(RTA_LENGTH(value.size())), type};
-  Raw(&header, sizeof header);
-  bytes_.insert(bytes_.end(), value.begin(), value.end());
+  SLUICE_CHECK(nla_put(get(), type, static_cast<int>(value.size()), value.data()) == 0);
   return *this;
 }
 
 NetlinkMessage& NetlinkMessage::Attr(uint16_t type, std::string_view text) {
-  std::string zero_ended(text);
-  return Attr(type, Bytes(reinterpret_cast<const uint8_t*>(zero_ended.c_str()), zero_ended.size() + 1));
+  SLUICE_CHECK(nla_put_string(get(), type, std::string(text).c_str()) == 0);
+  return *this;
 }
 
-size_t NetlinkMessage::Begin(uint16_t type) {
-  const rtattr header{RTA_LENGTH(0), type};
-  Raw(&header, sizeof header);
-  return bytes_.size() - sizeof header;
-}
-
-void NetlinkMessage::End(size_t begun) {
-  const auto length = static_cast<uint16_t>(bytes_.size() - begun);
-  std::memcpy(bytes_.data() + begun, &length, sizeof length);
-}
-
-std::vector<uint8_t>& NetlinkMessage::bytes() {
-  const auto length = static_cast<uint32_t>(bytes_.size());
-  std::memcpy(bytes_.data(), &length, sizeof length);
-  return bytes_;
+nlattr* NetlinkMessage::Begin(uint16_t type) {
+  nlattr* begun = nla_nest_start(get(), type);
+  SLUICE_CHECK(begun != nullptr);
+  return begun;
 }
 
 Status NetlinkClient::Open(const std::vector<int>& groups, UniqueFd* out, int protocol) {
-  UniqueFd fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol));
-  if (!fd) return Status::Error("cannot open a netlink socket" + ErrnoText(errno));
-  sockaddr_nl address{};
-  address.nl_family = AF_NETLINK;
-  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0) {
-    return Status::Error("cannot bind a netlink socket" + ErrnoText(errno));
-  }
+  const std::unique_ptr<nl_sock, Free> socket(nl_socket_alloc());
+  if (socket == nullptr) return Status::Error("cannot open a netlink socket" + ErrnoText(ENOMEM));
+  if (const int error = nl_connect(socket.get(), protocol)) return Status::Error(std::string("cannot open a netlink socket: ") + nl_geterror(error));
+  const int fd = nl_socket_get_fd(socket.get());
   const int on = 1;
-  setsockopt(fd.get(), SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on);
-  setsockopt(fd.get(), SOL_NETLINK, NETLINK_GET_STRICT_CHK, &on, sizeof on);
+  for (const int option : {NETLINK_EXT_ACK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK}) {
+    if (setsockopt(fd, SOL_NETLINK, option, &on, sizeof on) < 0) return Status::Error("cannot set up a netlink socket" + ErrnoText(errno));
+  }
   const int buffer = 4 << 20;
-  setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer);
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer);
   for (const int group : groups) {
-    if (setsockopt(fd.get(), SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) < 0) {
-      return Status::Error(Format("cannot follow netlink group %d", group) + ErrnoText(errno));
+    if (const int error = nl_socket_add_membership(socket.get(), group)) {
+      return Status::Error(Format("cannot follow netlink group %d: %s", group, nl_geterror(error)));
     }
   }
-  *out = std::move(fd);
-  return {};
+  out->Reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));  // libnl closes its own
+  return *out ? Status() : Status::Error("cannot keep a netlink socket" + ErrnoText(errno));
+}
+
+NetlinkClient::NetlinkClient(UniqueFd fd) : socket_(nl_socket_alloc()) {
+  int protocol = 0;
+  socklen_t size = sizeof protocol;
+  SLUICE_CHECK(socket_ != nullptr && getsockopt(fd.get(), SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0);
+  SLUICE_CHECK(nl_socket_set_fd(socket_.get(), protocol, fd.release()) == 0);
+  nl_socket_disable_auto_ack(socket_.get());
+  nl_socket_set_msg_buf_size(socket_.get(), 65536);  // more than the kernel puts in one datagram; without it every one is peeked at first
 }
 
 int NetlinkClient::Send(NetlinkMessage& message) {
-  auto& bytes = message.bytes();
-  nlmsghdr header;
-  std::memcpy(&header, bytes.data(), sizeof header);
-  header.nlmsg_seq = ++seq_;
-  std::memcpy(bytes.data(), &header, sizeof header);
-  sockaddr_nl kernel{};
-  kernel.nl_family = AF_NETLINK;
-  ssize_t n;
-  do {
-    n = sendto(fd_.get(), bytes.data(), bytes.size(), 0, reinterpret_cast<sockaddr*>(&kernel), sizeof kernel);
-  } while (n < 0 && errno == EINTR);
-  return n < 0 ? errno : 0;
+  message.header()->nlmsg_seq = NL_AUTO_SEQ;  // a new one where it is sent again
+  if (nl_send_auto(socket_.get(), message.get()) < 0) return errno;
+  seq_ = message.header()->nlmsg_seq;
+  return 0;
 }
+
+int NetlinkClient::Receive(const std::function<bool(const nlmsghdr*)>& each) {
+  sockaddr_nl from{};
+  unsigned char* bytes = nullptr;
+  int left = nl_recv(socket_.get(), &from, &bytes, nullptr);
+  if (left == 0) return EAGAIN;
+  if (left < 0) return errno;  // libnl's own numbers are fewer
+  const std::unique_ptr<unsigned char, decltype(&std::free)> buffer(bytes, &std::free);
+  for (auto* m = reinterpret_cast<nlmsghdr*>(bytes); nlmsg_ok(m, left); m = nlmsg_next(m, &left)) {
+    if (!each(m)) break;
+  }
+  return 0;
+}
+
+int NetlinkClient::ReadEvents(const std::function<void(const nlmsghdr*)>& each) {
+  return Receive([&](const nlmsghdr* m) {
+    each(m);
+    return true;
+  });
+}
+
+namespace {
+
+// What an NLMSG_ERROR (an acknowledgement too) or NLMSG_DONE says.
+int ErrorOf(const nlmsghdr* m) {
+  int error = 0;  // the first field of struct nlmsgerr
+  if (!nlmsg_valid_hdr(m, sizeof error)) return m->nlmsg_type == NLMSG_DONE ? 0 : EPROTO;
+  std::memcpy(&error, nlmsg_data(m), sizeof error);
+  return -error;
+}
+
+}  // namespace
 
 int NetlinkClient::Transact(NetlinkMessage& message, std::string* reason) {
   if (const int error = Send(message)) return error;
-  std::vector<uint8_t> buffer(32768);
   for (;;) {
-    const ssize_t n = recv(fd_.get(), buffer.data(), buffer.size(), 0);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return errno;
-    int left = static_cast<int>(n);
-    for (auto* m = reinterpret_cast<const nlmsghdr*>(buffer.data()); NLMSG_OK(m, static_cast<uint32_t>(left)); m = NLMSG_NEXT(m, left)) {
-      if (m->nlmsg_seq != seq_ || m->nlmsg_type != NLMSG_ERROR || m->nlmsg_len < NLMSG_LENGTH(sizeof(nlmsgerr))) continue;
-      nlmsgerr error;
-      std::memcpy(&error, NLMSG_DATA(m), sizeof error);
-      if (reason != nullptr && (m->nlmsg_flags & NLM_F_ACK_TLVS) != 0) {
-        size_t offset = NLMSG_LENGTH(sizeof error);
-        if ((m->nlmsg_flags & NLM_F_CAPPED) == 0 && error.msg.nlmsg_len > sizeof(nlmsghdr)) {
-          offset += NLMSG_ALIGN(error.msg.nlmsg_len - sizeof(nlmsghdr));
-        }
-        if (offset < m->nlmsg_len) {
-          *reason = Attributes(Bytes(reinterpret_cast<const uint8_t*>(m) + offset, m->nlmsg_len - offset)).str(NLMSGERR_ATTR_MSG);
-        }
-      }
-      return -error.error;
-    }
+    int result = 0;
+    bool answered = false;
+    const int error = Receive([&](const nlmsghdr* m) {
+      if (m->nlmsg_seq != seq_ || m->nlmsg_type != NLMSG_ERROR) return true;
+      answered = true;
+      result = ErrorOf(m);
+      nlmsgerr header;
+      Attributes attributes;  // the request is not repeated before them (NETLINK_CAP_ACK)
+      if (reason != nullptr && (m->nlmsg_flags & NLM_F_ACK_TLVS) != 0 && ParseMessage(m, &header, &attributes)) *reason = attributes.str(NLMSGERR_ATTR_MSG);
+      return false;
+    });
+    if (answered || error != 0) return answered ? result : error;
   }
 }
 
 int NetlinkClient::DumpOnce(NetlinkMessage& message, const std::function<void(const nlmsghdr*)>& each, bool* interrupted) {
   *interrupted = false;
   if (const int error = Send(message)) return error;
-  std::vector<uint8_t> buffer(65536);
   for (;;) {
-    const ssize_t n = recv(fd_.get(), buffer.data(), buffer.size(), 0);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return errno;
-    int left = static_cast<int>(n);
-    for (auto* m = reinterpret_cast<const nlmsghdr*>(buffer.data()); NLMSG_OK(m, static_cast<uint32_t>(left)); m = NLMSG_NEXT(m, left)) {
-      if (m->nlmsg_seq != seq_) continue;  // the rest of a dump that was given up
+    int result = 0;
+    bool done = false;
+    const int error = Receive([&](const nlmsghdr* m) {
+      if (m->nlmsg_seq != seq_) return true;  // the rest of a dump that was given up
       if ((m->nlmsg_flags & NLM_F_DUMP_INTR) != 0) *interrupted = true;
-      if (m->nlmsg_type == NLMSG_DONE) {
-        int error = 0;
-        if (m->nlmsg_len >= NLMSG_LENGTH(sizeof error)) std::memcpy(&error, NLMSG_DATA(m), sizeof error);
-        return -error;
+      done = m->nlmsg_type == NLMSG_DONE || m->nlmsg_type == NLMSG_ERROR;
+      if (done) {
+        result = ErrorOf(m);
+      } else {
+        each(m);
       }
-      if (m->nlmsg_type == NLMSG_ERROR) {
-        nlmsgerr error;
-        if (m->nlmsg_len < NLMSG_LENGTH(sizeof error)) return EPROTO;
-        std::memcpy(&error, NLMSG_DATA(m), sizeof error);
-        return -error.error;
-      }
-      each(m);
-    }
+      return !done;
+    });
+    if (done || error != 0) return done ? result : error;
   }
 }
 

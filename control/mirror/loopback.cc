@@ -7,15 +7,12 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "control/mirror/tables.h"
 #include "control/rtnl.h"
 
 namespace sluice {
 namespace {
-
-const nlmsghdr* Header(const std::vector<uint8_t>& message) { return reinterpret_cast<const nlmsghdr*>(message.data()); }
 
 AddressConfig Address(const IpAddress& address, uint8_t prefix_len) {
   NetlinkMessage message(RTM_NEWADDR, 0);
@@ -31,7 +28,7 @@ AddressConfig Address(const IpAddress& address, uint8_t prefix_len) {
   const ifa_cacheinfo forever{0xffffffff, 0xffffffff, 0, 0};
   message.Attr(IFA_CACHEINFO, Bytes(reinterpret_cast<const uint8_t*>(&forever), sizeof forever));
   AddressConfig out;
-  ParseAddress(Header(message.bytes()), &out);
+  ParseAddress(message.header(), &out);
   return out;
 }
 
@@ -52,7 +49,7 @@ RouteConfig LocalRoute(const IpAddress& dst, uint8_t prefix_len, uint8_t type, u
   }
   message.Attr(RTA_OIF, uint32_t{kLoopbackIfIndex});
   RouteConfig out;
-  ParseRoute(Header(message.bytes()), &out);
+  ParseRoute(message.header(), &out);
   return out;
 }
 
@@ -64,14 +61,13 @@ namespace {
 bool DependsOnState(uint16_t type) { return type == IFLA_OPERSTATE || type == IFLA_QDISC || type == IFLA_CARRIER; }
 
 void CopyAttributes(const LinkConfig& kernel, NetlinkMessage* to) {
-  constexpr size_t kFrom = NLMSG_LENGTH(sizeof(ifinfomsg));
-  Bytes rest = Bytes(kernel.netlink).subspan(std::min<size_t>(kFrom, kernel.netlink.size()));
-  while (rest.size() >= sizeof(rtattr)) {
-    rtattr header;
-    std::memcpy(&header, rest.data(), sizeof header);
-    if (header.rta_len < sizeof header || header.rta_len > rest.size()) return;
-    if (!DependsOnState(header.rta_type)) to->Attr(header.rta_type, rest.subspan(sizeof header, header.rta_len - sizeof header));
-    rest = rest.subspan(std::min<size_t>(RTA_ALIGN(header.rta_len), rest.size()));
+  if (kernel.netlink.size() < NLMSG_LENGTH(sizeof(ifinfomsg))) return;
+  const auto* message = reinterpret_cast<const nlmsghdr*>(kernel.netlink.data());
+  const nlattr* attribute;
+  int left;
+  nla_for_each_attr(attribute, nlmsg_attrdata(message, sizeof(ifinfomsg)), nlmsg_attrlen(message, sizeof(ifinfomsg)), left) {
+    if (DependsOnState(static_cast<uint16_t>(nla_type(attribute)))) continue;
+    to->Attr(attribute->nla_type, Bytes(static_cast<const uint8_t*>(nla_data(attribute)), static_cast<size_t>(nla_len(attribute))));
   }
 }
 
@@ -93,7 +89,7 @@ LinkConfig LoopbackLink(const LinkConfig* kernel) {
   }
   message.Attr8(IFLA_OPERSTATE, 0).Attr8(IFLA_CARRIER, 1).Attr(IFLA_QDISC, std::string_view("noqueue"));
   LinkConfig out;
-  ParseLink(Header(message.bytes()), &out);
+  ParseLink(message.header(), &out);
   return out;
 }
 

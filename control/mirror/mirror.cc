@@ -16,7 +16,7 @@ std::vector<int> Mirror::Groups() {
           RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_RULE,   RTNLGRP_IPV6_RULE,   RTNLGRP_NEIGH};
 }
 
-Mirror::Mirror(UniqueFd events, UniqueFd dumps) : events_(std::move(events)), dumps_(std::move(dumps)) {}
+Mirror::Mirror(UniqueFd events, UniqueFd dumps) : events_(std::move(events)), dumps_(std::move(dumps)) { events_.SetNonblocking(); }
 
 Status Mirror::ReadAll() {
   DrainEvents();
@@ -31,17 +31,8 @@ Status Mirror::Follow(bool* changed) {
 
 unsigned Mirror::DrainEvents() {
   unsigned dirty = 0;
-  alignas(nlmsghdr) uint8_t buffer[16384];
   for (;;) {
-    const ssize_t n = recv(events_.get(), buffer, sizeof buffer, MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno == ENOBUFS) {  // events were lost
-      dirty = kAll;
-      continue;
-    }
-    if (n <= 0) return dirty;
-    int left = static_cast<int>(n);
-    for (auto* m = reinterpret_cast<const nlmsghdr*>(buffer); NLMSG_OK(m, static_cast<uint32_t>(left)); m = NLMSG_NEXT(m, left)) {
+    const int error = events_.ReadEvents([&](const nlmsghdr* m) {
       switch (m->nlmsg_type) {
         // A device that goes down or away takes routes along, for which the kernel sends no events.
         case RTM_NEWLINK: case RTM_DELLINK: dirty |= kLinks | kAddresses | kRoutes | kNeighbors; break;
@@ -51,6 +42,11 @@ unsigned Mirror::DrainEvents() {
         case RTM_NEWNEIGH: case RTM_DELNEIGH: dirty |= kNeighbors; break;
         default: break;
       }
+    });
+    if (error == ENOBUFS) {  // events were lost
+      dirty = kAll;
+    } else if (error != 0) {
+      return dirty;
     }
   }
 }

@@ -17,7 +17,7 @@ class Mirror {
   static std::vector<int> Groups();
   Mirror(UniqueFd events, UniqueFd dumps);
 
-  int event_fd() const { return events_.get(); }  // readable: call Follow
+  int event_fd() const { return events_.fd(); }  // readable: call Follow
   // Reads every table.
   Status ReadAll();
   // Takes the events that wait and reads the tables they name. `changed`: something was read.
@@ -31,8 +31,7 @@ class Mirror {
   template <typename T>
   int ReadTable(uint16_t type, size_t header_size, bool (*parse)(const nlmsghdr*, T*), std::vector<T>* out);
 
-  UniqueFd events_;
-  NetlinkClient dumps_;
+  NetlinkClient events_, dumps_;
   KernelTables tables_;
 };
 
