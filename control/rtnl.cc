@@ -48,6 +48,12 @@ NetlinkMessage& NetlinkMessage::Raw(const void* data, size_t size) {
   return *this;
 }
 
+void* NetlinkMessage::Reserve(size_t size) {
+  void* room = nlmsg_reserve(get(), size, NLMSG_ALIGNTO);
+  SLUICE_CHECK(room != nullptr);
+  return room;
+}
+
 NetlinkMessage& NetlinkMessage::Attr(uint16_t type, Bytes value) {
   SLUICE_CHECK(nla_put(get(), type, static_cast<int>(value.size()), value.data()) == 0);
   return *this;

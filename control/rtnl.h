@@ -63,6 +63,7 @@ class NetlinkMessage {
   nlattr* Begin(uint16_t type);                                // nested attribute
   void End(nlattr* begun) { nla_nest_end(message_.get(), begun); }
   NetlinkMessage& Raw(const void* data, size_t size);  // padded to 4
+  void* Reserve(size_t size);                          // zeroed room, padded to 4; stays where it is
   nlmsghdr* header() { return nlmsg_hdr(message_.get()); }
   nl_msg* get() { return message_.get(); }
 

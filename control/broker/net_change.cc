@@ -20,37 +20,18 @@
 #include <string_view>
 #include <utility>
 
+#include "base/unique_fd.h"
 #include "sentry/netlink/message.h"
 
 namespace sluice {
 namespace {
 
 using netlink::AddressSize;
-using netlink::Buffer;
-using netlink::MessageWriter;
 using netlink::NetAddress;
 using netlink::NetChange;
 using netlink::NetChangeKind;
 using netlink::NetChangeResult;
 using netlink::NetName;
-
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  ~Fd() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Fd& operator=(Fd&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  int get() const { return fd_; }
-  bool ok() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
 
 // ---- judgement of a caller ----
 
@@ -65,8 +46,8 @@ bool ParseNumber(std::string_view text, int base, uint64_t* value) {
 
 bool ReadCredentials(pid_t tid, Credentials* out) {
   const std::string path = "/proc/" + std::to_string(tid) + "/status";
-  const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file.ok()) return false;
+  const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return false;
   std::string text(8192, '\0');
   const ssize_t n = read(file.get(), text.data(), text.size());
   if (n <= 0) return false;
@@ -188,63 +169,56 @@ bool Deletes(NetChangeKind kind) {
          kind == NetChangeKind::kDeleteNeighbor;
 }
 
-void PutAddress(MessageWriter& w, uint16_t type, const NetAddress& a) {
-  if (a.family != 0) w.Attr(type, Bytes(a.bytes).first(AddressSize(a.family)));
+void PutAddress(NetlinkMessage& m, uint16_t type, const NetAddress& a) {
+  if (a.family != 0) m.Attr(type, Bytes(a.bytes).first(AddressSize(a.family)));
 }
 
-void PutName(MessageWriter& w, uint16_t type, const NetName& name) {
-  if (name[0] != 0) w.Text(type, name.data());
+void PutName(NetlinkMessage& m, uint16_t type, const NetName& name) {
+  if (name[0] != 0) m.Attr(type, std::string_view(name.data()));
 }
 
-void Build(const netlink::AddressChange& c, MessageWriter& w) {
-  w.Header(ifaddrmsg{.ifa_family = c.family,
+void Build(const netlink::AddressChange& c, NetlinkMessage& m) {
+  m.Header(ifaddrmsg{.ifa_family = c.family,
                      .ifa_prefixlen = c.prefix_len,
                      .ifa_flags = static_cast<uint8_t>(c.flags),
                      .ifa_scope = c.scope,
                      .ifa_index = static_cast<uint32_t>(c.ifindex)});
-  PutAddress(w, IFA_LOCAL, c.local);
-  PutAddress(w, IFA_ADDRESS, c.address);
-  PutAddress(w, IFA_BROADCAST, c.broadcast);
-  PutName(w, IFA_LABEL, c.label);
-  if (c.flags > 0xff) w.U32(IFA_FLAGS, c.flags);
-  if (c.has_cacheinfo) w.Struct(IFA_CACHEINFO, ifa_cacheinfo{.ifa_prefered = c.preferred, .ifa_valid = c.valid});
-  if (c.route_priority != 0) w.U32(IFA_RT_PRIORITY, c.route_priority);
-  if (c.proto != 0) w.U8(IFA_PROTO, c.proto);
+  PutAddress(m, IFA_LOCAL, c.local);
+  PutAddress(m, IFA_ADDRESS, c.address);
+  PutAddress(m, IFA_BROADCAST, c.broadcast);
+  PutName(m, IFA_LABEL, c.label);
+  if (c.flags > 0xff) m.Attr(IFA_FLAGS, c.flags);
+  if (c.has_cacheinfo) m.Attr(IFA_CACHEINFO, netlink::AsBytes(ifa_cacheinfo{.ifa_prefered = c.preferred, .ifa_valid = c.valid}));
+  if (c.route_priority != 0) m.Attr(IFA_RT_PRIORITY, c.route_priority);
+  if (c.proto != 0) m.Attr8(IFA_PROTO, c.proto);
 }
 
 // The gateway in the route's own family, or another family's as RTA_VIA.
-void PutGateway(MessageWriter& w, int family, const NetAddress& gateway) {
+void PutGateway(NetlinkMessage& m, int family, const NetAddress& gateway) {
   if (gateway.family == 0) return;
-  if (gateway.family == family) return PutAddress(w, RTA_GATEWAY, gateway);
-  Buffer via;
+  if (gateway.family == family) return PutAddress(m, RTA_GATEWAY, gateway);
   const uint16_t af = gateway.family;
-  via.insert(via.end(), netlink::AsBytes(af).begin(), netlink::AsBytes(af).end());
-  via.insert(via.end(), gateway.bytes.begin(), gateway.bytes.begin() + static_cast<ptrdiff_t>(AddressSize(af)));
-  w.Attr(RTA_VIA, via);
+  const size_t size = AddressSize(af);
+  std::array<uint8_t, sizeof af + 16> via;
+  std::memcpy(via.data(), &af, sizeof af);
+  std::memcpy(via.data() + sizeof af, gateway.bytes.data(), size);
+  m.Attr(RTA_VIA, Bytes(via).first(sizeof af + size));
 }
 
-void PutNextHops(MessageWriter& w, const netlink::RouteChange& c) {
-  Buffer list;
+void PutNextHops(NetlinkMessage& m, const netlink::RouteChange& c) {
+  nlattr* nest = m.Begin(RTA_MULTIPATH);
   for (int i = 0; i < c.next_hop_count; ++i) {
     const netlink::NextHopChange& hop = c.next_hops[static_cast<size_t>(i)];
-    Buffer attributes;
-    {
-      MessageWriter inner(&attributes, 0);
-      PutGateway(inner, c.family, hop.gateway);
-    }
-    const Bytes body = Bytes(attributes).subspan(sizeof(nlmsghdr));
-    const rtnexthop header{.rtnh_len = static_cast<uint16_t>(sizeof(rtnexthop) + body.size()),
-                           .rtnh_flags = hop.flags,
-                           .rtnh_hops = hop.hops,
-                           .rtnh_ifindex = hop.ifindex};
-    list.insert(list.end(), netlink::AsBytes(header).begin(), netlink::AsBytes(header).end());
-    list.insert(list.end(), body.begin(), body.end());
+    auto* header = static_cast<rtnexthop*>(m.Reserve(sizeof(rtnexthop)));
+    *header = {.rtnh_flags = hop.flags, .rtnh_hops = hop.hops, .rtnh_ifindex = hop.ifindex};
+    PutGateway(m, c.family, hop.gateway);
+    header->rtnh_len = static_cast<uint16_t>(static_cast<uint8_t*>(nlmsg_tail(m.header())) - reinterpret_cast<uint8_t*>(header));
   }
-  w.Attr(RTA_MULTIPATH, list);
+  m.End(nest);
 }
 
-void Build(const netlink::RouteChange& c, MessageWriter& w) {
-  w.Header(rtmsg{.rtm_family = c.family,
+void Build(const netlink::RouteChange& c, NetlinkMessage& m) {
+  m.Header(rtmsg{.rtm_family = c.family,
                  .rtm_dst_len = c.dst_len,
                  .rtm_tos = c.tos,
                  .rtm_table = static_cast<uint8_t>(c.table < 256 ? c.table : uint32_t{RT_TABLE_UNSPEC}),
@@ -252,78 +226,78 @@ void Build(const netlink::RouteChange& c, MessageWriter& w) {
                  .rtm_scope = c.scope,
                  .rtm_type = c.type,
                  .rtm_flags = c.flags});
-  if (c.table >= 256) w.U32(RTA_TABLE, c.table);
-  PutAddress(w, RTA_DST, c.dst);
-  PutAddress(w, RTA_PREFSRC, c.prefsrc);
-  if (c.has_priority) w.U32(RTA_PRIORITY, c.priority);
-  if (c.has_pref) w.U8(RTA_PREF, c.pref);
-  if (c.expires != 0) w.U32(RTA_EXPIRES, c.expires);
+  if (c.table >= 256) m.Attr(RTA_TABLE, c.table);
+  PutAddress(m, RTA_DST, c.dst);
+  PutAddress(m, RTA_PREFSRC, c.prefsrc);
+  if (c.has_priority) m.Attr(RTA_PRIORITY, c.priority);
+  if (c.has_pref) m.Attr8(RTA_PREF, c.pref);
+  if (c.expires != 0) m.Attr(RTA_EXPIRES, c.expires);
   if (c.metric_mask != 0) {
-    const size_t nest = w.BeginNest(RTA_METRICS | NLA_F_NESTED);
+    nlattr* nest = m.Begin(RTA_METRICS);
     for (uint16_t i = 1; i < c.metrics.size(); ++i) {
-      if ((c.metric_mask & (1u << i)) != 0) w.U32(i, c.metrics[i]);
+      if ((c.metric_mask & (1u << i)) != 0) m.Attr(i, c.metrics[i]);
     }
-    w.EndNest(nest);
+    m.End(nest);
   }
-  if (c.next_hop_count != 0) return PutNextHops(w, c);
-  PutGateway(w, c.family, c.gateway);
-  if (c.oif != 0) w.U32(RTA_OIF, static_cast<uint32_t>(c.oif));
+  if (c.next_hop_count != 0) return PutNextHops(m, c);
+  PutGateway(m, c.family, c.gateway);
+  if (c.oif != 0) m.Attr(RTA_OIF, static_cast<uint32_t>(c.oif));
 }
 
-void Build(const netlink::RuleChange& c, MessageWriter& w) {
-  w.Header(fib_rule_hdr{.family = c.family,
+void Build(const netlink::RuleChange& c, NetlinkMessage& m) {
+  m.Header(fib_rule_hdr{.family = c.family,
                         .dst_len = c.dst_len,
                         .src_len = c.src_len,
                         .tos = c.tos,
                         .table = static_cast<uint8_t>(c.table < 256 ? c.table : uint32_t{RT_TABLE_UNSPEC}),
                         .action = c.action,
                         .flags = c.invert ? uint32_t{FIB_RULE_INVERT} : 0});
-  if (c.table >= 256) w.U32(FRA_TABLE, c.table);
-  PutAddress(w, FRA_SRC, c.src);
-  PutAddress(w, FRA_DST, c.dst);
-  PutName(w, FRA_IIFNAME, c.iif);
-  PutName(w, FRA_OIFNAME, c.oif);
-  if (c.has_priority) w.U32(FRA_PRIORITY, c.priority);
-  if (c.has_fwmark) w.U32(FRA_FWMARK, c.fwmark);
-  if (c.has_fwmask) w.U32(FRA_FWMASK, c.fwmask);
-  if (c.goto_target != 0) w.U32(FRA_GOTO, c.goto_target);
-  if (c.protocol != 0) w.U8(FRA_PROTOCOL, c.protocol);
+  if (c.table >= 256) m.Attr(FRA_TABLE, c.table);
+  PutAddress(m, FRA_SRC, c.src);
+  PutAddress(m, FRA_DST, c.dst);
+  PutName(m, FRA_IIFNAME, c.iif);
+  PutName(m, FRA_OIFNAME, c.oif);
+  if (c.has_priority) m.Attr(FRA_PRIORITY, c.priority);
+  if (c.has_fwmark) m.Attr(FRA_FWMARK, c.fwmark);
+  if (c.has_fwmask) m.Attr(FRA_FWMASK, c.fwmask);
+  if (c.goto_target != 0) m.Attr(FRA_GOTO, c.goto_target);
+  if (c.protocol != 0) m.Attr8(FRA_PROTOCOL, c.protocol);
 }
 
-void Build(const netlink::NeighborChange& c, MessageWriter& w) {
-  w.Header(ndmsg{.ndm_family = c.family, .ndm_ifindex = c.ifindex, .ndm_state = c.state, .ndm_flags = c.flags});
-  PutAddress(w, NDA_DST, c.dst);
-  if (c.has_lladdr) w.Attr(NDA_LLADDR, c.lladdr);
+void Build(const netlink::NeighborChange& c, NetlinkMessage& m) {
+  m.Header(ndmsg{.ndm_family = c.family, .ndm_ifindex = c.ifindex, .ndm_state = c.state, .ndm_flags = c.flags});
+  PutAddress(m, NDA_DST, c.dst);
+  if (c.has_lladdr) m.Attr(NDA_LLADDR, c.lladdr);
 }
 
-void Build(const netlink::LinkChange& c, MessageWriter& w) {
-  w.Header(ifinfomsg{.ifi_family = AF_UNSPEC,
+void Build(const netlink::LinkChange& c, NetlinkMessage& m) {
+  m.Header(ifinfomsg{.ifi_family = AF_UNSPEC,
                      .ifi_index = c.ifindex,
                      .ifi_flags = c.has_up && c.up ? uint32_t{IFF_UP} : 0,
                      .ifi_change = c.has_up ? uint32_t{IFF_UP} : 0});
-  if (c.has_mtu) w.U32(IFLA_MTU, c.mtu);
-  if (c.has_txqlen) w.U32(IFLA_TXQLEN, c.txqlen);
-  if (c.has_address) w.Attr(IFLA_ADDRESS, c.address);
+  if (c.has_mtu) m.Attr(IFLA_MTU, c.mtu);
+  if (c.has_txqlen) m.Attr(IFLA_TXQLEN, c.txqlen);
+  if (c.has_address) m.Attr(IFLA_ADDRESS, c.address);
 }
 
-void Build(const NetChange& change, MessageWriter& w) {
+void Build(const NetChange& change, NetlinkMessage& m) {
   switch (change.kind) {
     case NetChangeKind::kNone:
       return;
     case NetChangeKind::kNewAddress:
     case NetChangeKind::kDeleteAddress:
-      return Build(change.address, w);
+      return Build(change.address, m);
     case NetChangeKind::kNewRoute:
     case NetChangeKind::kDeleteRoute:
-      return Build(change.route, w);
+      return Build(change.route, m);
     case NetChangeKind::kNewRule:
     case NetChangeKind::kDeleteRule:
-      return Build(change.rule, w);
+      return Build(change.rule, m);
     case NetChangeKind::kNewNeighbor:
     case NetChangeKind::kDeleteNeighbor:
-      return Build(change.neighbor, w);
+      return Build(change.neighbor, m);
     case NetChangeKind::kSetLink:
-      return Build(change.link, w);
+      return Build(change.link, m);
   }
 }
 
@@ -333,34 +307,24 @@ NetChangeResult Failure(int error, std::string_view message = {}) {
   return result;
 }
 
-// The kernel's NLMSG_ERROR with its extended acknowledgement. The request is not repeated in it (NETLINK_CAP_ACK).
-NetChangeResult ReadAck(Bytes message) {
-  const auto header = netlink::LoadPrefix<nlmsghdr>(message);
-  const auto error = netlink::LoadPrefix<nlmsgerr>(message.subspan(sizeof header));
-  NetChangeResult result = Failure(-error.error);
-  if ((header.nlmsg_flags & NLM_F_ACK_TLVS) == 0) return result;
-  const Bytes text = netlink::FindAttribute(message, sizeof(nlmsgerr), NLMSGERR_ATTR_MSG);
-  return Failure(-error.error, netlink::Attribute{.present = true, .value = text}.text());
-}
-
 }  // namespace
 
 bool HasCapabilityOverNetns(pid_t tid, int netns_fd, int capability) {
   Credentials caller;
   if (!ReadCredentials(tid, &caller)) return false;
   const std::string path = "/proc/" + std::to_string(tid) + "/ns/user";
-  const Fd caller_ns(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  Fd ns(ioctl(netns_fd, NS_GET_USERNS));
-  if (!caller_ns.ok()) return false;
+  const UniqueFd caller_ns(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  UniqueFd ns(ioctl(netns_fd, NS_GET_USERNS));
+  if (!caller_ns) return false;
   const bool capable = capability >= 0 && capability < 64 && ((caller.effective >> capability) & 1) != 0;
   // From the owner upwards: a capability counts in the caller's own namespace and those below it; who made a namespace has all of
   // them in it.
-  while (ns.ok()) {
+  while (ns) {
     if (SameFile(ns.get(), caller_ns.get())) return capable;
     uid_t owner = 0;
     const bool has_owner = ioctl(ns.get(), NS_GET_OWNER_UID, &owner) == 0;
-    Fd parent(ioctl(ns.get(), NS_GET_PARENT));
-    if (parent.ok() && has_owner && owner == caller.euid && SameFile(parent.get(), caller_ns.get())) return true;
+    UniqueFd parent(ioctl(ns.get(), NS_GET_PARENT));
+    if (parent && has_owner && owner == caller.euid && SameFile(parent.get(), caller_ns.get())) return true;
     ns = std::move(parent);
   }
   return false;
@@ -371,61 +335,36 @@ NetChanger::NetChanger(const NetChangeLimits& limits, std::string* error)
                {.limit = limits.routes, .dump_type = RTM_GETROUTE},
                {.limit = limits.rules, .dump_type = RTM_GETRULE},
                {.limit = limits.neighbors, .dump_type = RTM_GETNEIGH}}} {
-  fd_ = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-  const int on = 1;
-  if (fd_ < 0 || setsockopt(fd_, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on) != 0 ||
-      setsockopt(fd_, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on) != 0) {
-    *error = std::string("cannot open a rtnetlink socket for changes of the namespace: ") + std::strerror(errno);
-    if (fd_ >= 0) close(fd_);
-    fd_ = -1;
+  UniqueFd fd;
+  const Status status = NetlinkClient::Open({}, &fd);
+  if (status.ok()) {
+    client_.emplace(std::move(fd));
+  } else {
+    *error = status.line();
   }
-}
-
-NetChanger::~NetChanger() {
-  if (fd_ >= 0) close(fd_);
 }
 
 NetChangeResult NetChanger::Apply(const NetChange& change, bool allowed) {
   if (!allowed) return Failure(EPERM);
-  if (fd_ < 0) return Failure(EIO, "sluice: the namespace cannot be changed");
+  if (!ok()) return Failure(EIO, "sluice: the namespace cannot be changed");
   if (!Valid(change)) return Failure(EINVAL, "sluice: the request has a value that cannot be");
   Count* count = CountOf(change.kind);
   const bool adds = count != nullptr && !Deletes(change.kind);
   if (adds && !WithinLimit(*count)) return Failure(ENOBUFS, "sluice: the namespace holds as many of these as it may");
 
-  Buffer message;
-  {
-    const auto create = Deletes(change.kind) || change.kind == NetChangeKind::kSetLink
-                            ? uint16_t{0}
-                            : static_cast<uint16_t>(change.nl_flags & (NLM_F_REPLACE | NLM_F_EXCL | NLM_F_CREATE | NLM_F_APPEND));
-    MessageWriter w(&message, MessageType(change.kind), static_cast<uint16_t>(NLM_F_REQUEST | NLM_F_ACK | create), ++seq_);
-    Build(change, w);
-  }
-  const NetChangeResult result = Transact(message);
+  const bool creates = !Deletes(change.kind) && change.kind != NetChangeKind::kSetLink;
+  const int create = creates ? change.nl_flags & (NLM_F_REPLACE | NLM_F_EXCL | NLM_F_CREATE | NLM_F_APPEND) : 0;
+  NetlinkMessage message(MessageType(change.kind), static_cast<uint16_t>(NLM_F_REQUEST | NLM_F_ACK | create));
+  Build(change, message);
+  std::string reason;
+  const int error = client_->Transact(message, &reason);
+  const NetChangeResult result = Failure(error, reason);
   if (result.error == 0) {
     if (adds) ++count->added;
     // Deleting, replacing and setting a device down may take objects away: the sum is an upper bound until it is counted again.
     for (Count& c : counts_) c.recount |= !adds || (change.nl_flags & NLM_F_REPLACE) != 0;
   }
   return result;
-}
-
-// A request is answered within sendmsg, so nothing here waits.
-NetChangeResult NetChanger::Transact(std::vector<uint8_t>& message) {
-  const sockaddr_nl kernel{.nl_family = AF_NETLINK};
-  const ssize_t sent =
-      sendto(fd_, message.data(), message.size(), MSG_DONTWAIT, reinterpret_cast<const sockaddr*>(&kernel), sizeof kernel);
-  if (sent < 0) return Failure(errno);
-  std::array<uint8_t, 4096> buffer;
-  for (;;) {
-    const ssize_t n = recv(fd_, buffer.data(), buffer.size(), MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return Failure(EIO, "sluice: the kernel did not answer");
-    const Bytes answer(buffer.data(), static_cast<size_t>(n));
-    const auto header = netlink::LoadPrefix<nlmsghdr>(answer);
-    if (!netlink::WellFormed(answer, sizeof(nlmsgerr)) || header.nlmsg_type != NLMSG_ERROR || header.nlmsg_seq != seq_) continue;
-    return ReadAck(answer);
-  }
 }
 
 NetChanger::Count* NetChanger::CountOf(NetChangeKind kind) {
@@ -458,28 +397,17 @@ bool NetChanger::WithinLimit(Count& count) {
 }
 
 uint32_t NetChanger::CountObjects(uint16_t dump_type) {
-  Buffer request;
-  {
-    MessageWriter w(&request, dump_type, NLM_F_REQUEST | NLM_F_DUMP, ++seq_);
-    w.Header(rtmsg{});
+  NetlinkMessage request(dump_type, NLM_F_REQUEST | NLM_F_DUMP);
+  if (dump_type == RTM_GETADDR) {
+    request.Header(ifaddrmsg{});
+  } else {
+    static_assert(sizeof(rtmsg) == sizeof(fib_rule_hdr) && sizeof(rtmsg) == sizeof(ndmsg));
+    request.Header(rtmsg{});
   }
-  const sockaddr_nl kernel{.nl_family = AF_NETLINK};
-  if (sendto(fd_, request.data(), request.size(), MSG_DONTWAIT, reinterpret_cast<const sockaddr*>(&kernel), sizeof kernel) < 0)
-    return 0;
-  std::array<uint8_t, 32768> buffer;
   uint32_t count = 0;
-  for (;;) {
-    const ssize_t n = recv(fd_, buffer.data(), buffer.size(), MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return count;
-    Bytes rest(buffer.data(), static_cast<size_t>(n));
-    while (netlink::WellFormed(rest, 0)) {
-      const auto header = netlink::LoadPrefix<nlmsghdr>(rest);
-      if (header.nlmsg_seq == seq_ && (header.nlmsg_type == NLMSG_DONE || header.nlmsg_type == NLMSG_ERROR)) return count;
-      if (header.nlmsg_seq == seq_) ++count;
-      rest = rest.subspan(std::min(netlink::Align4(header.nlmsg_len), rest.size()));
-    }
-  }
+  client_->Dump(
+      request, [&](const nlmsghdr*) { ++count; }, [&] { count = 0; });
+  return count;
 }
 
 }  // namespace sluice

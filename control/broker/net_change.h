@@ -7,9 +7,10 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
-#include <vector>
 
+#include "control/rtnl.h"
 #include "sentry/netlink/net_change.h"
 
 namespace sluice {
@@ -32,10 +33,7 @@ class NetChanger {
   // Opens a rtnetlink socket in the calling thread's network namespace, which must be the target. `error` gets a line on failure,
   // then ok() is false.
   explicit NetChanger(const NetChangeLimits& limits, std::string* error);
-  ~NetChanger();
-  NetChanger(const NetChanger&) = delete;
-  NetChanger& operator=(const NetChanger&) = delete;
-  bool ok() const { return fd_ >= 0; }
+  bool ok() const { return client_.has_value(); }
 
   // Applies one change. `allowed` is the judgement of the caller (HasCapabilityOverNetns with CAP_NET_ADMIN): false gives EPERM.
   netlink::NetChangeResult Apply(const netlink::NetChange& change, bool allowed);
@@ -49,14 +47,12 @@ class NetChanger {
     uint16_t dump_type = 0;  // RTM_GET*
   };
 
-  netlink::NetChangeResult Transact(std::vector<uint8_t>& message);
   Count* CountOf(netlink::NetChangeKind kind);
   bool WithinLimit(Count& count);
   uint32_t CountObjects(uint16_t dump_type);
 
   std::array<Count, 4> counts_;
-  int fd_ = -1;
-  uint32_t seq_ = 0;
+  std::optional<NetlinkClient> client_;
 };
 
 }  // namespace sluice
