@@ -1,8 +1,11 @@
-# sluice_folder(NAME DEPS...): the library of one folder from its .cc files (without *_test.cc, *_fuzz.cc, *_bench.cc, main.cc and
-# testing/), its unit tests as one GoogleTest program, its fuzz targets where SLUICE_FUZZ is on. Sources are found, not listed.
+# sluice_folder(NAME DEPS... [WITHOUT REGEX]): the library of one folder from its .cc files (without *_test.cc, *_fuzz.cc, *_bench.cc,
+# main.cc, testing/ and what WITHOUT names), its unit tests as one GoogleTest program, its fuzz targets where SLUICE_FUZZ is on. Sources are found, not listed.
 function(sluice_folder name)
-  cmake_parse_arguments(ARG "" "" "DEPS;TEST_DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "WITHOUT" "DEPS;TEST_DEPS" ${ARGN})
   file(GLOB_RECURSE all CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  if(ARG_WITHOUT)
+    list(FILTER all EXCLUDE REGEX ${ARG_WITHOUT})
+  endif()
   set(sources ${all})
   list(FILTER sources EXCLUDE REGEX "(_test|_fuzz|_bench|/main)\\.cc$|/testing/")
   set(tests ${all})

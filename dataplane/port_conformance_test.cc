@@ -4,8 +4,10 @@
 #include <net/if.h>
 #include <poll.h>
 
+#include <chrono>
 #include <functional>
 
+#include "dataplane/dpdk_link.h"
 #include "dataplane/frame.h"
 #include "dataplane/packet_port.h"
 #include "dataplane/tap_port.h"
@@ -44,6 +46,15 @@ std::unique_ptr<Port> OpenTap(BlockPool& pool, bool vnet) {
   EXPECT_EQ(OpenTap({.name = "tp0", .vnet_header = vnet}, &queues, &error), Errno::kOk) << error;
   return queues.fds.empty() ? nullptr : std::make_unique<TapPort>(std::move(queues.fds[0]), queues.facts, TapPortOptions{}, pool);
 }
+
+#ifdef SLUICE_DPDK_MODULE
+std::unique_ptr<Port> OpenDpdkPort(const std::string& device, IfIndex ifindex, BlockPool& pool) {
+  DpdkLink link;
+  std::string error;
+  EXPECT_EQ(OpenDpdk({.device = device, .ifindex = ifindex, .module = SLUICE_DPDK_MODULE}, pool, &link, &error), Errno::kOk) << error;
+  return link.queues.empty() ? nullptr : std::move(link.queues[0]);
+}
+#endif
 
 // Holds the program on the device as long as the test.
 std::vector<XdpAttachment> attachments;
@@ -101,7 +112,8 @@ class PortConformance : public ::testing::TestWithParam<PortKind> {
   std::vector<Packet> Collect(Port& port, size_t bytes) {
     std::vector<Packet> all;
     size_t have = 0;
-    while (have < bytes) {
+    // A port without descriptors is polled.
+    for (auto quiet_since = std::chrono::steady_clock::now(); have < bytes && std::chrono::steady_clock::now() - quiet_since < std::chrono::seconds(2);) {
       Packet burst[16];
       const size_t n = port.Receive(burst);
       for (size_t i = 0; i < n; ++i) {
@@ -109,6 +121,7 @@ class PortConformance : public ::testing::TestWithParam<PortKind> {
         have += burst[i].size() - testing::HeaderSize(burst[i]);
         all.push_back(std::move(burst[i]));
       }
+      if (n != 0) quiet_since = std::chrono::steady_clock::now();
       if (n != 0 || !port.ArmWakeup()) continue;
       std::vector<pollfd> fds;
       for (int fd : port.wait_fds()) fds.push_back({fd, POLLIN, 0});
@@ -362,6 +375,15 @@ INSTANTIATE_TEST_SUITE_P(
                       PortKind{"XdpNativeUnscattered", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kNative, false); }, false},
                       PortKind{"XdpNative", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kNative, true); }, false}),
     [](const auto& info) { return info.param.name; });
+
+#ifdef SLUICE_DPDK_MODULE
+INSTANTIATE_TEST_SUITE_P(
+    Dpdk, PortConformance,
+    ::testing::Values(
+        PortKind{"Tap", [](IfIndex, BlockPool& pool) { return OpenDpdkPort("net_tap0,iface=dt0", 7, pool); }, false, "dt0"},
+        PortKind{"AfXdp", [](IfIndex i, BlockPool& pool) { return OpenDpdkPort("net_af_xdp0,iface=sl0", i, pool); }, false}),
+    [](const auto& info) { return info.param.name; });
+#endif
 
 }  // namespace
 }  // namespace sluice

@@ -4,7 +4,7 @@
   base < netstack < dataplane (with xdp) < sentry < control
 
 A folder includes itself and what lies below. netstack/ is pure: no operating-system header, no clock, thread, lock or randomness of
-its own. DPDK headers are allowed in one folder only, which does not exist yet. bench/ and tests/ may include everything.
+its own. DPDK headers are allowed in dataplane/dpdk/ only. bench/ and tests/ may include everything.
 Prints one line per violation and exits 1 where there is any. --self-test checks the checker.
 """
 import os
