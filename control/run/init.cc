@@ -18,6 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "control/capabilities.h"
 #include "control/log.h"
 #include "control/run/plan.h"
 #include "sentry/filter.h"
@@ -99,25 +100,6 @@ constexpr int kDroppedCapabilities[] = {CAP_SYS_ADMIN,     CAP_SYS_MODULE, CAP_S
                                         CAP_SYSLOG,        CAP_BPF,        CAP_PERFMON,   CAP_MAC_ADMIN,    CAP_MAC_OVERRIDE,
                                         CAP_AUDIT_CONTROL, CAP_AUDIT_READ, CAP_SYS_PACCT, CAP_SYS_TTY_CONFIG, CAP_WAKE_ALARM,
                                         CAP_BLOCK_SUSPEND, CAP_CHECKPOINT_RESTORE, CAP_DAC_READ_SEARCH};
-
-void DropCapabilities() {
-  uint64_t dropped = 0;
-  for (const int cap : kDroppedCapabilities) {
-    dropped |= uint64_t{1} << cap;
-    if (prctl(PR_CAPBSET_DROP, cap) < 0 && errno != EINVAL) Die("cannot drop a capability", errno);  // EINVAL: unknown to this kernel
-  }
-  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct data[2]{};
-  if (syscall(SYS_capget, &header, data) < 0) Die("cannot read capabilities", errno);
-  for (int i = 0; i < 2; ++i) {
-    const auto keep = static_cast<uint32_t>(~(dropped >> (32 * i)));
-    data[i].effective &= keep;
-    data[i].permitted &= keep;
-    data[i].inheritable &= keep;
-  }
-  if (syscall(SYS_capset, &header, data) < 0) Die("cannot drop capabilities", errno);
-}
 
 [[noreturn]] void Execute(const SandboxPlan& plan) {
   for (const std::string& variable : plan.options.env) putenv(strdup(variable.c_str()));
@@ -204,7 +186,7 @@ void RunInit(SandboxPlan& plan) {
     listener = InstallProgramFilter(false, &error);
     if (!listener) Die("cannot install the seccomp filter: " + error, 0);
   }
-  DropCapabilities();
+  if (!DropCapabilities(kDroppedCapabilities)) Die("cannot drop capabilities", errno);
 
   const int number = listener.get();
   if (!WriteAll(plan.init_ready_write.get(), &number, sizeof number)) _exit(kExitKilled);

@@ -3,7 +3,6 @@
 #include <grp.h>
 #include <sched.h>
 #include <signal.h>
-#include <linux/capability.h>
 #include <linux/futex.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -15,6 +14,7 @@
 #include <atomic>
 #include <cerrno>
 
+#include "control/capabilities.h"
 #include "control/log.h"
 #include "control/run/control_protocol.h"
 #include "control/run/plan.h"
@@ -35,14 +35,9 @@ constexpr uid_t kFirstUid = 0x70000000;
 // Real, effective and saved ids differ: the call server tags datagrams with them.
 bool BecomeUnowned(pid_t guard_pid) {
   const uid_t base = kFirstUid + static_cast<uid_t>(guard_pid) * 4;
-  if (setgroups(0, nullptr) < 0) return false;
-  for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; ++cap) {
-    if (prctl(PR_CAPBSET_DROP, cap) < 0) return false;
-  }
+  if (setgroups(0, nullptr) < 0 || !DropBoundingSet()) return false;
   if (setresgid(base, base + 1, base + 2) < 0 || setresuid(base, base + 1, base + 2) < 0) return false;
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  const __user_cap_data_struct none[2]{};
-  return syscall(SYS_capset, &header, none) == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_DUMPABLE, 0) == 0;
+  return DropHeldCapabilities() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_DUMPABLE, 0) == 0;
 }
 
 // An empty read-only root in which only a /proc of the sentry's own pid namespace is mounted.
@@ -109,10 +104,8 @@ void RunKeeper(SandboxPlan& plan, int* sentry_pid) {
   if (pid < 0) Fail(plan, "its process");
   // The descriptor table is the sentry's: nothing is opened, closed or even said here.
   const uid_t keeper = kFirstUid + static_cast<uid_t>(plan.guard_pid) * 4 + 3;
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  const __user_cap_data_struct none[2]{};
   if (setgroups(0, nullptr) < 0 || setresgid(keeper, keeper, keeper) < 0 || setresuid(keeper, keeper, keeper) < 0 ||
-      syscall(SYS_capset, &header, none) < 0) {
+      !DropHeldCapabilities()) {
     _exit(kExitKilled);
   }
   prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);

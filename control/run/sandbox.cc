@@ -1,12 +1,12 @@
 #include "control/run/sandbox.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/futex.h>
 #include <linux/if.h>
 #include <linux/if_arp.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/capability.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -16,6 +16,7 @@
 #include <atomic>
 #include <cerrno>
 
+#include "control/capabilities.h"
 #include "control/log.h"
 #include "control/mirror/mirror.h"
 #include "control/netfilter_check.h"
@@ -32,11 +33,8 @@ Status CheckPrivileges(const char* who) {
     const char* name;
   } kNeeded[] = {{CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, {CAP_NET_ADMIN, "CAP_NET_ADMIN"}, {CAP_NET_RAW, "CAP_NET_RAW"},
                  {CAP_SETUID, "CAP_SETUID"},       {CAP_SETGID, "CAP_SETGID"},       {CAP_SYS_PTRACE, "CAP_SYS_PTRACE"}};
-  const auto status = ReadSmallFile("/proc/self/status").value_or("");
-  const size_t at = status.find("CapEff:");
-  const uint64_t effective = at == std::string::npos ? 0 : strtoull(status.c_str() + at + 7, nullptr, 16);
   for (const auto& needed : kNeeded) {
-    if ((effective >> needed.bit & 1) == 0) return Status::Error(Format("%s: needs %s: run it as root", who, needed.name));
+    if (!HasCapability(needed.bit)) return Status::Error(Format("%s: needs %s: run it as root", who, needed.name));
   }
   return {};
 }
