@@ -5,6 +5,7 @@
 
 #include "control/command_parser.h"
 #include "control/flags.h"
+#include "control/oci/front_end.h"
 
 namespace sluice {
 namespace {
@@ -18,12 +19,14 @@ constexpr CommandSpec kCommands[] = {
     {"routes", "routes [--json] [--netns=NAME|PATH] [NAME|PID]", "its routes as the stack has them"},
     {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|PID]", "its neighbours"},
     {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|PID]", "what it dropped, by reason"},
-    {"list", "list [--json]", "running sandboxes"},
+    {"sandboxes", "sandboxes [--json]", "running sandboxes"},
     {"flags", "flags [--markdown]", "every global flag with default and allowed values"},
+    {"create", "create|run [--bundle=DIR] [--pid-file=FILE] [--console-socket=PATH] ... ID",
+     "makes a container as runc does, with its network on our stack. Container engines call it; all options are runc's"},
+    {"start", "start|state|kill|delete|exec|ps|list|events|update|pause|resume|spec|features ...", "as runc, whose arguments, output and exit status they have"},
 };
 
-constexpr std::string_view kLaterCommands[] = {"create", "start",  "state", "kill",    "delete",    "run",    "exec",   "ps",
-                                               "spec",   "features", "events", "update", "pause", "resume", "install", "uninstall", "capture"};
+constexpr std::string_view kLaterCommands[] = {"install", "uninstall", "capture", "checkpoint", "restore"};
 
 // What follows a flag's or a command's own options is not CLI11's to look at (it would interpret "--" and "[a,b]" in the arguments of
 // CMD), so the global flags and each command have a parser of their own, and all of them stop at the first other word.
@@ -72,7 +75,7 @@ Status ParseFlags(const std::vector<std::string>& args, CommandLine* out) {
 
 Status ParseQuery(const std::vector<std::string>& args, CommandLine* out) {
   QueryOptions& query = out->query;
-  const bool names_sandbox = out->command != "list";
+  const bool names_sandbox = out->command != "sandboxes";
   CLI::App app;
   CommandParser parser(&app, &out->help);
   app.add_flag("--json", query.json);
@@ -91,6 +94,10 @@ Status ParseQuery(const std::vector<std::string>& args, CommandLine* out) {
 Status ParseCommand(const std::vector<std::string>& args, CommandLine* out) {
   const std::string& command = out->command;
   if (command == "help") return {};
+  if (oci::IsCommand(command)) {
+    out->arguments = args;
+    return {};
+  }
   if (std::ranges::find(kLaterCommands, command) != std::end(kLaterCommands)) return Status::Error(command + ": not available in this build");
   if (std::ranges::none_of(kCommands, [&](const CommandSpec& c) { return c.name == command; })) {
     return UsageError(command + ": unknown command (see sluice --help)");

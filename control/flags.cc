@@ -111,7 +111,11 @@ constexpr FlagSpec kFlags[] = {
      [](Flags& f, std::string_view v) { return SetNonEmpty(f.pcap_log, v); }},
     {"log-packets", "bool", "false", "", "*", "one log line per frame", nullptr},
     {"metrics", "string", "", "", "*", "address at which counters are served for Prometheus", nullptr},
-    {"root", "string", "/run/sluice", "a directory", "", "where running sandboxes are registered", [](Flags& f, std::string_view v) { return SetNonEmpty(f.root, v) && v[0] == '/'; }},
+    {"root", "string", "/run/sluice", "an absolute path", "", "where running sandboxes are registered; for containers: runc's own directory (default: runc's)",
+     [](Flags& f, std::string_view v) {
+       f.root_given = true;
+       return SetNonEmpty(f.root, v) && v[0] == '/';
+     }},
     {"log", "string", "", "a file that can be written", "", "log file (appended); warnings and errors go to stderr in any case",
      [](Flags& f, std::string_view v) { return SetNonEmpty(f.log, v); }},
     {"log-format", "enum", "text", "text, json", "", "format of the log file",
@@ -120,8 +124,12 @@ constexpr FlagSpec kFlags[] = {
        return v == "text" || v == "json";
      }},
     {"debug", "bool", "false", kBool, "", "log more, to stderr where there is no --log", [](Flags& f, std::string_view v) { return SetBool(f.debug, v); }},
-    {"systemd-cgroup", "bool", "false", "", "*", "as runc", nullptr},
-    {"rootless", "bool", "false", "", "*", "as runc", nullptr},
+    {"systemd-cgroup", "bool", "false", kBool, "", "containers: have runc use systemd for cgroups", [](Flags& f, std::string_view v) { return SetBool(f.systemd_cgroup, v); }},
+    {"rootless", "enum", "auto", "auto, true, false", "", "containers: as runc; sluice itself needs root",
+     [](Flags& f, std::string_view v) {
+       f.rootless = v;
+       return v == "auto" || v == "true" || v == "false";
+     }},
 };
 
 // Cuts a comma-separated list.

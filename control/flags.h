@@ -30,9 +30,12 @@ struct Flags {
   SysctlMap sysctls;
   std::string pcap_log;
   std::string root = "/run/sluice";
+  bool root_given = false;
   std::string log;
   bool log_json = false;
   bool debug = false;
+  bool systemd_cgroup = false;  // these two are runc's alone
+  std::string rootless;
 };
 
 // `sluice do`.
@@ -57,6 +60,7 @@ struct CommandLine {
   bool markdown = false;  // of `flags`
   DoOptions do_options;
   QueryOptions query;
+  std::vector<std::string> arguments;  // of an OCI command: runc judges them
 };
 
 struct FlagSpec {

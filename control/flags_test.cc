@@ -80,7 +80,7 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
       {{"do", "--netns", "", "x"}, "--netns: an empty value is not allowed", 2},
       {{"do", "-x", "y"}, "-x: unknown option of do (allowed: --netns, --device, --env)", 2},
       {{"do", "--"}, "do: no command is given (usage: sluice do [--netns=NAME|PATH] [--device=NAME]... [--env K=V]... [--] CMD [ARG]...)", 2},
-      {{"list", "x"}, "x: unknown argument of list (see sluice list --help)", 2},
+      {{"sandboxes", "x"}, "x: unknown argument of sandboxes (see sluice sandboxes --help)", 2},
       {{"stats", "a", "b"}, "b: unknown argument of stats (see sluice stats --help)", 2},
       {{"flags", "--nonsense"}, "--nonsense: unknown argument of flags (see sluice flags --help)", 2},
       {{"stats"}, "stats: name one sandbox, by the name of its namespace, by a process id or by --netns", 2},
@@ -115,7 +115,7 @@ TEST(Flags, ArgumentsOfTheProgramAreNotInterpreted) {
 
 TEST(Flags, LastOfSeveralValuesCounts) {
   CommandLine line;
-  ASSERT_TRUE(Parse({"--poll=busy", "--poll", "interrupt", "--gso", "--gso=false", "list", "--json"}, &line).ok());
+  ASSERT_TRUE(Parse({"--poll=busy", "--poll", "interrupt", "--gso", "--gso=false", "sandboxes", "--json"}, &line).ok());
   EXPECT_EQ(line.flags.poll, PollMode::kInterrupt);
   EXPECT_FALSE(line.flags.gso);
   EXPECT_TRUE(line.query.json);
@@ -127,7 +127,7 @@ TEST(Flags, HelpAndVersion) {
   EXPECT_EQ(line.command, "help");
   ASSERT_TRUE(Parse({"--version"}, &line).ok());
   EXPECT_EQ(line.command, "version");
-  for (const char* command : {"do", "stats", "list", "flags"}) {
+  for (const char* command : {"do", "stats", "sandboxes", "flags"}) {
     CommandLine one;
     ASSERT_TRUE(Parse({command, "--help"}, &one).ok()) << command;
     EXPECT_TRUE(one.help);

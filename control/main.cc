@@ -6,6 +6,7 @@
 
 #include "control/flags.h"
 #include "control/log.h"
+#include "control/oci/front_end.h"
 #include "control/query.h"
 #include "control/run/guard.h"
 
@@ -42,5 +43,6 @@ int main(int argc, char** argv) {
   const Status log = StartLog({.file = line.flags.log, .json = line.flags.log_json, .debug = line.flags.debug});
   if (!log.ok()) return Fail(log);
   if (line.command == "do") return RunDo(line);
+  if (oci::IsCommand(line.command)) return oci::Run(line);
   return RunQuery(line);
 }

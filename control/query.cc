@@ -154,7 +154,7 @@ int List(const CommandLine& line) {
 }  // namespace
 
 int RunQuery(const CommandLine& line) {
-  if (line.command == "list") return List(line);
+  if (line.command == "sandboxes") return List(line);
   NamespaceId id;
   json answer;
   Status status = FindSandbox(line, &id);

@@ -1,0 +1,291 @@
+#include "control/oci/front_end.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <set>
+
+#include "control/log.h"
+#include "control/namespaces.h"
+#include "control/oci/bundle.h"
+#include "control/oci/container.h"
+#include "control/oci/listener.h"
+#include "control/oci/runc.h"
+#include "control/oci/sandbox_guard.h"
+#include "control/oci/seccomp_profile.h"
+#include "control/run/sandbox.h"
+
+namespace sluice::oci {
+namespace {
+
+constexpr std::string_view kCommands[] = {"create", "start", "state", "kill",   "delete", "run",   "exec",  "ps",
+                                          "list",   "spec",  "features", "events", "update", "pause", "resume"};
+
+// Options of runc's commands that take a value in the next argument.
+const std::set<std::string> kWithValue{"--bundle", "-b", "--console-socket", "--pid-file", "--preserve-fds", "--process", "-p", "--env", "-e",
+                                       "--cwd", "--user", "-u", "--additional-gids", "-g", "--process-label", "--apparmor", "--cap", "-c", "--cgroup"};
+
+struct Parsed {
+  std::string bundle, pid_file, id;
+};
+
+std::string AbsolutePath(const std::string& path) {
+  char buffer[PATH_MAX];
+  return realpath(path.c_str(), buffer) != nullptr ? buffer : path;
+}
+
+// What we need of a command's arguments; runc judges all of them.
+Parsed Parse(const Arguments& args) {
+  Parsed out;
+  for (size_t i = 0; i < args.size(); ++i) {
+    std::string name = args[i], value;
+    if (name.empty() || name[0] != '-' || name == "--") {
+      if (name == "--") ++i;
+      if (i < args.size()) out.id = args[i];
+      break;
+    }
+    if (name.size() > 1 && name[1] != '-') name = name.size() == 2 || name[2] == '=' ? name : "-" + name;  // runc takes -bundle as well
+    const size_t equals = name.find('=');
+    if (equals != std::string::npos) {
+      value = name.substr(equals + 1);
+      name.resize(equals);
+    } else if (kWithValue.count(name) != 0 && i + 1 < args.size()) {
+      value = args[++i];
+    }
+    if (name == "--bundle" || name == "-b") out.bundle = value;
+    if (name == "--pid-file") out.pid_file = value;
+  }
+  out.bundle = AbsolutePath(out.bundle.empty() ? "." : out.bundle);
+  return out;
+}
+
+std::string RootOf(const Flags& flags) { return flags.root_given ? flags.root : ""; }
+
+// Processes of somebody else live in the namespace: they would lose their network.
+Status CheckOwnership(const NamespaceId& id, const std::string& path) {
+  DIR* dir = opendir("/proc");
+  if (dir == nullptr) return {};
+  pid_t found = 0;
+  while (const dirent* entry = readdir(dir)) {
+    const pid_t pid = atoi(entry->d_name);
+    struct stat st {};
+    if (pid <= 0 || stat(Format("/proc/%d/ns/net", pid).c_str(), &st) < 0) continue;
+    if (st.st_ino == id.inode && st.st_dev == id.device) found = pid;
+  }
+  closedir(dir);
+  if (found == 0) return {};
+  return Status::Error(Format("process %d lives in the network namespace %s without sluice and would lose its network: start that container with sluice, "
+                              "or this one with --network=host",
+                              found, path.c_str()));
+}
+
+// One container from `create` (or `run`) on.
+class Creation {
+ public:
+  explicit Creation(const CommandLine& line) : flags_(line.flags), command_(line.command), args_(line.arguments), parsed_(Parse(line.arguments)) {}
+
+  int Run() {
+    const Status status = Prepare();
+    if (!status.ok()) return Fail(status);
+    const int code = CreateContainer();
+    bundle_.Restore();
+    if (runc_failed_ || !problem_.ok()) Abandon();
+    if (!problem_.ok()) return Fail(problem_);
+    return code;
+  }
+
+ private:
+  static int Fail(const Status& status) {
+    LogLine(LogLevel::kError, status.line());
+    return status.exit_code();
+  }
+
+  Status Prepare() {
+    SLUICE_RETURN_IF_ERROR(CheckPrivileges(command_.c_str()));
+    if (parsed_.id.empty()) return Status::Error(command_ + ": no container id is given");
+    SLUICE_RETURN_IF_ERROR(bundle_.Read(parsed_.bundle));
+    SLUICE_RETURN_IF_ERROR(CheckNamespace());
+    container_.id = parsed_.id;
+    container_.root = RootOf(flags_);
+    container_.log = flags_.log.empty() ? "" : AbsolutePath(flags_.log);
+    container_.log_json = flags_.log_json;
+    container_.own_pids = bundle_.own_pids();
+    SLUICE_RETURN_IF_ERROR(MergeProfile(&bundle_.config(), container_.listener_path()));
+    SLUICE_RETURN_IF_ERROR(ClaimFolder());
+    Status status = ListenAt(container_.listener_path(), SOCK_STREAM, &listening_);
+    if (status.ok()) status = SaveContainer(container_);
+    if (status.ok()) status = bundle_.Write();
+    if (!status.ok()) RemoveFolder(container_);
+    return status;
+  }
+
+  Status CheckNamespace() {
+    std::string path;
+    const NetworkNamespace kind = bundle_.network(&path);
+    if (kind == NetworkNamespace::kNew) return {};
+    constexpr char kHostLine[] =
+        "the container uses the host's network namespace, whose kernel would fall silent: run it with a runtime that has --network=host in its "
+        "arguments (sluice --network=host), or with runc";
+    if (kind == NetworkNamespace::kHost) return Status::Error(kHostLine);
+    UniqueFd netns, own(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+    std::string name;
+    SLUICE_RETURN_IF_ERROR(OpenNetns(path, &netns, &name));
+    const auto id = IdOfNamespace(netns.get());
+    if (!id || id == IdOfNamespace(own.get())) return Status::Error(kHostLine);
+    return SandboxRuns(*id) ? Status() : CheckOwnership(*id, path);
+  }
+
+  // A folder without a container of runc's is left from a front end that was killed.
+  Status ClaimFolder() {
+    Status status = MakeFolder(container_);
+    if (status.ok() || RunQuietly(RuncCommand(container_.root, {"state", container_.id})) == 0) return status;
+    RemoveFolder(container_);
+    return MakeFolder(container_);
+  }
+
+  int CreateContainer() {
+    sigset_t forwarded;
+    sigemptyset(&forwarded);
+    for (const int s : {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2}) sigaddset(&forwarded, s);
+    sigprocmask(SIG_BLOCK, &forwarded, nullptr);
+    UniqueFd signals(signalfd(-1, &forwarded, SFD_CLOEXEC | SFD_NONBLOCK));
+    Arguments rest{command_};
+    rest.insert(rest.end(), args_.begin(), args_.end());
+    UniqueFd runc;
+    const pid_t pid = SpawnRunc(RuncCommand(flags_, rest), &runc);
+    if (pid < 0) {
+      problem_ = Status::Error("cannot start runc" + ErrnoText(errno));
+      return 1;
+    }
+    for (bool joined = false;;) {
+      pollfd polled[3] = {{runc.get(), POLLIN, 0}, {joined ? -1 : listening_.get(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
+      if (poll(polled, 3, -1) < 0) continue;
+      signalfd_siginfo info;
+      // The terminal's own signals reach runc without us.
+      if (polled[2].revents != 0 && read(signals.get(), &info, sizeof info) == sizeof info && info.ssi_code != SI_KERNEL) {
+        PidfdSignal(runc.get(), static_cast<int>(info.ssi_signo));
+      }
+      if (polled[1].revents != 0) {
+        joined = true;
+        problem_ = Join();
+        // `run` would go on for as long as the container does.
+        if (!problem_.ok()) RunQuietly(RuncCommand(container_.root, {"delete", "--force", container_.id}));
+        // What comes from here on is for the guard.
+        listening_.Reset();
+      }
+      if (polled[0].revents != 0) break;
+    }
+    int status = 0;
+    waitpid(pid, &status, __WALL);
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    runc_failed_ = command_ == "create" ? code != 0 : !detached();
+    return code;
+  }
+
+  bool detached() const { return std::find(args_.begin(), args_.end(), "-d") != args_.end() || std::find(args_.begin(), args_.end(), "--detach") != args_.end(); }
+
+  Status Join() {
+    SeccompDelivery delivery;
+    SLUICE_RETURN_IF_ERROR(AcceptDelivery(listening_.get(), &delivery));
+    UniqueFd netns(open(Format("/proc/%d/ns/net", delivery.pid).c_str(), O_RDONLY | O_CLOEXEC));
+    ContainerRequest request;
+    request.init = PidfdOpen(delivery.pid);
+    if (!netns || !request.init) return Status::Error("the container's init is gone");
+    container_.netns = *IdOfNamespace(netns.get());
+    SLUICE_RETURN_IF_ERROR(SaveContainer(container_));
+    request.container = container_;
+    request.listening.Reset(fcntl(listening_.get(), F_DUPFD_CLOEXEC, 3));
+    request.seccomp = std::move(delivery.seccomp);
+    return JoinSandbox(flags_, netns.get(), request);
+  }
+
+  // Nothing is left of a container that was not made, or of one that `run` has waited for.
+  void Abandon() {
+    if (command_ == "create" && !problem_.ok()) RunQuietly(RuncCommand(container_.root, {"delete", "--force", container_.id}));
+    static_cast<void>(LeaveSandbox(container_));
+    RemoveFolder(container_);
+  }
+
+  Flags flags_;
+  std::string command_;
+  Arguments args_;
+  Parsed parsed_;
+  Bundle bundle_;
+  Container container_;
+  UniqueFd listening_;
+  Status problem_;
+  bool runc_failed_ = false;
+};
+
+int Say(const Status& status) {
+  LogLine(LogLevel::kError, status.line());
+  return status.exit_code();
+}
+
+int PassOn(const CommandLine& line) {
+  Arguments rest{line.command};
+  rest.insert(rest.end(), line.arguments.begin(), line.arguments.end());
+  return Say(ExecRunc(RuncCommand(line.flags, rest)));
+}
+
+// As PassOn, but comes back.
+int RunAndWait(const CommandLine& line) {
+  Arguments rest{line.command};
+  rest.insert(rest.end(), line.arguments.begin(), line.arguments.end());
+  UniqueFd pidfd;
+  const pid_t pid = SpawnRunc(RuncCommand(line.flags, rest), &pidfd);
+  int status = 0;
+  if (pid < 0 || waitpid(pid, &status, __WALL) != pid) return Say(Status::Error("cannot start runc" + ErrnoText(errno)));
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+int Delete(const CommandLine& line, const Container& container) {
+  const int code = RunAndWait(line);
+  // Where runc does not know it any more, what we know of it goes as well.
+  if (code != 0 && RunQuietly(RuncCommand(container.root, {"state", container.id})) == 0) return code;
+  const Status left = LeaveSandbox(container);
+  RemoveFolder(container);
+  return left.ok() ? code : Say(left);
+}
+
+}  // namespace
+
+bool IsCommand(std::string_view name) { return std::find(std::begin(kCommands), std::end(kCommands), name) != std::end(kCommands); }
+
+int Run(const CommandLine& line) {
+  const std::string& command = line.command;
+  const bool creates = command == "create" || command == "run";
+  const bool help = std::any_of(line.arguments.begin(), line.arguments.end(), [](const std::string& a) { return a == "--help" || a == "-h"; });
+  if (creates && !help) {
+    if (line.flags.network == NetworkMode::kHost) {
+      Log(LogLevel::kInfo, "--network=host: the container uses the kernel's network stack of its namespace; isolation is weaker, nothing is intercepted");
+      return PassOn(line);
+    }
+    return Creation(line).Run();
+  }
+  Container container;
+  const bool ours = !help && LoadContainer(RootOf(line.flags), Parse(line.arguments).id, &container);
+  if (!ours) return PassOn(line);
+  if (command == "start") {
+    const Status ready = SynchronizeSandbox(container);
+    if (ready.ok()) return PassOn(line);
+    // As when the program cannot be started: engines expect a container that has stopped.
+    RunQuietly(RuncCommand(container.root, {"kill", container.id, "KILL"}));
+    return Say(ready);
+  }
+  if (command == "exec" && !SandboxRuns(container.netns)) return Say(Status::Error("the sandbox of container " + container.id + " has ended"));
+  if (command == "delete") return Delete(line, container);
+  return PassOn(line);
+}
+
+}  // namespace sluice::oci
