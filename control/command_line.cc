@@ -52,6 +52,8 @@ Status ParseDo(const std::vector<std::string>& args, CommandLine* out) {
                                     : ": unknown option of do (allowed: --netns, --device, --env)"));
   }
   if (out->help) return {};
+  if (out->flags.systemd_cgroup) return UsageError("--systemd-cgroup: only for containers, not for do");
+  if (!out->flags.rootless.empty()) return UsageError("--rootless: only for containers, not for do");
   if (netns->count() != 0) options.netns = netns->results().back();
   options.devices = device->results();
   options.env = env->results();
@@ -86,7 +88,7 @@ Status ParseQuery(const std::vector<std::string>& args, CommandLine* out) {
   SLUICE_RETURN_IF_ERROR(parser.Parse(args));
   SLUICE_RETURN_IF_ERROR(parser.NothingLeft(out->command));
   if (!out->help && names_sandbox && query.target.empty() == query.netns.empty()) {
-    return UsageError(out->command + ": name one sandbox, by the name of its namespace, by a process id or by --netns");
+    return UsageError(out->command + ": name one sandbox, by a container id, the name of its namespace, a process id or --netns");
   }
   return {};
 }

@@ -71,7 +71,7 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
       {{"--network"}, "--network: a value is missing", 2},
       {{}, "no command is given (see sluice --help)", 2},
       {{"dance"}, "dance: unknown command (see sluice --help)", 2},
-      {{"create"}, "create: not available in this build", 1},
+      {{"checkpoint"}, "checkpoint: not available in this build", 1},
       {{"do", "--netns"}, "--netns: a value is missing", 2},
       {{"do", "--env=X", "y"}, "--env=X: not a valid value (allowed: KEY=VALUE)", 2},
       {{"do", "--gso=false", "x"}, "--gso=false: a global flag stands before the command (sluice --gso=false do ...)", 2},
@@ -83,7 +83,7 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
       {{"sandboxes", "x"}, "x: unknown argument of sandboxes (see sluice sandboxes --help)", 2},
       {{"stats", "a", "b"}, "b: unknown argument of stats (see sluice stats --help)", 2},
       {{"flags", "--nonsense"}, "--nonsense: unknown argument of flags (see sluice flags --help)", 2},
-      {{"stats"}, "stats: name one sandbox, by the name of its namespace, by a process id or by --netns", 2},
+      {{"stats"}, "stats: name one sandbox, by a container id, the name of its namespace, a process id or --netns", 2},
   };
   for (const auto& c : cases) {
     const Status status = Parse(c.args);

@@ -13,6 +13,7 @@
 
 #include "control/log.h"
 #include "control/namespaces.h"
+#include "control/oci/container.h"
 #include "control/registry.h"
 
 namespace sluice {
@@ -20,9 +21,14 @@ namespace {
 
 using nlohmann::json;
 
-// The namespace meant: --netns, a name of ip netns, the guard's process id, or that of any process inside.
+// The namespace meant: --netns, a container's id or the beginning of it, a name of ip netns, the guard's process id, or that of any process inside.
 Status FindSandbox(const CommandLine& line, NamespaceId* out) {
   const std::string& target = line.query.target;
+  oci::Container container;
+  if (!target.empty() && oci::FindContainer(target, &container)) {
+    *out = container.netns;
+    return {};
+  }
   const bool is_pid = !target.empty() && target.find_first_not_of("0123456789") == std::string::npos;
   UniqueFd fd;
   std::string name;
