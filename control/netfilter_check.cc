@@ -14,6 +14,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <map>
 #include <sstream>
 
 #include "control/os.h"
@@ -44,8 +45,14 @@ const char* NftFamily(uint8_t family) {
 
 std::string Quoted(const std::string& name) { return "\"" + name + "\""; }
 
+// Are these rules of table ip nat (how many, by chain) those of Docker's resolver? A jump from OUTPUT and from POSTROUTING to its own two
+// chains, with one rule for UDP and one for TCP each.
+bool AreDockersResolver(const std::map<std::string, int>& rules) {
+  return rules == std::map<std::string, int>{{"DOCKER_OUTPUT", 2}, {"DOCKER_POSTROUTING", 2}, {"OUTPUT", 1}, {"POSTROUTING", 1}};
+}
+
 // nftables (and iptables-nft, which is the same to the kernel): a rule, or a base chain whose policy drops.
-Status CheckNftables() {
+Status CheckNftables(bool* resolver) {
   UniqueFd fd;
   if (!NetlinkClient::Open({}, &fd, NETLINK_NETFILTER).ok()) return {};  // a kernel without it
   NetlinkClient client(std::move(fd));
@@ -62,13 +69,20 @@ Status CheckNftables() {
         },
         [] {});
   };
+  std::map<std::string, int> nat;
   dump(NFT_MSG_GETRULE, [&](const nfgenmsg& header, const Attributes& a) {
+    if (resolver != nullptr && header.nfgen_family == NFPROTO_IPV4 && a.str(NFTA_RULE_TABLE) == "nat") {
+      ++nat[a.str(NFTA_RULE_CHAIN)];
+      return;
+    }
     found = std::string("nftables table ") + NftFamily(header.nfgen_family) + " " + Quoted(a.str(NFTA_RULE_TABLE)) + " has rules in chain " + Quoted(a.str(NFTA_RULE_CHAIN));
   });
   dump(NFT_MSG_GETCHAIN, [&](const nfgenmsg& header, const Attributes& a) {
     if (!a.has(NFTA_CHAIN_HOOK) || ntohl(a.u32(NFTA_CHAIN_POLICY, htonl(NF_ACCEPT))) != NF_DROP) return;
     found = std::string("nftables table ") + NftFamily(header.nfgen_family) + " " + Quoted(a.str(NFTA_CHAIN_TABLE)) + " drops by policy in chain " + Quoted(a.str(NFTA_CHAIN_NAME));
   });
+  if (resolver != nullptr) *resolver = AreDockersResolver(nat);
+  if (found.empty() && !nat.empty() && !*resolver) found = "nftables table ip \"nat\" has rules in chain " + Quoted(nat.begin()->first);
   return found.empty() ? Status() : Found(found);
 }
 
@@ -122,8 +136,8 @@ Status CheckDevice(NetlinkClient& client, const LinkInfo& device) {
 
 }  // namespace
 
-Status CheckPacketFilters(const std::vector<LinkInfo>& devices) {
-  SLUICE_RETURN_IF_ERROR(CheckNftables());
+Status CheckPacketFilters(const std::vector<LinkInfo>& devices, bool* resolver) {
+  SLUICE_RETURN_IF_ERROR(CheckNftables(resolver));
   SLUICE_RETURN_IF_ERROR(CheckLegacyTables(AF_INET, "/proc/self/net/ip_tables_names", IPPROTO_IP, IPT_SO_GET_INFO, "iptables"));
   SLUICE_RETURN_IF_ERROR(CheckLegacyTables(AF_INET6, "/proc/self/net/ip6_tables_names", IPPROTO_IPV6, IP6T_SO_GET_INFO, "ip6tables"));
   UniqueFd fd;

@@ -8,7 +8,8 @@
 
 namespace sluice {
 
-// In the namespace. Fails with one line that names what was found.
-Status CheckPacketFilters(const std::vector<LinkInfo>& devices);
+// In the namespace. Fails with one line that names what was found. The rules by which Docker directs 127.0.0.11:53 to its resolver filter
+// nothing: where `resolver` is given they are accepted, and it tells whether they are there.
+Status CheckPacketFilters(const std::vector<LinkInfo>& devices, bool* resolver = nullptr);
 
 }  // namespace sluice

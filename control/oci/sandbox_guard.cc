@@ -18,6 +18,7 @@
 #include "control/log.h"
 #include "control/netfilter_check.h"
 #include "control/oci/listener.h"
+#include "control/oci/resolver_relay.h"
 #include "control/oci/runc.h"
 #include "control/registry.h"
 #include "control/run/sandbox.h"
@@ -107,7 +108,7 @@ class SandboxGuard {
     taken_ = true;
     SLUICE_RETURN_IF_ERROR(ListenAt(GuardSocketPath(plan_.netns_id), SOCK_SEQPACKET, &front_ends_));
     SLUICE_RETURN_IF_ERROR(sandbox_.Enter());
-    SLUICE_RETURN_IF_ERROR(sandbox_.LookAtNamespace());
+    SLUICE_RETURN_IF_ERROR(sandbox_.LookAtNamespace(&resolver_wanted_));
     SLUICE_RETURN_IF_ERROR(sandbox_.Start());
     plan_.options.command = {"(containers)"};
     return WriteRegistration(plan_, 0);
@@ -116,6 +117,7 @@ class SandboxGuard {
   void Turn() {
     std::vector<pollfd> polled{{front_ends_.get(), POLLIN, 0}};
     sandbox_.AddPolled(&polled);
+    polled.push_back({resolver_.pidfd(), POLLIN, 0});
     const size_t first_client = polled.size();
     for (const Client& client : clients_) polled.push_back({client.socket.get(), POLLIN, 0});
     const size_t first_member = polled.size();
@@ -130,6 +132,7 @@ class SandboxGuard {
     if (event == Sandbox::Event::kDead) KillAll(why);
     if (event == Sandbox::Event::kReady) OnReady();
     if (event == Sandbox::Event::kDrained && draining_) End();
+    if (polled[first_client - 1].revents != 0) OnResolverEnd();
     OnMembers(&polled[first_member]);
     size_t i = first_client;
     // Clients that come in below have no entry yet.
@@ -146,9 +149,25 @@ class SandboxGuard {
 
   void OnReady() {
     ready_ = true;
+    if (resolver_wanted_ && !resolver_.running()) StartResolver();
     for (Client& client : clients_) {
       if (client.waits_for == "add" || client.waits_for == "synchronize") Answer(client, json::object());
     }
+  }
+
+  void StartResolver() {
+    UniqueFd listener;
+    const Status status = resolver_.Start(&listener);
+    if (status.ok()) {
+      sandbox_.AddListener(listener.get());
+    } else {
+      LogLine(LogLevel::kWarning, status.line());
+    }
+  }
+
+  void OnResolverEnd() {
+    resolver_.Stop();
+    LogLine(LogLevel::kWarning, "the relay to Docker's resolver ended; names will not resolve inside until the next container of this namespace starts");
   }
 
   void OnMembers(const pollfd* polled) {
@@ -190,8 +209,8 @@ class SandboxGuard {
     if (op == "synchronize") {
       // What others set up in the meantime is judged before the program starts.
       // Of the devices, those that were there at the start were looked at then.
-      const Status status = plan_.flags.netfilter == NetfilterPolicy::kRefuse ? CheckPacketFilters({}) : Status();
-      if (!status.ok()) return Answer(client, {{"error", status.line()}});
+      const Status status = CheckPacketFilters({}, &resolver_wanted_);
+      if (!status.ok() && plan_.flags.netfilter == NetfilterPolicy::kRefuse) return Answer(client, {{"error", status.line()}});
       client.waits_for = op;
       ready_ = false;
       sandbox_.Synchronize();
@@ -251,6 +270,7 @@ class SandboxGuard {
   [[noreturn]] void End() {
     unlink(GuardSocketPath(plan_.netns_id).c_str());
     front_ends_.Reset();
+    resolver_.Stop();
     sandbox_.Finish();
     for (Client& client : clients_) Answer(client, client.waits_for == "remove" ? json::object() : json{{"retry", true}});
     _exit(0);
@@ -274,6 +294,7 @@ class SandboxGuard {
     LogLine(LogLevel::kError, line);
     unlink(GuardSocketPath(plan_.netns_id).c_str());
     front_ends_.Reset();
+    resolver_.Stop();
     sandbox_.Finish();
     for (Client& client : clients_) Answer(client, client.waits_for == "remove" ? json::object() : json{{"error", line}});
     _exit(kExitKilled);
@@ -297,6 +318,8 @@ class SandboxGuard {
   UniqueFd front_ends_;
   std::list<Client> clients_;
   std::list<Member> members_;
+  ResolverRelay resolver_;
+  bool resolver_wanted_ = false;
   bool taken_ = false, ready_ = false, draining_ = false;
 };
 

@@ -57,7 +57,7 @@ Status Sandbox::Enter() {
   return {};
 }
 
-Status Sandbox::LookAtNamespace() {
+Status Sandbox::LookAtNamespace(bool* resolver) {
   UniqueFd fd;
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open({}, &fd));
   NetlinkClient client(std::move(fd));
@@ -73,8 +73,9 @@ Status Sandbox::LookAtNamespace() {
     if ((link.flags & IFF_LOOPBACK) != 0 || link.type != ARPHRD_ETHER) continue;
     if (named.empty() || std::find(named.begin(), named.end(), link.name) != named.end()) plan_.devices.push_back(std::move(link));
   }
-  if (plan_.own_netns || plan_.flags.netfilter != NetfilterPolicy::kRefuse) return {};
-  return CheckPacketFilters(plan_.devices);
+  if (plan_.own_netns) return {};
+  const Status filters = CheckPacketFilters(plan_.devices, resolver);
+  return plan_.flags.netfilter == NetfilterPolicy::kRefuse ? filters : Status();
 }
 
 Status Sandbox::Start() {

@@ -30,8 +30,8 @@ class Sandbox {
   Status Take();
   // Enters it for good.
   Status Enter();
-  // Chooses the devices; refuses packet filters that would be bypassed.
-  Status LookAtNamespace();
+  // Chooses the devices; refuses packet filters that would be bypassed. `resolver`: see CheckPacketFilters.
+  Status LookAtNamespace(bool* resolver = nullptr);
   // Silences the devices and starts the processes. kReady follows as an event.
   Status Start();
 

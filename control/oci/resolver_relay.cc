@@ -1,0 +1,250 @@
+#include "control/oci/resolver_relay.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <string>
+#include <vector>
+
+#include "control/log.h"
+#include "control/os.h"
+#include "control/run/plan.h"
+#include "sentry/filter.h"
+
+namespace sluice::oci {
+namespace {
+
+constexpr size_t kQueries = 64;      // by UDP, under way
+constexpr size_t kConnections = 16;  // by TCP
+constexpr int64_t kQueryMs = 15000;  // the resolver itself gives up after less
+constexpr uid_t kUid = 0x6fffffff;   // owned by nobody, and not of a sentry
+constexpr size_t kMaxMessage = 65535;
+
+int64_t NowMs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+sockaddr_in ResolverAddress() {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(53);
+  address.sin_addr.s_addr = htonl(0x7f00000b);
+  return address;
+}
+
+class Relay {
+ public:
+  // Before the filter: sockets of the kernel.
+  bool OpenKernelSockets() {
+    const sockaddr_in resolver = ResolverAddress();
+    for (Query& query : queries_) {
+      query.kernel.Reset(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      if (!query.kernel || connect(query.kernel.get(), reinterpret_cast<const sockaddr*>(&resolver), sizeof resolver) < 0) return false;
+    }
+    for (Connection& c : connections_) {
+      c.kernel.Reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      if (!c.kernel) return false;
+    }
+    return true;
+  }
+
+  // Under the filter: sockets of our stack.
+  bool OpenOurs() {
+    const sockaddr_in address = ResolverAddress();
+    const int on = 1;
+    datagrams_.Reset(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    stream_.Reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    for (const int fd : {datagrams_.get(), stream_.get()}) {
+      if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0) return false;
+      if (bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0) return false;
+    }
+    return listen(stream_.get(), kConnections) == 0;
+  }
+
+  [[noreturn]] void Run() {
+    for (;;) {
+      std::vector<pollfd> polled{{datagrams_.get(), POLLIN, 0}, {HasRoom() ? stream_.get() : -1, POLLIN, 0}};
+      for (const Query& query : queries_) polled.push_back({query.sent_ms != 0 ? query.kernel.get() : -1, POLLIN, 0});
+      for (const Connection& c : connections_) {
+        // A side is read when what came before has been written to the other.
+        polled.push_back({c.ours.get(), Events(c.to_kernel, c.to_ours), 0});
+        polled.push_back({c.ours ? c.kernel.get() : -1, Events(c.to_ours, c.to_kernel), 0});
+      }
+      if (poll(polled.data(), polled.size(), -1) < 0) continue;
+      if (polled[0].revents != 0) TakeQueries();
+      for (size_t i = 0; i < kQueries; ++i) {
+        if (polled[2 + i].revents != 0) Reply(queries_[i]);
+      }
+      for (size_t i = 0; i < kConnections; ++i) {
+        if (polled[2 + kQueries + 2 * i].revents != 0 || polled[3 + kQueries + 2 * i].revents != 0) Move(connections_[i]);
+      }
+      if (polled[1].revents != 0) Accept();
+    }
+  }
+
+ private:
+  struct Query {
+    UniqueFd kernel;
+    sockaddr_in client{};
+    int64_t sent_ms = 0;  // 0: free
+  };
+  struct Connection {
+    UniqueFd kernel, ours;  // ours: only while it is in use
+    std::string to_kernel, to_ours;
+  };
+
+  static short Events(const std::string& read_into, const std::string& to_write) {
+    return static_cast<short>((read_into.empty() ? POLLIN : 0) | (to_write.empty() ? 0 : POLLOUT));
+  }
+
+  bool HasRoom() const {
+    for (const Connection& c : connections_) {
+      if (!c.ours) return true;
+    }
+    return false;
+  }
+
+  void TakeQueries() {
+    for (;;) {
+      sockaddr_in client{};
+      socklen_t size = sizeof client;
+      const ssize_t n = recvfrom(datagrams_.get(), buffer_.data(), buffer_.size(), 0, reinterpret_cast<sockaddr*>(&client), &size);
+      if (n < 0) return;
+      Query& query = FreeQuery();
+      // What still comes for whoever asked before is not for this client.
+      while (recv(query.kernel.get(), late_.data(), late_.size(), 0) >= 0) {
+      }
+      query.client = client;
+      query.sent_ms = NowMs();
+      if (send(query.kernel.get(), buffer_.data(), static_cast<size_t>(n), MSG_NOSIGNAL) < 0) query.sent_ms = 0;  // the client asks again
+    }
+  }
+
+  // One that waits for nothing, else the one that has waited longest.
+  Query& FreeQuery() {
+    Query* oldest = &queries_[0];
+    for (Query& query : queries_) {
+      if (query.sent_ms == 0 || NowMs() - query.sent_ms > kQueryMs) return query;
+      if (query.sent_ms < oldest->sent_ms) oldest = &query;
+    }
+    return *oldest;
+  }
+
+  void Reply(Query& query) {
+    const ssize_t n = recv(query.kernel.get(), buffer_.data(), buffer_.size(), 0);
+    query.sent_ms = 0;
+    if (n < 0) return;  // no resolver is there: the client's own timeout tells it
+    sendto(datagrams_.get(), buffer_.data(), static_cast<size_t>(n), MSG_NOSIGNAL, reinterpret_cast<const sockaddr*>(&query.client), sizeof query.client);
+  }
+
+  void Accept() {
+    UniqueFd peer(accept4(stream_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    for (Connection& c : connections_) {
+      if (!peer || c.ours) continue;
+      const sockaddr_in resolver = ResolverAddress();
+      const int result = connect(c.kernel.get(), reinterpret_cast<const sockaddr*>(&resolver), sizeof resolver);
+      if (result == 0 || errno == EINPROGRESS) c.ours = std::move(peer);
+      return;
+    }
+  }
+
+  void Move(Connection& c) {
+    if (Pass(c.ours.get(), c.kernel.get(), &c.to_kernel) && Pass(c.kernel.get(), c.ours.get(), &c.to_ours)) return;
+    c.ours.Reset();
+    c.to_kernel.clear();
+    c.to_ours.clear();
+    sockaddr none{};
+    none.sa_family = AF_UNSPEC;  // the socket is used again: there is no way to a new one
+    connect(c.kernel.get(), &none, sizeof none);
+  }
+
+  // False where the connection is over: a query and its answer are whole by then.
+  bool Pass(int from, int to, std::string* rest) {
+    if (rest->empty()) {
+      const ssize_t n = recv(from, buffer_.data(), buffer_.size(), 0);
+      if (n < 0) return errno == EAGAIN || errno == EINTR || errno == ENOTCONN;
+      if (n == 0) return false;
+      rest->assign(buffer_.data(), static_cast<size_t>(n));
+    }
+    const ssize_t n = send(to, rest->data(), rest->size(), MSG_NOSIGNAL);
+    if (n < 0) return errno == EAGAIN || errno == EINTR || errno == ENOTCONN;
+    rest->erase(0, static_cast<size_t>(n));
+    return true;
+  }
+
+  std::array<Query, kQueries> queries_;
+  std::array<Connection, kConnections> connections_;
+  UniqueFd datagrams_, stream_;
+  std::array<char, kMaxMessage> buffer_{}, late_{};
+};
+
+bool DropRights() {
+  for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; ++cap) {
+    if (prctl(PR_CAPBSET_DROP, cap) < 0) return false;
+  }
+  if (setgroups(0, nullptr) < 0 || setresgid(kUid, kUid, kUid) < 0 || setresuid(kUid, kUid, kUid) < 0) return false;
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  const __user_cap_data_struct none[2]{};
+  return syscall(SYS_capset, &header, none) == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+}
+
+[[noreturn]] void RunRelay(int tell, int go) {
+  prctl(PR_SET_NAME, "sluice-resolver");
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  CloseAllBut({tell, go, LogFileFd()});
+  // The buffers are too large for the stack of a child that shares nothing; never freed.
+  auto* relay = new Relay;
+  std::string error;
+  UniqueFd listener;
+  if (relay->OpenKernelSockets()) listener = InstallProgramFilter(false, &error);
+  const int number = listener.get();
+  char word = 0;
+  if (!WriteAll(tell, &number, sizeof number) || read(go, &word, 1) != 1) _exit(1);
+  listener.Reset();
+  close(go);
+  if (!relay->OpenOurs() || !DropRights()) _exit(2);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // forgotten at the change of user
+  relay->Run();
+}
+
+}  // namespace
+
+Status ResolverRelay::Start(UniqueFd* listener) {
+  UniqueFd ready_read, ready_write, go_read, go_write;
+  SLUICE_RETURN_IF_ERROR(MakePipe(&ready_read, &ready_write));
+  SLUICE_RETURN_IF_ERROR(MakePipe(&go_read, &go_write));
+  pid_ = CloneProcess(0, &pidfd_);
+  if (pid_ == 0) RunRelay(ready_write.get(), go_read.get());
+  if (pid_ < 0) return Status::Error("cannot start the relay to Docker's resolver" + ErrnoText(errno));
+  ready_write.Reset();
+  int number = -1;
+  if (read(ready_read.get(), &number, sizeof number) == sizeof number && number >= 0) *listener = PidfdGetfd(pidfd_.get(), number);
+  const char go = 1;
+  if (*listener && WriteAll(go_write.get(), &go, 1)) return {};
+  Stop();
+  return Status::Error("cannot set the relay to Docker's resolver up");
+}
+
+void ResolverRelay::Stop() {
+  if (!pidfd_) return;
+  PidfdSignal(pidfd_.get(), SIGKILL);
+  waitpid(pid_, nullptr, __WALL);
+  pidfd_.Reset();
+}
+
+}  // namespace sluice::oci
