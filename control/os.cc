@@ -39,7 +39,7 @@ bool WaitForEnd(int pidfd, int timeout_ms) {
   }
 }
 
-pid_t CloneProcess(uint64_t flags, UniqueFd* pidfd) {
+pid_t CloneProcess(uint64_t flags, UniqueFd* pidfd, int control_group) {
   int fd = -1;
   clone_args args{};
   args.flags = flags;
@@ -47,6 +47,10 @@ pid_t CloneProcess(uint64_t flags, UniqueFd* pidfd) {
   if (pidfd != nullptr) {
     args.flags |= CLONE_PIDFD;
     args.pidfd = reinterpret_cast<uint64_t>(&fd);
+  }
+  if (control_group >= 0) {
+    args.flags |= CLONE_INTO_CGROUP;
+    args.cgroup = static_cast<uint64_t>(control_group);
   }
   const auto pid = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
   if (pid > 0 && pidfd != nullptr) pidfd->Reset(fd);

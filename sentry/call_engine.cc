@@ -53,6 +53,12 @@ bool StandIn::Adopt(int p) {
   if (watch_ < 0) return false;
   engine_.by_watch_[watch_] = this;
   engine_.by_cookie_[cookie_] = this;
+  NativeOptions* options = engine_.native_options();
+  if (options == nullptr) return true;
+  option_slot_ = options->Add(p, option_kind());
+  if (option_slot_ == 0) return false;
+  if (engine_.by_option_slot_.size() <= option_slot_) engine_.by_option_slot_.resize(option_slot_ + 1);
+  engine_.by_option_slot_[option_slot_] = this;
   return true;
 }
 
@@ -66,6 +72,11 @@ void StandIn::Forget() {
     inotify_rm_watch(engine_.inotify_.get(), watch_);
     engine_.by_watch_.erase(watch_);
     watch_ = -1;
+  }
+  if (option_slot_ != 0) {
+    engine_.native_options()->Remove(option_slot_);
+    engine_.by_option_slot_[option_slot_] = nullptr;
+    option_slot_ = 0;
   }
 }
 
@@ -186,6 +197,11 @@ CallEngine::CallEngine(Worker& worker, const CallServer::Options& options)
   SLUICE_CHECK(worker_.AddFd(options_.calls_fd, EPOLLIN, calls_handler_.get()) == Errno::kOk);
   SLUICE_CHECK(worker_.AddFd(inotify_.get(), EPOLLIN, inotify_handler_.get()) == Errno::kOk);
   SLUICE_CHECK(worker_.AddFd(timerfd_.get(), EPOLLIN, timer_handler_.get()) == Errno::kOk);
+  if (native_options() != nullptr) {
+    stats_.native_options = true;
+    options_handler_ = std::make_unique<FdCallback>(*this, &CallEngine::OnOptionsPosted);
+    SLUICE_CHECK(worker_.AddFd(native_options()->wake_fd(), EPOLLIN, options_handler_.get()) == Errno::kOk);
+  }
   worker_.AddTask(this);
   backend_ = std::make_unique<NetlinkBackend>(*this);
   netlink_ = std::make_unique<netlink::NetlinkServer>(*backend_);
@@ -198,6 +214,7 @@ CallEngine::~CallEngine() {
   FlushDead();
   netlink_.reset();
   worker_.RemoveTask(this);
+  if (options_handler_ != nullptr) worker_.RemoveFd(native_options()->wake_fd());
   worker_.RemoveFd(timerfd_.get());
   worker_.RemoveFd(inotify_.get());
   if (connected_) worker_.RemoveFd(options_.calls_fd);
@@ -352,8 +369,22 @@ void CallEngine::FlushDead() {
   graveyard_.clear();
 }
 
+// Asked when the worker is about to sleep: from here on a set option wakes it.
+bool CallEngine::HasWork() const {
+  if (!dirty_.empty()) return true;
+  return options_.native_options != nullptr && options_.native_options->PrepareSleep();
+}
+
+void CallEngine::TakePostedOptions() {
+  for (const uint32_t slot : native_options()->Posted()) {
+    StandIn* s = slot < by_option_slot_.size() ? by_option_slot_[slot] : nullptr;
+    if (s != nullptr && !s->dead_) s->OnOptionsSet();
+  }
+}
+
 bool CallEngine::OnTurn() {
   if (!queue_.empty()) FlushQueue();
+  if (native_options() != nullptr) TakePostedOptions();
   if (dirty_.empty() && graveyard_.empty()) return false;
   working_.swap(dirty_);
   for (StandIn* s : working_) {
@@ -522,6 +553,8 @@ void CallEngine::OnCall(IncomingCall& call, Bytes message) {
     return;
   }
   s->NoteHolder(call.envelope().tid, call.int_arg(0), call.envelope().listener);
+  s->OnOptionsSet();  // before this call
+  if (s->dead_) return (void)Answer(call.envelope(), Errno::kEBADF);
   s->OnCall(call, message);
 }
 

@@ -15,6 +15,7 @@
 #include "sentry/call.h"
 #include "sentry/call_server.h"
 #include "sentry/netlink/netlink_server.h"
+#include "xdp/native_options.h"
 
 namespace sluice {
 
@@ -34,6 +35,8 @@ class StandIn {
   virtual void OnWork() = 0;
   // The last descriptor of the program's end is gone.
   virtual void OnLastClose() = 0;
+  // The program has set options that the kernel answered (NativeOptions::Take).
+  virtual void OnOptionsSet() {}
   // A Fetch is answered; `fd` is the program's end, or invalid where it could not be found.
   virtual void OnFetched(UniqueFd fd, bool try_again);
 
@@ -43,6 +46,7 @@ class StandIn {
 
  protected:
   friend class CallEngine;
+  virtual NativeOptions::Kind option_kind() const { return NativeOptions::Kind::kOther; }
   void MarkDirty();
   // Enters the object in the tables by the program's end `p`; watches for its last close. False where a table or limit is full.
   bool Adopt(int p);
@@ -57,6 +61,7 @@ class StandIn {
   int number_ = -1;
   uint16_t listener_ = 0;
   int watch_ = -1;
+  uint32_t option_slot_ = 0;  // NativeOptions; 0: none
   bool dirty_ = false;
   bool dead_ = false;
   bool fetching_ = false;
@@ -101,6 +106,7 @@ class CallEngine : public TurnTask {
   Stack& stack() { return worker_.stack(); }
   const Sysctls& sysctls() const;
   const CallServer::Options& options() const { return options_; }
+  NativeOptions* native_options() { return options_.native_options; }
   CallServer::Stats& stats() { return stats_; }
   const CallServer::Stats& stats() const { return stats_; }
   static Instant Now();
@@ -121,7 +127,7 @@ class CallEngine : public TurnTask {
   std::vector<CallServer::Owner> Owners() const;
 
   bool OnTurn() override;
-  bool HasWork() const override { return !dirty_.empty(); }
+  bool HasWork() const override;
 
  private:
   friend class StandIn;
@@ -131,6 +137,8 @@ class CallEngine : public TurnTask {
   void OnCalls();
   void OnCloses();
   void OnTimer();
+  void OnOptionsPosted() {}  // OnTurn takes them
+  void TakePostedOptions();
   void OnMessage(Bytes message, UniqueFd fd);
   void OnCall(IncomingCall& call, Bytes message);
   void OnSocketCall(IncomingCall& call);
@@ -158,10 +166,11 @@ class CallEngine : public TurnTask {
   CallServer::Stats stats_;
   bool connected_ = true;
   UniqueFd inotify_, timerfd_;
-  std::unique_ptr<FdCallback> calls_handler_, inotify_handler_, timer_handler_;
+  std::unique_ptr<FdCallback> calls_handler_, inotify_handler_, timer_handler_, options_handler_;
   std::unordered_map<uint16_t, UniqueFd> listeners_;
   std::unordered_map<uint64_t, StandIn*> by_cookie_;
   std::unordered_map<int, StandIn*> by_watch_;
+  std::vector<StandIn*> by_option_slot_;
   std::unordered_map<StandIn*, std::unique_ptr<StandIn>> owned_;
   std::vector<StandIn*> dirty_, working_;
   std::vector<std::unique_ptr<StandIn>> graveyard_;

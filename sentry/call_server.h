@@ -1,7 +1,8 @@
 // The sentry's half of the interception: answers the notified calls that the broker passes on, owns the stand-ins' other ends and
 // moves bytes between them and the stack's sockets. Attached to a worker; everything runs on its thread.
 //
-// Must be made in the private network namespace (the stand-ins belong to the maker's), with a private /proc mounted
+// Must be made in the private network namespace and, where `native_options` is given, in the control group that has the options program
+// (the stand-ins belong to the maker's), with a private /proc mounted
 // (inotify watches on /proc/self/fd tell of the last close), before the sentry's own seccomp filter is installed or with the calls
 // of `RequiredSyscalls` allowed.
 #pragma once
@@ -15,6 +16,8 @@
 
 namespace sluice {
 
+class NativeOptions;
+
 class CallServer {
  public:
   struct Options {
@@ -22,6 +25,7 @@ class CallServer {
     BlockPool* pool = nullptr;    // for payload; must outlive the Stack (the one given to it will do)
     bool net_raw = false;         // --net-raw: SOCK_RAW for callers with CAP_NET_RAW
     size_t max_sockets = 16384;   // stand-ins of the sandbox; beyond: ENFILE. Also bounded by RLIMIT_NOFILE
+    NativeOptions* native_options = nullptr;  // where the kernel answers some socket options itself; must outlive the object
   };
 
   struct Stats {
@@ -29,6 +33,8 @@ class CallServer {
     uint64_t streams = 0, datagrams = 0, listeners = 0, netlinks = 0;       // open now
     uint64_t stream_bytes_in = 0, stream_bytes_out = 0, datagrams_in = 0, datagrams_out = 0;
     uint64_t datagrams_dropped = 0;  // to the program: its queue was full and could not be kept
+    bool native_options = false;     // the kernel answers some socket options
+    uint64_t options_native = 0;     // options that the kernel answered and that were applied
   };
 
   CallServer(Worker& worker, const Options& options);

@@ -6,10 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "sentry/filter_table.h"
+#include "xdp/native_options.h"
 
 namespace sluice {
 namespace {
@@ -28,7 +31,31 @@ int AddRule(scmp_filter_ctx ctx, const filter::Rule& rule) {
   return seccomp_rule_add_array(ctx, action, rule.nr, static_cast<unsigned>(conditions.size()), conditions.data());
 }
 
-Context Build(int* error) {
+// setsockopt is notified but for the options that the kernel answers: the complement of these, by single conditions where that is possible
+// (bounds look at 64 bits: a value whose upper half is set is notified, and taken there as the kernel takes it).
+std::vector<std::vector<scmp_arg_cmp>> NotNativeOptions() {
+  constexpr unsigned kLevel = 1, kName = 2, kLength = 4;
+  const auto equals = [](unsigned arg, int value) { return scmp_arg_cmp{arg, SCMP_CMP_MASKED_EQ, 0xffffffff, static_cast<uint32_t>(value)}; };
+  const auto at_least = [](unsigned arg, int value) { return scmp_arg_cmp{arg, SCMP_CMP_GE, static_cast<uint32_t>(value), 0}; };
+  std::vector<std::vector<scmp_arg_cmp>> out{{{kLength, SCMP_CMP_NE, sizeof(int), 0}}};
+  std::map<int, std::set<int>> natives;
+  for (const OptionName& option : kNativeOptions) natives[option.level].insert(option.name);
+  int next_level = 0;
+  for (const auto& [level, names] : natives) {
+    for (; next_level < level; ++next_level) out.push_back({equals(kLevel, next_level)});
+    ++next_level;
+    int next_name = 0;
+    for (const int name : names) {
+      for (; next_name < name; ++next_name) out.push_back({equals(kLevel, level), equals(kName, next_name)});
+      ++next_name;
+    }
+    out.push_back({equals(kLevel, level), at_least(kName, next_name)});
+  }
+  out.push_back({at_least(kLevel, next_level)});
+  return out;
+}
+
+Context Build(const ProgramFilterOptions& options, int* error) {
   Context ctx(seccomp_init(SCMP_ACT_ALLOW));
   if (ctx == nullptr) {
     *error = ENOMEM;
@@ -38,17 +65,22 @@ Context Build(int* error) {
   if (*error == 0) *error = -seccomp_attr_set(ctx.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
   if (*error != 0) return ctx;
   for (const filter::Rule& rule : filter::ProgramRules()) {
+    if (options.native_options && rule.nr == SCMP_SYS(setsockopt)) continue;
     if (*error == 0) *error = -AddRule(ctx.get(), rule);
+  }
+  if (!options.native_options) return ctx;
+  for (const auto& c : NotNativeOptions()) {
+    if (*error == 0) *error = -seccomp_rule_add_array(ctx.get(), SCMP_ACT_NOTIFY, SCMP_SYS(setsockopt), static_cast<unsigned>(c.size()), c.data());
   }
   return ctx;
 }
 
 }  // namespace
 
-UniqueFd InstallProgramFilter(bool no_new_privs, std::string* error) {
+UniqueFd InstallProgramFilter(const ProgramFilterOptions& options, std::string* error) {
   int err = 0;
-  Context ctx = Build(&err);
-  if (err == 0) err = -seccomp_attr_set(ctx.get(), SCMP_FLTATR_CTL_NNP, no_new_privs ? 1 : 0);
+  Context ctx = Build(options, &err);
+  if (err == 0) err = -seccomp_attr_set(ctx.get(), SCMP_FLTATR_CTL_NNP, options.no_new_privs ? 1 : 0);
   if (err == 0) err = -seccomp_load(ctx.get());
   if (err != 0) {
     // ECANCELED: the kernel refused; libseccomp keeps the reason to itself. EBUSY of an outer listener ends up here.
@@ -63,9 +95,9 @@ UniqueFd InstallProgramFilter(bool no_new_privs, std::string* error) {
   return listener;
 }
 
-std::string DescribeProgramFilter() {
+std::string DescribeProgramFilter(const ProgramFilterOptions& options) {
   int err = 0;
-  Context ctx = Build(&err);
+  Context ctx = Build(options, &err);
   if (err != 0) return "";
   int pipe_fds[2];
   if (pipe2(pipe_fds, O_CLOEXEC) != 0) return "";

@@ -10,11 +10,16 @@
 
 namespace sluice {
 
-// Installs the filter on the calling thread, sets no_new_privs only where `no_new_privs` is given (otherwise CAP_SYS_ADMIN is
-// needed) and returns the notification listener. An invalid descriptor with a line in `error` on failure. The listener has close-on-exec.
-UniqueFd InstallProgramFilter(bool no_new_privs, std::string* error);
+struct ProgramFilterOptions {
+  bool no_new_privs = false;    // sets it; otherwise CAP_SYS_ADMIN is needed
+  bool native_options = false;  // the options of xdp/native_options.h, as an int, go to the kernel, where a BPF program answers them
+};
+
+// Installs the filter on the calling thread and returns the notification listener. An invalid descriptor with a line in `error` on
+// failure. The listener has close-on-exec.
+UniqueFd InstallProgramFilter(const ProgramFilterOptions& options, std::string* error);
 
 // The filter as text (libseccomp's pseudo code), for `sluice` debugging and tests.
-std::string DescribeProgramFilter();
+std::string DescribeProgramFilter(const ProgramFilterOptions& options);
 
 }  // namespace sluice

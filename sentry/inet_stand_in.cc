@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 
 #include "sentry/netlink/if_ioctl.h"
 #include "sentry/options.h"
@@ -77,6 +78,50 @@ void InetStandIn::OnSetOption(IncomingCall& call) {
   Errno error = SetSocketOption(*this, call.int_arg(1), call.int_arg(2), call.parts[0].data, call.parts[0].head.total_length,
                                 call.head.rights, call.fd.get());
   if (!answered) engine_.Answer(call.envelope(), error);
+}
+
+// -- options that the kernel answered
+
+namespace {
+
+constexpr std::array<SockOpt, SLUICE_OPTIONS> kNativeSockOpts = {
+    SockOpt::kTcpNoDelay,    SockOpt::kTcpCork,    SockOpt::kTcpQuickAck,    SockOpt::kTcpKeepIdle,
+    SockOpt::kTcpKeepIntvl, SockOpt::kTcpKeepCnt, SockOpt::kTcpUserTimeout, SockOpt::kKeepAlive,
+};
+
+}  // namespace
+
+NativeOptions::Kind InetStandIn::option_kind() const {
+  return type_ == SOCK_STREAM ? NativeOptions::Kind::kStream : NativeOptions::Kind::kDatagram;
+}
+
+bool InetStandIn::TakeOptions() {
+  if (option_slot_ != 0) due_options_ |= engine_.native_options()->Take(option_slot_);
+  return due_options_ != 0;
+}
+
+void InetStandIn::ApplyOptions() {
+  const uint32_t due = std::exchange(due_options_, 0);
+  if (socket() == nullptr || option_slot_ == 0) return;
+  const bool push = (due & SLUICE_PUSH) != 0;
+  for (size_t i = 0; i < kNativeSockOpts.size(); ++i) {
+    if ((due >> i & 1) == 0) continue;
+    const int value = engine_.native_options()->value(option_slot_, i);
+    // A call set the cork behind one that had cleared it: what waited goes out.
+    if (i == SLUICE_TCP_CORK && value != 0 && push) (void)ToInt(socket()->SetOption(SockOpt::kTcpCork, 0));
+    // The program was told that it is set: only what cannot fail is answered by the kernel.
+    const Errno error = socket()->SetOption(kNativeSockOpts[i], value);
+    if (error == Errno::kOk) ++engine_.stats().options_native;
+  }
+}
+
+void InetStandIn::OnOptionsSet() {
+  // What was written before a push goes with it.
+  if (TakeOptions() && (!push_due() || TakeWritten())) ApplyOptions();
+}
+
+void InetStandIn::SetOptionInterest(NativeOptions::Interest interest) {
+  if (option_slot_ != 0) engine_.native_options()->SetInterest(option_slot_, interest);
 }
 
 void InetStandIn::OnIoctl(IncomingCall& call) {

@@ -35,6 +35,7 @@ class InetStandIn : public StandIn, public SocketObserver {
 
   // Called from within the stack: only remembers.
   void OnSocketEvents(uint32_t) override { MarkDirty(); }
+  void OnOptionsSet() override;
 
  protected:
   // bind, getsockname, getpeername, getsockopt, setsockopt, ioctl.
@@ -47,6 +48,14 @@ class InetStandIn : public StandIn, public SocketObserver {
   virtual uint32_t QueuedOut() = 0;  // SIOCOUTQ
   // Hands the stack what the program wrote before this call, where order matters. False where the socket ended over it.
   virtual bool TakeWritten() { return true; }
+
+  NativeOptions::Kind option_kind() const override;
+  // Options that the kernel answered (NativeOptions). Take: notes what was set, true where something is due. Apply: makes it so.
+  bool TakeOptions();
+  bool push_due() const { return (due_options_ & SLUICE_PUSH) != 0; }
+  bool options_due() const { return due_options_ != 0; }
+  void ApplyOptions();
+  void SetOptionInterest(NativeOptions::Interest interest);
 
   // Keeps the call until RetryHeld; a call of the same thread that was kept before was interrupted and is forgotten. `deadline`: when
   // Expired is to answer it. `watch_closely`: learn soon that the caller was interrupted.
@@ -69,6 +78,7 @@ class InetStandIn : public StandIn, public SocketObserver {
   void CheckHeld();
   void ArmHoldTimer();
 
+  uint32_t due_options_ = 0;
   HeldCall* retrying_ = nullptr;
   bool retry_kept_ = false;
   Timer hold_timer_;

@@ -272,7 +272,7 @@ void NetlinkStandIn::OnGetOption(IncomingCall& call) {
   std::vector<uint8_t> value;
   if (level == SOL_SOCKET) {
     int number = 0;
-    if (!GetSocketLevel(name, &number)) return (void)engine_.Answer(call.envelope(), Errno::kENOPROTOOPT);
+    if (!GetSocketLevel(name, call.fd.get(), &number)) return (void)engine_.Answer(call.envelope(), Errno::kENOPROTOOPT);
     length = std::min(capacity, sizeof number);
     value.assign(reinterpret_cast<uint8_t*>(&number), reinterpret_cast<uint8_t*>(&number) + length);
   } else if (level == 270) {
@@ -286,8 +286,10 @@ void NetlinkStandIn::OnGetOption(IncomingCall& call) {
   engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
 }
 
-bool NetlinkStandIn::GetSocketLevel(int name, int* value) {
+bool NetlinkStandIn::GetSocketLevel(int name, int p, int* value) {
+  socklen_t length = sizeof *value;
   switch (name) {
+    case SO_KEEPALIVE: return getsockopt(p, SOL_SOCKET, name, value, &length) == 0;  // means nothing: P keeps it
     case SO_TYPE: *value = type_; return true;
     case SO_DOMAIN: *value = AF_NETLINK; return true;
     case SO_PROTOCOL: *value = protocol_; return true;
@@ -303,7 +305,7 @@ Errno NetlinkStandIn::SetSocketLevel(IncomingCall& call) {
   int value = 0;
   Bytes data = call.parts[0].data;
   int name = call.int_arg(2);
-  if (name == SO_RCVTIMEO || name == SO_SNDTIMEO) {
+  if (name == SO_RCVTIMEO || name == SO_SNDTIMEO || name == SO_KEEPALIVE) {
     if (!call.fd || setsockopt(call.fd.get(), SOL_SOCKET, name, data.data(), static_cast<socklen_t>(data.size())) == 0) return Errno::kOk;
     return static_cast<Errno>(errno);
   }

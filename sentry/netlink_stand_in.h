@@ -39,7 +39,7 @@ class NetlinkStandIn final : public StandIn, private FdHandler {
   void OnGetOption(IncomingCall& call);
   void OnSetOption(IncomingCall& call);
   Errno SetSocketLevel(IncomingCall& call);
-  bool GetSocketLevel(int name, int* value);
+  bool GetSocketLevel(int name, int p, int* value);
   void OnFdEvents(uint32_t events) override;
   void FromProgram();
   void ToProgram();

@@ -218,12 +218,18 @@ Errno CheckRights(Need need, uint16_t rights) {
   return need == Need::kNetRawOrAdmin && (rights & calls::kRightNetRaw) != 0 ? Errno::kOk : Errno::kEPERM;
 }
 
+// As Linux has it: a level that is another protocol's ends in ip_getsockopt or ipv6_getsockopt, which say different things.
+Errno UnknownToGet(const InetStandIn& s, int level) {
+  const uint8_t protocol = ProtocolBit(s);
+  const bool own = (level == SOL_TCP && protocol == kStream) || (level == SOL_UDP && protocol == kUdp) || level == SOL_SOCKET || level == SOL_IP;
+  return own || s.family() == AF_INET6 ? Errno::kENOPROTOOPT : Errno::kEOPNOTSUPP;
+}
+
 }  // namespace
 
 Errno GetSocketOption(InetStandIn& s, int level, int name, uint32_t capacity, int p, OptionValue* out) {
   const Entry* e = Lookup(s, level, name);
-  if (e == nullptr) return level == SOL_SOCKET || level == SOL_IP || level == SOL_IPV6 || level == SOL_TCP || level == SOL_UDP
-                               ? Errno::kENOPROTOOPT : Errno::kEOPNOTSUPP;
+  if (e == nullptr) return UnknownToGet(s, level);
   if ((e->access & kWriteOnly) != 0) return Errno::kENOPROTOOPT;
   if (e->special != S::kNone) return GetSpecialOption(s, e->special, capacity, p, out);
   int64_t value = 0;

@@ -45,6 +45,7 @@ void StreamStandIn::OnListen(IncomingCall& call) {
         getsockname(call.fd.get(), reinterpret_cast<sockaddr*>(&listen_address_), &listen_address_length_);
       }
       state_ = State::kListening;
+      SetOptionInterest(NativeOptions::Interest::kAlways);  // connections inherit them
       ++engine_.stats().listeners;
     }
   }

@@ -40,6 +40,7 @@ void StreamStandIn::Pump() {
   ToProgram();
   if (dead_ || !s_) return;
   FinishIncoming();
+  if (!dead_ && socket_->unsent_bytes() == 0) SetOptionInterest(NativeOptions::Interest::kLazy);
   if (!dead_ && !held_.empty()) {
     RetryHeld(calls::CallKind::kReceive);
     if (!dead_) RetryHeld(calls::CallKind::kSend);
@@ -73,9 +74,10 @@ bool StreamStandIn::SendToStack(size_t n) {
 
 void StreamStandIn::FromProgram() {
   while (s_ && s_readable_ && !dead_) {
-    if (socket_->send_space() == 0 && (socket_->events() & (kError | kHangup)) == 0) return;  // kWritable comes
+    if (socket_->send_space() == 0 && (socket_->events() & (kError | kHangup)) == 0) break;  // kWritable comes
     ReadProgram();
   }
+  if (options_due() && !dead_) ApplyOptions();
 }
 
 // The edge of what was written may still wait behind the call in this turn's events.
@@ -116,6 +118,9 @@ void StreamStandIn::ReadProgram() {
     }
   }
   ssize_t n = recv(s_.get(), scratch->data, limit, MSG_DONTWAIT);
+  if (n > 0) SetOptionInterest(NativeOptions::Interest::kPush);
+  // What was set before these bytes were written is there now. A push waits until everything is read.
+  if (TakeOptions() && !push_due()) ApplyOptions();
   if (n > 0) {
     // A short answer means that the queue was empty: what comes later makes an edge.
     if (static_cast<size_t>(n) < limit && !s_ended_ && !write_shut_ && !s_urgent_) s_readable_ = false;

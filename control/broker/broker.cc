@@ -18,6 +18,7 @@
 #include "control/log.h"
 #include "control/registry.h"
 #include "control/run/control_protocol.h"
+#include "control/run/option_group.h"
 #include "control/run/plan.h"
 #include "control/run/silencing.h"
 
@@ -149,6 +150,7 @@ class Broker {
       PidfdSignal(process->get(), SIGKILL);
       WaitForEnd(process->get(), 10000);
     }
+    RemoveOptionGroup(plan_);
     Silencing(plan_).LiftAll();
     RemoveRegistration(plan_);
     _exit(kExitKilled);
@@ -185,6 +187,8 @@ void RunBroker(SandboxPlan& plan) {
   plan.init_go_read.Reset();
   plan.init_go_write.Reset();
   plan.standin_netns.Reset();
+  plan.option_group.maps = {};
+  plan.option_group.fd.Reset();
   for (const int fd : plan.inherited) close(fd);
   const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
   dup2(null, STDIN_FILENO);

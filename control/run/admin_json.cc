@@ -42,7 +42,7 @@ json StatsJson(const AdminContext& c) {
            {{"calls", s.calls}, {"answered", s.answered}, {"undone", s.undone}, {"held", s.held}, {"fetches", s.fetches}, {"streams", s.streams},
             {"datagrams", s.datagrams}, {"listeners", s.listeners}, {"netlinks", s.netlinks}, {"stream_bytes_in", s.stream_bytes_in},
             {"stream_bytes_out", s.stream_bytes_out}, {"datagrams_in", s.datagrams_in}, {"datagrams_out", s.datagrams_out},
-            {"datagrams_dropped", s.datagrams_dropped}}},
+            {"datagrams_dropped", s.datagrams_dropped}, {"native_options", s.native_options}, {"options_native", s.options_native}}},
           {"memory", {{"packet_bytes_in_use", c.pool.bytes_in_use()}, {"packet_bytes_held", c.pool.bytes_held()}}}};
 }
 

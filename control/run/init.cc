@@ -183,7 +183,7 @@ void RunInit(SandboxPlan& plan) {
   UniqueFd listener;
   if (plan.intercepted()) {
     std::string error;
-    listener = InstallProgramFilter(false, &error);
+    listener = InstallProgramFilter({.native_options = plan.native_options()}, &error);
     if (!listener) Die("cannot install the seccomp filter: " + error, 0);
   }
   if (!DropCapabilities(kDroppedCapabilities)) Die("cannot drop capabilities", errno);

@@ -84,7 +84,9 @@ void StandardDescriptors(SandboxPlan& plan) {
   StandardDescriptors(plan);
   if (setns(plan.standin_netns.get(), CLONE_NEWNET) < 0) Fail(plan, "its network namespace");
   if (!EnterEmptyRoot()) Fail(plan, "an empty root");
-  CloseAllBut({plan.calls.b.get(), plan.control.b.get(), plan.event_netlink.get(), plan.dump_netlink.get(), plan.admin_listener.get(), plan.pcap.get()});
+  const NativeOptionMaps& options = plan.option_group.maps;
+  CloseAllBut({plan.calls.b.get(), plan.control.b.get(), plan.event_netlink.get(), plan.dump_netlink.get(), plan.admin_listener.get(), plan.pcap.get(),
+               options.slots.get(), options.marks.get(), options.posted.get()});
   SetLimits();
   if (!BecomeUnowned(plan.guard_pid)) Fail(plan, "an unowned user");
   // When the keeper goes, so does the sentry (the kernel forgets this at a change of user).
@@ -97,14 +99,15 @@ void StandardDescriptors(SandboxPlan& plan) {
 void RunKeeper(SandboxPlan& plan, int* sentry_pid) {
   prctl(PR_SET_NAME, "sluice-keeper");
   setsid();
-  const pid_t pid = CloneProcess(CLONE_FILES | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, nullptr);
+  const pid_t pid = CloneProcess(CLONE_FILES | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, nullptr, plan.option_group.fd.get());
   if (pid == 0) BeSentry(plan);
   std::atomic_ref<int>(*sentry_pid).store(pid);
   syscall(SYS_futex, sentry_pid, FUTEX_WAKE, 1, nullptr, nullptr, 0);
   if (pid < 0) Fail(plan, "its process");
   // The descriptor table is the sentry's: nothing is opened, closed or even said here.
-  const uid_t keeper = kFirstUid + static_cast<uid_t>(plan.guard_pid) * 4 + 3;
-  if (setgroups(0, nullptr) < 0 || setresgid(keeper, keeper, keeper) < 0 || setresuid(keeper, keeper, keeper) < 0 ||
+  // Its real user is the sentry's saved one: the kernel sends the sentry the signal of our death only where we might send it ourselves.
+  const uid_t sentry = kFirstUid + static_cast<uid_t>(plan.guard_pid) * 4 + 2, keeper = sentry + 1;
+  if (setgroups(0, nullptr) < 0 || setresgid(keeper, keeper, keeper) < 0 || setresuid(sentry, keeper, keeper) < 0 ||
       !DropHeldCapabilities()) {
     _exit(kExitKilled);
   }

@@ -13,12 +13,22 @@
 #include "control/namespaces.h"
 #include "control/os.h"
 #include "control/rtnl.h"
+#include "xdp/native_options.h"
 #include "xdp/silence.h"
 
 namespace sluice {
 
 // Egress mark by which the silencing program knows our frames.
 inline constexpr uint32_t kSluiceMark = 0x736c7563;  // "sluc"
+
+// The control group of the sentry with its BPF program (option_group.h). Empty where options are notified.
+struct OptionGroup {
+  UniqueFd hierarchy;     // root of the cgroup v2 hierarchy
+  std::string path;       // of the group, relative to it
+  UniqueFd fd;            // the group
+  UniqueFd program;
+  NativeOptionMaps maps;  // for the sentry
+};
 
 struct SandboxPlan {
   Flags flags;
@@ -38,6 +48,8 @@ struct SandboxPlan {
   UniqueFd standin_netns;
   uint64_t standin_cookie = 0;
 
+  OptionGroup option_group;
+
   UniqueFd lock;               // of the namespace; held by guard and broker
 
   SocketPair calls;    // a: broker, b: sentry's worker
@@ -50,6 +62,7 @@ struct SandboxPlan {
   UniqueFd init_ready_read, init_ready_write;  // init tells the number of the listener
   UniqueFd init_go_read, init_go_write;        // guard lets CMD start
 
+  bool native_options() const { return static_cast<bool>(option_group.fd); }
   bool intercepted() const { return flags.network != NetworkMode::kHost; }
 };
 

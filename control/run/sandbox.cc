@@ -21,6 +21,7 @@
 #include "control/mirror/mirror.h"
 #include "control/netfilter_check.h"
 #include "control/registry.h"
+#include "control/run/option_group.h"
 #include "control/run/silencing.h"
 
 namespace sluice {
@@ -91,6 +92,8 @@ Status Sandbox::Start() {
 
 Status Sandbox::OpenForSentry() {
   SLUICE_RETURN_IF_ERROR(MakeStandinNetns(&plan_.standin_netns, &plan_.standin_cookie));
+  PruneOptionGroups(plan_.flags);
+  MakeOptionGroup(plan_);
   SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.calls));
   SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.control));
   SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.guard));
@@ -133,6 +136,7 @@ Status Sandbox::StartSentry() {
   plan_.admin_listener.Reset();
   plan_.pcap.Reset();
   plan_.sentry_log_write.Reset();
+  plan_.option_group.maps = {};
   return {};
 }
 
@@ -207,6 +211,7 @@ void Sandbox::Finish() {
   Stop(broker_);
   while (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) {
   }
+  RemoveOptionGroup(plan_);
   if (!registered_) return;
   registered_ = false;
   if (plan_.intercepted()) Silencing(plan_).LiftAll();

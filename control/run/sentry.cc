@@ -75,7 +75,8 @@ class Sentry {
  public:
   explicit Sentry(SandboxPlan& plan)
       : plan_(plan), pool_(kPacketMemory), stack_(Now(), rng_, pool_), worker_(MakeWorkerOptions(plan.flags), stack_),
-        calls_(worker_, {.calls_fd = plan.calls.b.get(), .pool = &pool_, .net_raw = plan.flags.net_raw}), mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
+        native_options_(OpenNativeOptions(plan)),
+        calls_(worker_, {.calls_fd = plan.calls.b.get(), .pool = &pool_, .net_raw = plan.flags.net_raw, .native_options = native_options_.get()}), mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
         ports_(plan, pool_), admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}) {}
 
   [[noreturn]] void Run() {
@@ -98,6 +99,15 @@ class Sentry {
 
  private:
   static WorkerOptions MakeWorkerOptions(const Flags& flags) { return {.poll = flags.poll, .spin = flags.poll_spin}; }
+
+  // Null where these options are notified calls. Where they are not, there is no going back: the program's filter counts on it.
+  std::unique_ptr<NativeOptions> OpenNativeOptions(SandboxPlan& plan) {
+    if (!plan.native_options()) return nullptr;
+    std::string error;
+    std::unique_ptr<NativeOptions> options = NativeOptions::Open(std::move(plan.option_group.maps), &error);
+    if (options == nullptr) Fatal("cannot use the program that answers socket options: " + error);
+    return options;
+  }
 
   [[noreturn]] void Fatal(const std::string& line) {
     Send(Type::kFatal, 0, line);
@@ -287,6 +297,7 @@ class Sentry {
   HeapBlockPool pool_;
   Stack stack_;
   Worker worker_;
+  std::unique_ptr<NativeOptions> native_options_;
   CallServer calls_;
   Mirror mirror_;
   PortMaker ports_;

@@ -91,6 +91,9 @@ bool InstallSentryFilter(std::string* error) {
     ok = ok && seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1_32(SCMP_CMP_EQ, request)) == 0;
   }
   ok = ok && seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1_32(SCMP_CMP_MASKED_EQ, 0xff00, 0x2100)) == 0;
+  // Marks the program's sockets: BPF_MAP_UPDATE_ELEM, which acts on maps whose descriptors we were given.
+  constexpr uint32_t kMapUpdate = 2;
+  ok = ok && seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(bpf), 1, SCMP_A0_32(SCMP_CMP_EQ, kMapUpdate)) == 0;
   ok = ok && seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1) == 0;
   const int result = ok ? seccomp_load(filter) : -1;
   if (result != 0) *error = ok ? std::strerror(-result) : "a rule was refused";

@@ -183,6 +183,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t Unsent() const { return static_cast<uint32_t>(sndq_.size()) - SentData(); }
   uint32_t SentData() const;      // bytes of sndq_ that were sent
   SeqNum WriteEnd() const;        // number after the last queued byte
+  void PushUnsent();
   bool FinUnsent() const { return fin_queued_ && snd_.nxt == WriteEnd(); }
   bool NagleAllows(uint32_t length) const;
   void RestartAfterIdle();
@@ -332,6 +333,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint8_t pingpong_ = 0;
   SeqNum copied_;                 // first byte not consumed
   SeqNum minshall_;               // end of the last small segment
+  SeqNum push_end_;               // where push_due_: what comes before leaves, whatever cork is set now
+  bool push_due_ = false;
   uint32_t rcv_mss_ = 536;
   uint32_t rcv_ssthresh_ = 0;
   uint32_t window_clamp_ = 0;

@@ -124,11 +124,15 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
       return Errno::kOk;
     case SockOpt::kTcpNoDelay:
       nodelay_ = on;
-      if (on) output_due_ = true, MarkWork();
+      if (on) PushUnsent();  // what waits under a cork, too, as Linux has it
       return Errno::kOk;
     case SockOpt::kTcpCork:
       cork_ = on;
-      if (!on) more_ = false, output_due_ = true, MarkWork();
+      if (on) return Errno::kOk;
+      more_ = false;
+      // Corked again before the output comes to it, what is there now goes all the same.
+      if (NagleAllows(1)) PushUnsent();
+      output_due_ = true, MarkWork();
       return Errno::kOk;
     case SockOpt::kTcpMaxSeg:
       if (v != 0 && !InRange(v, kMinMss, 32767)) return Errno::kEINVAL;

@@ -283,6 +283,14 @@ bool Connection::NagleAllows(uint32_t length) const {
   return !(sent_.out_bytes() > 0 && minshall_ > snd_.una);
 }
 
+void Connection::PushUnsent() {
+  if (!Synchronized()) return;
+  push_end_ = WriteEnd();
+  push_due_ = true;
+  output_due_ = true;
+  MarkWork();
+}
+
 void Connection::SendNew(bool probe) {
   const uint32_t mss = CurrentMss();
   const uint32_t burst = MaxBurst();
@@ -321,7 +329,10 @@ void Connection::SendNew(bool probe) {
       if (length == wnd_room && length < mss && !probe) rwnd_limited = true;
     } else if (!probe) {
       const uint32_t tail = length % mss;
-      if (tail != 0 && !NagleAllows(tail)) length -= tail;
+      if (tail != 0 && !NagleAllows(tail)) {
+        push_due_ = push_due_ && push_end_ > snd_.nxt;
+        length = std::max(length - tail, push_due_ ? std::min(push_end_ - snd_.nxt, length) : 0);
+      }
       if (length == 0 && !FinUnsent()) break;
     }
     const bool fin = fin_queued_ && length == unsent && wnd_room > length;

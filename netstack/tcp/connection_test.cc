@@ -289,6 +289,42 @@ TEST(TcpData, CorkHoldsAPartUntilItIsPulledOrTwoHundredMilliseconds) {
   EXPECT_EQ(p.One().payload, "more");
 }
 
+TEST(TcpData, UncorkingPushesWhatWaitsAlsoWhenCorkedAgainAtOnce) {
+  WirePeer p;
+  StreamSocket* c = p.Accepted();
+  ASSERT_EQ(c->SetOption(SockOpt::kTcpCork, 1), Errno::kOk);
+  p.Write(c, "head");
+  p.ExpectSilence();
+  ASSERT_EQ(c->SetOption(SockOpt::kTcpCork, 0), Errno::kOk);
+  ASSERT_EQ(c->SetOption(SockOpt::kTcpCork, 1), Errno::kOk);
+  p.Write(c, "next");
+  EXPECT_EQ(p.One().payload, "head");
+  p.Send(kAck, 1, 5);
+  p.ExpectSilence();
+  // As Linux: an explicit push, also of what waits under the cork; what follows waits again.
+  ASSERT_EQ(c->SetOption(SockOpt::kTcpNoDelay, 1), Errno::kOk);
+  p.Write(c, "last");
+  EXPECT_EQ(p.One().payload, "next");
+  p.Send(kAck, 1, 9);
+  p.ExpectSilence();
+  ASSERT_EQ(c->SetOption(SockOpt::kTcpCork, 0), Errno::kOk);
+  p.host.Turn();
+  EXPECT_EQ(p.One().payload, "last");
+}
+
+TEST(TcpData, UncorkingLeavesNaglesRule) {
+  WirePeer p;
+  StreamSocket* c = p.Accepted();
+  p.Write(c, "a");
+  EXPECT_EQ(p.One().payload, "a");
+  ASSERT_EQ(c->SetOption(SockOpt::kTcpCork, 1), Errno::kOk);
+  p.Write(c, "b");
+  ASSERT_EQ(c->SetOption(SockOpt::kTcpCork, 0), Errno::kOk);
+  ASSERT_EQ(c->SetOption(SockOpt::kTcpCork, 1), Errno::kOk);
+  p.host.Turn();
+  p.ExpectSilence();
+}
+
 TEST(TcpData, ReassemblesAndReportsSackBlocks) {
   WirePeer p;
   p.sack = true;

@@ -73,7 +73,7 @@ Instant Now() {
 [[noreturn]] void RunProgram(Shared* shared, char** argv) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   std::string error;
-  UniqueFd listener = InstallProgramFilter(false, &error);
+  UniqueFd listener = InstallProgramFilter({}, &error);
   if (!listener) {
     fprintf(stderr, "loopback_sandbox: %s\n", error.c_str());
     _exit(125);
