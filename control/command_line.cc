@@ -2,6 +2,7 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <algorithm>
+#include <charconv>
 
 #include "control/command_parser.h"
 #include "control/flags.h"
@@ -20,6 +21,11 @@ constexpr CommandSpec kCommands[] = {
     {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|PID]", "its neighbours"},
     {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|PID]", "what it dropped, by reason"},
     {"sandboxes", "sandboxes [--json]", "running sandboxes"},
+    {"bench", "bench rx|tx|echo|l2fwd --device=NAME... [--netns=NAME|PATH] [--seconds=N] [--size=BYTES] [--flows=N] [--xdp-mode=MODE] [--json]",
+     "a packet tool over the port that --link names, without a stack. rx: counts and drops what comes. tx: sends UDP frames of --size bytes (64; "
+     "above 1514: super-segments) from 198.18.0.1 to 198.18.0.2. echo: sends everything back. l2fwd: from each device to the next. Runs until a "
+     "signal or for --seconds. The kernel still gets its copy of what the packet port receives. --link=tap makes the device; with --link=dpdk a device is "
+     "what DPDK calls one, such as net_af_xdp0,iface=eth0. --xdp-mode: auto, native, generic"},
     {"flags", "flags [--markdown]", "every global flag with default and allowed values"},
     {"create", "create|run [--bundle=DIR] [--pid-file=FILE] [--console-socket=PATH] ... ID",
      "makes a container as runc does, with its network on our stack. Container engines call it; all options are runc's"},
@@ -75,6 +81,56 @@ Status ParseFlags(const std::vector<std::string>& args, CommandLine* out) {
   return parser.NothingLeft("flags");
 }
 
+template <typename T>
+Status ParseNumber(const std::string& name, const CLI::Option* option, T least, T most, T* out) {
+  if (option->count() == 0) return {};
+  const std::string& text = option->results().back();
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *out);
+  if (error == std::errc() && end == text.data() + text.size() && *out >= least && *out <= most) return {};
+  return UsageError(name + "=" + text + ": not a valid value (allowed: " + std::to_string(least) + " to " + std::to_string(most) + ")");
+}
+
+template <typename T, size_t kCount>
+bool FindWord(const std::pair<std::string_view, T> (&words)[kCount], std::string_view word, T* out) {
+  const auto found = std::ranges::find(words, word, &std::pair<std::string_view, T>::first);
+  if (found == std::end(words)) return false;
+  *out = found->second;
+  return true;
+}
+
+Status ParseBench(const std::vector<std::string>& args, CommandLine* out) {
+  constexpr std::pair<std::string_view, BenchMode> kModes[] = {
+      {"rx", BenchMode::kRx}, {"tx", BenchMode::kTx}, {"echo", BenchMode::kEcho}, {"l2fwd", BenchMode::kL2Forward}};
+  constexpr std::pair<std::string_view, XdpMode> kXdpModes[] = {{"auto", XdpMode::kAuto}, {"native", XdpMode::kNative}, {"generic", XdpMode::kGeneric}};
+  BenchOptions& bench = out->bench;
+  CLI::App app;
+  CommandParser parser(&app, &out->help);
+  app.add_option("mode", bench.mode_name);
+  app.add_option("--netns", bench.netns);
+  app.add_flag("--json", bench.json);
+  CLI::Option* device = parser.Option("--device");
+  CLI::Option* seconds = parser.Option("--seconds");
+  CLI::Option* size = parser.Option("--size");
+  CLI::Option* flows = parser.Option("--flows");
+  CLI::Option* xdp_mode = parser.Option("--xdp-mode");
+  SLUICE_RETURN_IF_ERROR(parser.Parse(args));
+  SLUICE_RETURN_IF_ERROR(parser.NothingLeft("bench"));
+  if (out->help) return {};
+  bench.devices = device->results();
+  if (!FindWord(kModes, bench.mode_name, &bench.mode)) {
+    return UsageError("bench: " + (bench.mode_name.empty() ? "no mode is given" : bench.mode_name + ": unknown mode") + " (allowed: rx, tx, echo, l2fwd)");
+  }
+  if (xdp_mode->count() != 0 && !FindWord(kXdpModes, xdp_mode->results().back(), &bench.xdp_mode)) {
+    return UsageError("--xdp-mode=" + xdp_mode->results().back() + ": not a valid value (allowed: auto, native, generic)");
+  }
+  SLUICE_RETURN_IF_ERROR(ParseNumber("--seconds", seconds, 1u, 1000000u, &bench.seconds));
+  SLUICE_RETURN_IF_ERROR(ParseNumber("--size", size, 42u, 65000u, &bench.size));
+  SLUICE_RETURN_IF_ERROR(ParseNumber("--flows", flows, 1u, 32768u, &bench.flows));
+  if (bench.devices.empty()) return UsageError("bench: no device is named (--device=NAME)");
+  if (bench.mode == BenchMode::kL2Forward && bench.devices.size() < 2) return UsageError("bench l2fwd: needs two devices (--device=NAME twice); echo needs one");
+  return {};
+}
+
 Status ParseQuery(const std::vector<std::string>& args, CommandLine* out) {
   QueryOptions& query = out->query;
   const bool names_sandbox = out->command != "sandboxes";
@@ -106,6 +162,7 @@ Status ParseCommand(const std::vector<std::string>& args, CommandLine* out) {
   }
   if (command == "do") return ParseDo(args, out);
   if (command == "flags") return ParseFlags(args, out);
+  if (command == "bench") return ParseBench(args, out);
   return ParseQuery(args, out);
 }
 

@@ -76,10 +76,14 @@ constexpr FlagSpec kFlags[] = {
      [](Flags& f, std::string_view v) { return SetBool(f.software_gso, v); }},
     {"gro", "bool", "true", kBool, "", "coalesce received segments in the dataplane where the device did not",
      [](Flags& f, std::string_view v) { return SetBool(f.gro, v); }},
-    {"link", "enum", "auto", "auto, packet, xdp, tap", "dpdk", "how frames reach the device; tap: do without --netns, a TAP device to the host in place of a veth pair",
+    {"link", "enum", "auto", "auto, packet, xdp, tap, dpdk", "",
+     "how frames reach the device; tap: do without --netns, a TAP device to the host in place of a veth pair; dpdk: bench only",
      [](Flags& f, std::string_view v) {
-       if (v != "auto" && v != "packet" && v != "xdp" && v != "tap") return false;
-       f.link = v == "auto" ? LinkFlag::kAuto : v == "packet" ? LinkFlag::kPacket : v == "tap" ? LinkFlag::kTap : LinkFlag::kXdp;
+       constexpr std::pair<std::string_view, LinkFlag> kLinks[] = {{"auto", LinkFlag::kAuto}, {"packet", LinkFlag::kPacket}, {"xdp", LinkFlag::kXdp},
+                                                                   {"tap", LinkFlag::kTap},   {"dpdk", LinkFlag::kDpdk}};
+       const auto link = std::ranges::find(kLinks, v, &std::pair<std::string_view, LinkFlag>::first);
+       if (link == std::end(kLinks)) return false;
+       f.link = link->second;
        return true;
      }},
     {"num-network-channels", "number", "auto", "auto, 1", "2 and more", "queues (= workers) per device",
@@ -147,7 +151,6 @@ bool ListHas(std::string_view list, std::string_view value) {
 
 // Is the value one of those that only a later build has?
 bool IsLaterValue(const FlagSpec& flag, std::string_view value) {
-  if (flag.name == "link" && value.substr(0, 5) == "dpdk:") return true;
   if (flag.name == "num-network-channels") {
     int n = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), n);

@@ -10,11 +10,12 @@
 #include "control/status.h"
 #include "dataplane/worker.h"
 #include "netstack/config.h"
+#include "xdp/xsk.h"
 
 namespace sluice {
 
 enum class NetworkMode : uint8_t { kSandbox, kHost, kNone };
-enum class LinkFlag : uint8_t { kAuto, kXdp, kPacket, kTap };
+enum class LinkFlag : uint8_t { kAuto, kXdp, kPacket, kTap, kDpdk };
 enum class Tristate : uint8_t { kAuto, kTrue, kFalse };
 enum class NetfilterPolicy : uint8_t { kRefuse, kIgnore };
 
@@ -53,12 +54,27 @@ struct QueryOptions {
   std::string target;  // name of a namespace, or process id
 };
 
+// `sluice bench`.
+enum class BenchMode : uint8_t { kRx, kTx, kEcho, kL2Forward };
+struct BenchOptions {
+  BenchMode mode = BenchMode::kRx;
+  std::string mode_name;
+  std::vector<std::string> devices;
+  std::string netns;      // empty: the one sluice runs in
+  uint32_t seconds = 0;   // 0: until a signal
+  uint32_t size = 64;     // of a sent frame, without FCS
+  uint32_t flows = 1;     // source ports of sent frames
+  XdpMode xdp_mode = XdpMode::kAuto;
+  bool json = false;
+};
+
 struct CommandLine {
   Flags flags;
   std::string command;  // "do", "stats" ...; "help", "version" for the flags of that name
   bool help = false;    // of `command`
   bool markdown = false;  // of `flags`
   DoOptions do_options;
+  BenchOptions bench;
   QueryOptions query;
   std::vector<std::string> arguments;  // of an OCI command: runc judges them
 };

@@ -58,7 +58,7 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
   } cases[] = {
       {{"--network=bridge", "do", "x"}, "--network=bridge: not a valid value (allowed: sandbox, host, none)", 1},
       {{"--gso=maybe", "do", "x"}, "--gso=maybe: not a valid value (allowed: true, false)", 1},
-      {{"--link", "dpdk:net_tap", "do", "x"}, "--link=dpdk:net_tap: not available in this build (allowed: auto, packet, xdp, tap)", 1},
+      {{"--link", "dpdk:net_tap", "do", "x"}, "--link=dpdk:net_tap: not a valid value (allowed: auto, packet, xdp, tap, dpdk)", 1},
       {{"--num-network-channels=4", "do", "x"}, "--num-network-channels=4: not available in this build (allowed: auto, 1)", 1},
       {{"--num-network-channels=0", "do", "x"}, "--num-network-channels=0: not a valid value (allowed: auto, 1)", 1},
       {{"--metrics=:9000", "do", "x"}, "--metrics: not available in this build", 1},

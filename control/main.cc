@@ -4,6 +4,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "control/bench/bench.h"
 #include "control/flags.h"
 #include "control/log.h"
 #include "control/oci/front_end.h"
@@ -44,5 +45,6 @@ int main(int argc, char** argv) {
   if (!log.ok()) return Fail(log);
   if (line.command == "do") return RunDo(line);
   if (oci::IsCommand(line.command)) return oci::Run(line);
+  if (line.command == "bench") return RunBench(line);
   return RunQuery(line);
 }

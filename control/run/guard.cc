@@ -47,7 +47,7 @@ class Guard {
 
  private:
   Status Prepare();
-  Status CheckTap() const;
+  Status CheckLink() const;
   Status OpenNamespace();
   Status OpenPcap();
 
@@ -87,7 +87,10 @@ Status Guard::Prepare() {
 }
 
 // --link=tap makes the device, so there must be none yet.
-Status Guard::CheckTap() const {
+Status Guard::CheckLink() const {
+  if (plan_.flags.link == LinkFlag::kDpdk) {
+    return Status::Error("--link=dpdk: only for sluice bench and the library; DPDK's drivers want rights that the sentry must not have (docs/limits.md)");
+  }
   if (plan_.flags.link != LinkFlag::kTap) return {};
   if (!plan_.options.netns.empty()) {
     return Status::Error("--link=tap: makes a TAP device to the host, and --netns=" + plan_.options.netns +
@@ -98,7 +101,7 @@ Status Guard::CheckTap() const {
 }
 
 Status Guard::OpenNamespace() {
-  SLUICE_RETURN_IF_ERROR(CheckTap());
+  SLUICE_RETURN_IF_ERROR(CheckLink());
   plan_.own_netns = plan_.options.netns.empty();
   if (plan_.own_netns) {
     SLUICE_RETURN_IF_ERROR(MakeNetns(&plan_.netns));
