@@ -211,7 +211,7 @@ bool DropRights() {
   auto* relay = new Relay;
   std::string error;
   UniqueFd listener;
-  if (relay->OpenKernelSockets()) listener = InstallProgramFilter(false, &error);
+  if (relay->OpenKernelSockets()) listener = InstallProgramFilter({}, &error);
   const int number = listener.get();
   char word = 0;
   if (!WriteAll(tell, &number, sizeof number) || read(go, &word, 1) != 1) _exit(1);
