@@ -11,6 +11,18 @@
 
 namespace sluice::testing {
 
+// Socket::state() as Linux numbers it.
+inline constexpr int kEstablished = 1, kFinWait2 = 5, kClosed = 7, kCloseWait = 8;
+
+constexpr Duration Ms(int64_t n) { return Duration::Milliseconds(n); }
+
+// n letters that differ from their neighbours.
+inline std::string Text(size_t n) {
+  std::string s(n, ' ');
+  for (size_t i = 0; i < n; ++i) s[i] = static_cast<char>('a' + i % 26);
+  return s;
+}
+
 // What came out, relative to the connection: `seq` counts from our ISS, `ack` from the peer's.
 struct Seen {
   tcp::Segment raw;
