@@ -13,26 +13,15 @@
 #include <vector>
 
 #include "dataplane/frame.h"
-#include "dataplane/port.h"
+#include "dataplane/wrapped_port.h"
 
 namespace sluice {
 
-class GroPort final : public Port {
+class GroPort final : public WrappedPort {
  public:
-  explicit GroPort(std::unique_ptr<Port> inner) : inner_(std::move(inner)) {}
+  explicit GroPort(std::unique_ptr<Port> inner) : WrappedPort(std::move(inner)) {}
 
-  LinkFeatures features() const override { return inner_->features(); }
-  size_t Transmit(std::span<Packet> burst) override { return inner_->Transmit(burst); }
-  IfIndex ifindex() const override { return inner_->ifindex(); }
-  std::string_view kind() const override { return inner_->kind(); }
   size_t Receive(std::span<Packet> out) override;
-  std::vector<int> wait_fds() const override { return inner_->wait_fds(); }
-  bool ArmWakeup() override { return inner_->ArmWakeup(); }
-  int tx_wait_fd() const override { return inner_->tx_wait_fd(); }
-  bool tx_pending() const override { return inner_->tx_pending(); }
-  bool polled() const override { return inner_->polled(); }
-  bool dead() const override { return inner_->dead(); }
-  PortStats stats() const override { return inner_->stats(); }
   std::vector<std::string> describe() const override;
 
  private:
@@ -61,7 +50,6 @@ class GroPort final : public Port {
   static void Finish(Flow& flow);
   size_t Coalesce(std::span<Packet> burst);
 
-  std::unique_ptr<Port> inner_;
   std::array<Flow, kFlows> flows_;
   size_t next_flow_ = 0;
   uint64_t super_segments_ = 0, joined_ = 0;

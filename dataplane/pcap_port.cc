@@ -100,7 +100,7 @@ void PcapWriter::Flush() {
 }
 
 PcapPort::PcapPort(std::unique_ptr<Port> inner, std::shared_ptr<PcapWriter> writer, const std::string& device_name)
-    : inner_(std::move(inner)), writer_(std::move(writer)), interface_(writer_->AddInterface(device_name)) {}
+    : WrappedPort(std::move(inner)), writer_(std::move(writer)), interface_(writer_->AddInterface(device_name)) {}
 
 PcapPort::~PcapPort() { writer_->Flush(); }
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "dataplane/port.h"
+#include "dataplane/wrapped_port.h"
 #include "xdp/unique_fd.h"
 
 namespace sluice {
@@ -41,27 +41,17 @@ class PcapWriter {
   std::vector<uint8_t> buffer_;
 };
 
-class PcapPort final : public Port {
+class PcapPort final : public WrappedPort {
  public:
   PcapPort(std::unique_ptr<Port> inner, std::shared_ptr<PcapWriter> writer, const std::string& device_name);
   ~PcapPort() override;
 
-  LinkFeatures features() const override { return inner_->features(); }
   size_t Transmit(std::span<Packet> burst) override;
-  IfIndex ifindex() const override { return inner_->ifindex(); }
-  std::string_view kind() const override { return inner_->kind(); }
   size_t Receive(std::span<Packet> out) override;
-  std::vector<int> wait_fds() const override { return inner_->wait_fds(); }
   bool ArmWakeup() override;
-  int tx_wait_fd() const override { return inner_->tx_wait_fd(); }
-  bool tx_pending() const override { return inner_->tx_pending(); }
-  bool polled() const override { return inner_->polled(); }
-  bool dead() const override { return inner_->dead(); }
-  PortStats stats() const override { return inner_->stats(); }
   std::vector<std::string> describe() const override;
 
  private:
-  std::unique_ptr<Port> inner_;
   std::shared_ptr<PcapWriter> writer_;
   uint32_t interface_;
 };
