@@ -95,7 +95,7 @@ constexpr FlagSpec kFlags[] = {
        return true;
      }},
     {"poll-spin", "duration", "auto", "auto, or a time up to 1s such as 50us or 1ms", "",
-     "how long the adaptive worker spins before it sleeps; auto: the cost of one wake-up, measured at start", SetSpin},
+     "how long the adaptive worker spins before it sleeps; auto: three times the cost of one wake-up, measured at start", SetSpin},
     {"tx-checksum-offload", "enum", "auto", "auto", "true, false", "checksums of sent segments by the device", [](Flags&, std::string_view v) { return v == "auto"; }},
     {"rx-checksum-offload", "enum", "auto", "auto", "true, false", "trust the device's check of received checksums", [](Flags&, std::string_view v) { return v == "auto"; }},
     {"qdisc", "enum", "fifo", "fifo", "none, tbf", "queueing discipline of the device inside", [](Flags&, std::string_view v) { return v == "fifo"; }},

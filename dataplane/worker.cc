@@ -6,7 +6,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
@@ -26,9 +25,14 @@ namespace {
 
 constexpr size_t kBurst = 32;
 constexpr int kMaxEvents = 256;
-constexpr Duration kMinSpin = Duration::Microseconds(5), kMaxSpin = Duration::Microseconds(100);
-// How long spinning stays off after the scheduler took the core from a spinning worker.
-constexpr Duration kSpinPenalty = Duration::Milliseconds(10);
+// Spinning through one round trip of a peer that sleeps on another core: its wake-up, its work, and that of the program.
+constexpr int kWakesPerSpin = 3;
+constexpr Duration kMinSpin = Duration::Microseconds(20), kMaxSpin = Duration::Microseconds(200);
+// A spinning turn that took so long was not alone on its core: then the worker sleeps until the next event.
+constexpr Duration kTakenAway = Duration::Microseconds(20);
+// What is known of the gaps between events: one more for a gap that a spin covers, two less for a longer one. The worker spins from
+// kSpinConfidence on, so that of three spins at least two are worth their price.
+constexpr int kMaxConfidence = 4, kSpinConfidence = 2;
 // A link that is full and has no descriptor to wait for is tried again after this.
 constexpr Duration kTransmitRetry = Duration::Microseconds(500);
 
@@ -38,16 +42,37 @@ Instant ReadClock() {
   return Instant(t.tv_sec * int64_t{1000000000} + t.tv_nsec);
 }
 
-int64_t InvoluntarySwitches() {
-  rusage usage{};
-  getrusage(RUSAGE_THREAD, &usage);
-  return usage.ru_nivcsw;
-}
-
 enum class EntryKind : uint8_t { kFree, kHandler, kPort, kWake, kTimer };
 
 }  // namespace
 
+namespace {
+
+// Puts the calling thread on one of the cores it may use, until the end of the scope.
+class OnCore {
+ public:
+  explicit OnCore(int which) {
+    if (sched_getaffinity(0, sizeof before_, &before_) != 0 || CPU_COUNT(&before_) < 2) return;
+    for (int cpu = 0, seen = 0; cpu < CPU_SETSIZE && !moved_; ++cpu) {
+      if (!CPU_ISSET(cpu, &before_) || seen++ != which) continue;
+      cpu_set_t one;
+      CPU_ZERO(&one);
+      CPU_SET(cpu, &one);
+      moved_ = sched_setaffinity(0, sizeof one, &one) == 0;
+    }
+  }
+  ~OnCore() {
+    if (moved_) sched_setaffinity(0, sizeof before_, &before_);
+  }
+
+ private:
+  cpu_set_t before_;
+  bool moved_ = false;
+};
+
+}  // namespace
+
+// Left alone, the scheduler may run both threads on one core, where a wake-up is next to nothing.
 Duration MeasureWakeCost() {
   constexpr int kRounds = 15;
   const Duration fallback = Duration::Microseconds(20);
@@ -56,6 +81,7 @@ Duration MeasureWakeCost() {
   std::thread partner;
   try {
     partner = std::thread([&] {
+      const OnCore there(1);
       uint64_t value;
       for (int i = 0; i < kRounds; ++i) {
         if (read(ping.get(), &value, sizeof value) < 0) return;
@@ -66,6 +92,7 @@ Duration MeasureWakeCost() {
   } catch (const std::exception&) {
     return fallback;
   }
+  const OnCore here(0);
   std::array<int64_t, kRounds> costs{};
   for (int64_t& cost : costs) {
     const Instant begin = ReadClock();
@@ -119,10 +146,11 @@ class Worker::Impl {
   void WaitForRoom(Port& port);
   void BuryDead();
   bool ArmPorts();
-  void Sleep();
+  bool Sleep();
   Duration SleepTime();
-  void UpdateSpinWindow(Duration slept);
+  void NoteGap();
   bool ShouldSpin(Instant now);
+  bool Spin(Instant now);
 
   Worker& worker_;
   Stack& stack_;
@@ -143,11 +171,9 @@ class Worker::Impl {
   std::vector<std::function<void()>> mail_;
 
   Duration spin_limit_{0};   // zero: never spin
-  Duration spin_window_{0};  // grows and shrinks below the limit by what sleeping would have cost
-  Instant spin_until_;
-  Instant spin_banned_until_;
-  bool spinning_ = false;
-  int64_t switches_at_spin_ = 0;
+  Instant idle_since_;       // when the last turn that had work ended
+  int confidence_ = kSpinConfidence;
+  bool core_wanted_ = false; // by others, since the last event
   WorkerStats stats_;
 };
 
@@ -162,9 +188,8 @@ Worker::Impl::Impl(const WorkerOptions& options, Worker& worker)
     spin_limit_ = options_.spin;
     if (spin_limit_ <= Duration(0)) {
       stats_.wake_cost = MeasureWakeCost();
-      spin_limit_ = std::clamp(stats_.wake_cost, kMinSpin, kMaxSpin);
+      spin_limit_ = std::clamp(stats_.wake_cost * kWakesPerSpin, kMinSpin, kMaxSpin);
     }
-    spin_window_ = spin_limit_;
   }
 }
 
@@ -378,24 +403,26 @@ bool Worker::Impl::Turn(Duration timeout) {
 
 bool Worker::Impl::ShouldSpin(Instant now) {
   if (options_.poll == PollMode::kBusy) return true;
-  if (spin_window_ <= Duration(0)) return false;
-  if (!spinning_) {
-    if (now < spin_banned_until_) return false;
-    spinning_ = true;
-    spin_until_ = now + spin_window_;
-    switches_at_spin_ = InvoluntarySwitches();
-  }
-  return now < spin_until_;
+  return confidence_ >= kSpinConfidence && !core_wanted_ && now - idle_since_ < spin_limit_;
 }
 
-// A spin would have caught a sleep that was shorter than the limit: worth its price next time. After a long sleep it was waste.
-void Worker::Impl::UpdateSpinWindow(Duration slept) {
-  if (slept <= spin_limit_) {
-    spin_window_ = std::min(spin_limit_, std::max(kMinSpin, spin_window_ * 2));
-  } else if (slept > spin_limit_ * 8) {
-    spin_window_ = spin_window_ / 2;
-    if (spin_window_ < kMinSpin / 2) spin_window_ = Duration(0);
+// A turn had work: would spinning since the one before have caught it?
+void Worker::Impl::NoteGap() {
+  const bool covered = turn_began_ - idle_since_ <= spin_limit_;
+  confidence_ = covered ? std::min(confidence_ + 1, kMaxConfidence) : std::max(confidence_ - 2, 0);
+  core_wanted_ = false;
+}
+
+bool Worker::Impl::Spin(Instant now) {
+  sched_yield();  // whoever else wants this core has it first
+  const bool busy = Turn(Duration(0));
+  const Duration took = turn_began_ - now;
+  if (!busy) stats_.spin_ns += static_cast<uint64_t>(took.ns());
+  if (took > kTakenAway) {
+    ++stats_.preempted_spins;
+    core_wanted_ = true;
   }
+  return busy;
 }
 
 bool Worker::Impl::ArmPorts() {
@@ -414,20 +441,15 @@ Duration Worker::Impl::SleepTime() {
   return limit;
 }
 
-void Worker::Impl::Sleep() {
-  if (!ArmPorts() || has_mail_.load(std::memory_order_acquire)) {
-    Turn(Duration(0));
-    return;
-  }
+bool Worker::Impl::Sleep() {
+  if (!ArmPorts() || has_mail_.load(std::memory_order_acquire)) return Turn(Duration(0));
   const Duration timeout = SleepTime();
   const Instant begin = ReadClock();
   ++stats_.sleeps;
   const bool busy = Turn(timeout);
-  const Duration slept = turn_began_ - begin;
-  stats_.sleep_ns += static_cast<uint64_t>(std::max<int64_t>(0, slept.ns()));
-  if (!busy) return;
-  ++stats_.wakeups;
-  if (options_.poll == PollMode::kAdaptive) UpdateSpinWindow(slept);
+  stats_.sleep_ns += static_cast<uint64_t>(std::max<int64_t>(0, (turn_began_ - begin).ns()));
+  if (busy) ++stats_.wakeups;
+  return busy;
 }
 
 void Worker::Impl::Loop() {
@@ -441,27 +463,16 @@ void Worker::Impl::Loop() {
   }
   bool busy = true;
   while (!stop_.load(std::memory_order_acquire)) {
-    if (busy) {
-      spinning_ = false;
-      busy = Turn(Duration(0));
-      continue;
-    }
     const Instant now = ReadClock();
-    if (ShouldSpin(now)) {
-      sched_yield();  // whoever else wants this core has it first
+    if (busy) idle_since_ = now;
+    if (!ShouldSpin(now)) {
+      busy = Sleep();
+    } else if (busy) {
       busy = Turn(Duration(0));
-      stats_.spin_ns += static_cast<uint64_t>((turn_began_ - now).ns());
-      continue;
+    } else {
+      busy = Spin(now);
     }
-    if (spinning_) {
-      spinning_ = false;
-      if (InvoluntarySwitches() != switches_at_spin_) {
-        ++stats_.preempted_spins;
-        spin_banned_until_ = now + kSpinPenalty;
-      }
-    }
-    Sleep();
-    busy = true;  // look once more before spinning or sleeping again
+    if (busy) NoteGap();
   }
 }
 

@@ -20,7 +20,8 @@ enum class PollMode : uint8_t { kAdaptive, kBusy, kInterrupt };
 
 struct WorkerOptions {
   PollMode poll = PollMode::kAdaptive;
-  // How long to spin after the last event before sleeping; zero or less: measured at start (about the cost of one wake-up).
+  // How long to spin after the last event before sleeping, where events were coming that often; zero or less: three times what a
+  // wake-up costs, measured at start.
   Duration spin{0};
   int cpu = -1;  // pin to this core, or -1
   bool force_timerfd = false;  // sleep as on kernels without epoll_pwait2 (before 5.11)
@@ -28,7 +29,7 @@ struct WorkerOptions {
   std::function<void(IfIndex ifindex, std::string_view kind)> on_port_dead;
 };
 
-// What waking a sleeping thread on another core costs here: the median of a few eventfd round trips between two threads, halved.
+// What waking a sleeping thread on another core costs here: the median of a few eventfd round trips between two cores, halved.
 // Takes a millisecond or two. Makes a thread: call it before a filter forbids that. 20 us where it cannot be measured.
 Duration MeasureWakeCost();
 
@@ -52,7 +53,7 @@ class TurnTask {
 struct WorkerStats {
   uint64_t turns = 0, busy_turns = 0, sleeps = 0, wakeups = 0;
   uint64_t spin_ns = 0, sleep_ns = 0;  // spin_ns: turns that found nothing to do
-  uint64_t preempted_spins = 0;        // the scheduler took the core away while spinning: spinning stops for a while
+  uint64_t preempted_spins = 0;        // spins that ended because somebody else ran on the core
   Duration wake_cost{0};
 };
 

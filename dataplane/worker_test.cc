@@ -141,7 +141,7 @@ TEST_F(WorkerTest, UsesNoProcessorTimeWhenIdle) {
     ASSERT_EQ(pthread_getcpuclockid(thread.thread().native_handle(), &clock), 0);
     thread.Call([] { return 0; });
     auto turns = [&] { return thread.Call([&] { return worker.stats().turns; }); };
-    // It spins for at most 100 us after each of our calls, then sleeps until the next.
+    // It spins for at most 200 us after each of our calls, then sleeps until the next.
     const uint64_t before = turns();
     timespec t0, t1;
     clock_gettime(clock, &t0);
