@@ -24,6 +24,7 @@ enum class MessageType : uint8_t {
   kResult,        // Result + PartResult[count] + bytes; with the descriptor to install for accept
   kFetch,         // Fetch
   kNetChange,     // NetChangeRequest
+  kRunAhead,      // Fetch, with the sentry's end of the stream: both ends get a send buffer of kRunAheadBytes; no answer
 };
 
 // The calls that are notified, whatever variant the program used.
@@ -57,6 +58,9 @@ inline constexpr size_t kMaxData = 65536;          // payload of one call; a lon
 inline constexpr size_t kMaxOption = 4096;         // optval
 inline constexpr size_t kMaxParts = 16;            // messages of one sendmmsg or recvmmsg: a longer vector is answered in part
 inline constexpr size_t kMaxMessage = kMaxData + kMaxParts * (kMaxAddress + 64) + kMaxControl + 1024;
+
+// Send buffer of both ends of a stream that moves much, as SO_SNDBUFFORCE takes it (the kernel doubles it).
+inline constexpr int kRunAheadBytes = 2 << 20;
 
 struct Envelope {
   MessageType type{};

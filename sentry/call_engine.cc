@@ -589,20 +589,30 @@ void CallEngine::OnDelivered(const calls::Delivered& d) {
   done(d);
 }
 
+calls::Fetch CallEngine::MakeFetch(MessageType type, const StandIn& s) {
+  calls::Fetch f;
+  f.envelope.type = type;
+  f.envelope.listener = s.listener_;
+  f.envelope.tid = s.tid_;
+  f.envelope.id = next_fetch_++;
+  f.fd = s.number_;
+  f.cookie = s.cookie_;
+  f.inode = s.inode_;
+  return f;
+}
+
 void CallEngine::SendFetch(StandIn* s) {
   if (s->fetching_) return;
   s->fetching_ = true;
   ++stats_.fetches;
-  calls::Fetch f;
-  f.envelope.type = MessageType::kFetch;
-  f.envelope.listener = s->listener_;
-  f.envelope.tid = s->tid_;
-  f.envelope.id = next_fetch_++;
-  f.fd = s->number_;
-  f.cookie = s->cookie_;
-  f.inode = s->inode_;
+  const calls::Fetch f = MakeFetch(MessageType::kFetch, *s);
   fetches_[f.envelope.id] = s;
-  Send({reinterpret_cast<uint8_t*>(&f), sizeof f}, -1, UniqueFd());
+  Send({reinterpret_cast<const uint8_t*>(&f), sizeof f}, -1, UniqueFd());
+}
+
+void CallEngine::RequestRunAhead(StandIn* owner, int s) {
+  const calls::Fetch f = MakeFetch(MessageType::kRunAhead, *owner);
+  Send({reinterpret_cast<const uint8_t*>(&f), sizeof f}, s, UniqueFd());
 }
 
 void CallEngine::OnFetched(const calls::Fetched& f, UniqueFd fd) {

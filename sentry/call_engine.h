@@ -119,6 +119,8 @@ class CallEngine : public TurnTask {
   BlockRef TakeScratch();
   BlockPool& pool() { return *options_.pool; }
   std::vector<uint8_t>& buffer() { return buffer_; }
+  // Asks the broker for large send buffers on the program's end and on `s`, the other one. Nothing comes back.
+  void RequestRunAhead(StandIn* owner, int s);
   // The next free number for netlink::Caller::call.
   uint64_t RememberCall(const calls::Envelope& e);
 
@@ -148,6 +150,7 @@ class CallEngine : public TurnTask {
   void Send(Bytes message, int fd, UniqueFd owned);
   bool TrySend(Bytes message, int fd);
   void FlushQueue();
+  calls::Fetch MakeFetch(calls::MessageType type, const StandIn& s);
   void SendFetch(StandIn* s);
   void ArmTimer();
   void FlushDead();

@@ -189,6 +189,8 @@ bool StreamStandIn::ReplaceEnd(IncomingCall& call) {
   if (!Adopt(p.get()) || !engine_.Replace(call.envelope(), p.get(), call.int_arg(0), true)) return false;
   DropS();
   state_ = State::kFresh;
+  runs_ahead_ = false;
+  full_reads_ = 0;
   fin_passed_ = write_shut_ = write_mark_ = write_shut_passed_ = reset_pending_ = false;
   call.fd = std::move(p);
   return true;

@@ -20,6 +20,10 @@ constexpr size_t kRead = 65536;
 // Smaller reads are copied to a block of their size, so that the large one stays for the next read.
 constexpr size_t kCopyBelow = 4096;
 constexpr size_t kSpans = 64;
+// What goes from P to the stack in one turn: it stays in the core's cache until it is sent, and others have their turn.
+constexpr size_t kBatch = 256 << 10;
+// Full reads that tell a bulk sender from others.
+constexpr uint8_t kBulkReads = 4;
 
 int Unread(int s) {
   int n = 0;
@@ -34,8 +38,16 @@ void StreamStandIn::DropS() {
   s_.reset();
 }
 
+// A writer that found its buffer full sleeps until three quarters of it are read: with the default buffer of 208 KiB the reader runs dry
+// before the other core has woken up. Bulk streams get larger ones, which takes a right.
+void StreamStandIn::LetRunAhead() {
+  if (runs_ahead_ || !s_ || number_ < 0) return;
+  runs_ahead_ = true;
+  engine_.RequestRunAhead(this, s_.get());
+}
+
 void StreamStandIn::Pump() {
-  if (s_) FromProgram();
+  if (s_) FromProgram(kBatch);
   if (dead_ || !s_) return;
   ToProgram();
   if (dead_ || !s_) return;
@@ -72,10 +84,13 @@ bool StreamStandIn::SendToStack(size_t n) {
   return true;
 }
 
-void StreamStandIn::FromProgram() {
-  while (s_ && s_readable_ && !dead_) {
+// Stops after about `most` bytes: what is left has its turn later, and options that wait for it with it.
+void StreamStandIn::FromProgram(size_t most) {
+  for (size_t taken = 0; s_ && s_readable_ && !dead_;) {
     if (socket_->send_space() == 0 && (socket_->events() & (kError | kHangup)) == 0) break;  // kWritable comes
-    ReadProgram();
+    const size_t n = taken < most ? ReadProgram() : 0;
+    if (n == 0 && s_readable_) return MarkDirty();
+    taken += n;
   }
   if (options_due() && !dead_) ApplyOptions();
 }
@@ -89,7 +104,8 @@ bool StreamStandIn::TakeWritten() {
   return !dead_ && socket_ != nullptr;
 }
 
-void StreamStandIn::ReadProgram() {
+// How many bytes came.
+size_t StreamStandIn::ReadProgram() {
   size_t limit = ReadLimit();
   if (limit == 0) {
     s_readable_ = false;
@@ -99,10 +115,10 @@ void StreamStandIn::ReadProgram() {
       (void)ToInt(error);
     }
     if (p_closed_) CloseByProgram(false);
-    return;
+    return 0;
   }
   Block* scratch = engine_.Scratch();
-  if (scratch == nullptr) return MarkDirty();  // out of memory: the window stays closed until there is some
+  if (scratch == nullptr) return 0;  // out of memory: the window stays closed until there is some
   if (s_urgent_) {
     int at_mark = 0;
     if (ioctl(s_.get(), 0x8905 /* SIOCATMARK */, &at_mark) == 0 && at_mark != 0 && !write_shut_) {
@@ -114,7 +130,7 @@ void StreamStandIn::ReadProgram() {
         Errno error = socket_->SendUrgent(Slice{std::move(block), 0, 1});
         (void)ToInt(error);
       }
-      return;
+      return 1;
     }
   }
   ssize_t n = recv(s_.get(), scratch->data, limit, MSG_DONTWAIT);
@@ -124,14 +140,18 @@ void StreamStandIn::ReadProgram() {
   if (n > 0) {
     // A short answer means that the queue was empty: what comes later makes an edge.
     if (static_cast<size_t>(n) < limit && !s_ended_ && !write_shut_ && !s_urgent_) s_readable_ = false;
+    if (!runs_ahead_ && n == kRead && ++full_reads_ == kBulkReads) LetRunAhead();
     if (!SendToStack(static_cast<size_t>(n))) CloseByProgram(true);  // bytes cannot be kept: never lose them in silence
-    return;
+    return static_cast<size_t>(n);
   }
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
     s_readable_ = errno == EINTR;
-    return;
+    return 0;
   }
-  if (n < 0) return CloseByProgram(true);  // ECONNRESET: P was closed with bytes unread
+  if (n < 0) {  // ECONNRESET: P was closed with bytes unread
+    CloseByProgram(true);
+    return 0;
+  }
   s_readable_ = false;
   if (write_shut_ && !p_closed_) {
     if (!write_shut_passed_) {
@@ -139,9 +159,10 @@ void StreamStandIn::ReadProgram() {
       Errno error = socket_->Shutdown(false, true);
       (void)ToInt(error);
     }
-    return;
+    return 0;
   }
   CloseByProgram(false);
+  return 0;
 }
 
 // -- stack -> program
@@ -161,9 +182,10 @@ void StreamStandIn::ToProgram() {
     h.msg_iovlen = count;
     ssize_t n = sendmsg(s_.get(), &h, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)) {
+    if (n < 0 && (errno == ENOBUFS || errno == ENOMEM)) return MarkDirty();  // no edge will tell when there is memory again
+    if (n < 0 && errno == EAGAIN) {
       s_writable_ = false;
-      if (errno != EAGAIN) MarkDirty();
+      LetRunAhead();
       return;
     }
     if (n < 0) {
@@ -174,7 +196,10 @@ void StreamStandIn::ToProgram() {
     }
     engine_.stats().stream_bytes_in += static_cast<size_t>(n);
     socket_->Consume(static_cast<size_t>(n));
-    if (static_cast<size_t>(n) < total) s_writable_ = false;
+    if (static_cast<size_t>(n) < total) {
+      s_writable_ = false;
+      LetRunAhead();
+    }
   }
 }
 

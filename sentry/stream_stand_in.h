@@ -72,8 +72,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
 
   // stream_pump.cc
   void Pump();
-  void FromProgram();
-  void ReadProgram();
+  void FromProgram(size_t most = SIZE_MAX);
+  size_t ReadProgram();
   size_t ReadLimit();
   void ToProgram();
   void FinishIncoming();
@@ -82,6 +82,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void DropS();
   void CloseByProgram(bool abort);
   bool SendToStack(size_t n);
+  void LetRunAhead();
 
   StreamSocket* socket_;
   UniqueFd s_;
@@ -95,6 +96,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool write_shut_passed_ = false;  // and the stack was told
   bool reset_pending_ = false;
   bool failed_ = false;             // a connect failed: the next one reports it and starts anew
+  bool runs_ahead_ = false;         // P and S have their large send buffers, or the broker was asked for them
+  uint8_t full_reads_ = 0;          // reads from S that filled their block, before that
   Errno error_ = Errno::kOk;        // for SO_ERROR
   size_t filler_ = 0;
 
