@@ -46,6 +46,7 @@ void TimerWheel::Link(Timer& timer, Timer** due) {
 }
 
 void TimerWheel::Unlink(Timer& timer) {
+  SLUICE_DCHECK(timer.pprev_ != nullptr);
   *timer.pprev_ = timer.next_;
   if (timer.next_ != nullptr) timer.next_->pprev_ = timer.pprev_;
   if (timer.slot_ != kUnslotted) {

@@ -105,7 +105,7 @@ def stage_layers(_, tally):
     for argv in (["scripts/check_layers.py", "--self-test"], ["scripts/check_layers.py"]):
         status, out = run(["/usr/bin/python3"] + argv, 60)
         tally.add(status == 0, " ".join(argv), tail(out))
-    scripts = ["scripts/setup", "scripts/test", "scripts/format", "scripts/demo", "scripts/bench", ".ci/run"]
+    scripts = ["scripts/setup", "scripts/test", "scripts/format", "scripts/tidy", "scripts/demo", "scripts/bench", ".ci/run"]
     for s in filter(lambda s: os.path.exists(os.path.join(ROOT, s)), scripts):
         status, out = run(["bash", "-n", s], 10)
         tally.add(status == 0, f"bash -n {s}", out)

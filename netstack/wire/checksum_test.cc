@@ -82,7 +82,7 @@ TEST(Checksum, CompletesPartialChecksums) {
   uint8_t* udp = p.Append(12);
   const IpAddress a = IpAddress::V4(10, 0, 0, 1), b = IpAddress::V4(10, 0, 0, 2);
   StoreBe16(udp, 53), StoreBe16(udp + 2, 99), StoreBe16(udp + 4, 12);
-  std::memcpy(udp + 8, "abcd", 4);
+  StoreBe32(udp + 8, 0x61626364);
   StoreSum(udp + 6, PseudoHeaderSum(a, b, 17, 12));
   p.offload.checksum = ChecksumState::kPartial;
   p.offload.csum_start = 0;
