@@ -6,6 +6,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -75,31 +76,38 @@ Status Ask(const CommandLine& line, const NamespaceId& id, json* answer) {
   }
   *answer = json::parse(text, nullptr, false);
   if (!ok || !answer->is_object()) return Status::Error("the sandbox ended while it was asked");
-  if (answer->contains("error")) return Status::Error((*answer)["error"].get<std::string>());
+  if (answer->contains("error")) return Status::Error(answer->at("error").is_string() ? answer->at("error").get<std::string>() : "the sandbox refused");
   return {};
 }
 
-std::string Plain(const json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+// A sentry that was taken over may answer anything: no control characters reach the terminal, and the printing below throws
+// json::exception where a part is missing or of another type.
+std::string Clean(std::string text) {
+  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
+  return text;
+}
+
+std::string Plain(const json& value) { return Clean(value.is_string() ? value.get<std::string>() : value.dump()); }
 
 void PrintNonZero(const json& counters, const char* indent) {
   for (const auto& [name, value] : counters.items()) {
-    if (value != 0) std::printf("%s%-32s %s\n", indent, name.c_str(), Plain(value).c_str());
+    if (value != 0) std::printf("%s%-32s %s\n", indent, Clean(name).c_str(), Plain(value).c_str());
   }
 }
 
 void PrintStats(const json& a) {
   std::printf("counters\n");
-  PrintNonZero(a["counters"], "  ");
-  for (const json& port : a["ports"]) {
-    std::printf("port of device %s (%s%s)\n", Plain(port["ifindex"]).c_str(), Plain(port["kind"]).c_str(), port["dead"] == true ? ", dead" : "");
+  PrintNonZero(a.at("counters"), "  ");
+  for (const json& port : a.at("ports")) {
+    std::printf("port of device %s (%s%s)\n", Plain(port.at("ifindex")).c_str(), Plain(port.at("kind")).c_str(), port.at("dead") == true ? ", dead" : "");
     for (const auto& [name, value] : port.items()) {
-      if (value.is_number() && name != "ifindex") std::printf("  %-32s %s\n", name.c_str(), Plain(value).c_str());
+      if (value.is_number() && name != "ifindex") std::printf("  %-32s %s\n", Clean(name).c_str(), Plain(value).c_str());
     }
-    for (const json& fact : port["facts"]) std::printf("  %s\n", Plain(fact).c_str());
+    for (const json& fact : port.at("facts")) std::printf("  %s\n", Plain(fact).c_str());
   }
   for (const char* part : {"worker", "calls", "memory"}) {
     std::printf("%s\n", part);
-    PrintNonZero(a[part], "  ");
+    PrintNonZero(a.at(part), "  ");
   }
 }
 
@@ -107,7 +115,7 @@ void PrintTable(const json& rows, std::initializer_list<const char*> columns) {
   for (const char* column : columns) std::printf("%-24s", column);
   std::printf("\n");
   for (const json& row : rows) {
-    for (const char* column : columns) std::printf("%-24s", row.contains(column) ? Plain(row[column]).c_str() : "-");
+    for (const char* column : columns) std::printf("%-24s", row.contains(column) ? Plain(row.at(column)).c_str() : "-");
     std::printf("\n");
   }
 }
@@ -122,21 +130,37 @@ void PrintSockets(const json& sockets) {
   std::printf("%-6s %-11s %8s %8s  %-28s %-28s %s\n", "Netid", "State", "Recv-Q", "Send-Q", "Local Address:Port", "Peer Address:Port", "Process");
   for (const json& s : sockets) {
     std::string process;
-    if (s.contains("tid")) process = "tid=" + Plain(s["tid"]) + ",fd=" + Plain(s["fd"]);
-    std::printf("%-6s %-11s %8s %8s  %-28s %-28s %s\n", Plain(s["protocol"]).c_str(), StateName(s["state"].get<int>()), Plain(s["receive_queue"]).c_str(),
-                Plain(s["send_queue"]).c_str(), Plain(s["local"]).c_str(), Plain(s["remote"]).c_str(), process.c_str());
+    if (s.contains("tid")) process = "tid=" + Plain(s.at("tid")) + ",fd=" + Plain(s.at("fd"));
+    std::printf("%-6s %-11s %8s %8s  %-28s %-28s %s\n", Plain(s.at("protocol")).c_str(), StateName(s.at("state").get<int>()), Plain(s.at("receive_queue")).c_str(),
+                Plain(s.at("send_queue")).c_str(), Plain(s.at("local")).c_str(), Plain(s.at("remote")).c_str(), process.c_str());
   }
 }
 
 void PrintRoutes(const json& routes) {
   for (const json& r : routes) {
-    std::string line = Plain(r["dst"]) + " table " + Plain(r["table"]) + " type " + Plain(r["type"]);
-    for (const json& hop : r["next_hops"]) {
-      if (Plain(hop["via"]) != "") line += " via " + Plain(hop["via"]);
-      line += " dev " + Plain(hop["dev"]);
+    std::string line = Plain(r.at("dst")) + " table " + Plain(r.at("table")) + " type " + Plain(r.at("type"));
+    for (const json& hop : r.at("next_hops")) {
+      if (Plain(hop.at("via")) != "") line += " via " + Plain(hop.at("via"));
+      line += " dev " + Plain(hop.at("dev"));
     }
-    if (Plain(r["src"]) != "") line += " src " + Plain(r["src"]);
-    std::printf("%s metric %s\n", line.c_str(), Plain(r["metric"]).c_str());
+    if (Plain(r.at("src")) != "") line += " src " + Plain(r.at("src"));
+    std::printf("%s metric %s\n", line.c_str(), Plain(r.at("metric")).c_str());
+  }
+}
+
+void Print(const CommandLine& line, const json& answer) {
+  if (line.query.json) {
+    std::printf("%s\n", answer.dump().c_str());
+  } else if (line.command == "stats") {
+    PrintStats(answer);
+  } else if (line.command == "sockets") {
+    PrintSockets(answer.at("sockets"));
+  } else if (line.command == "routes") {
+    PrintRoutes(answer.at("routes"));
+  } else if (line.command == "neigh") {
+    PrintTable(answer.at("neighbors"), {"address", "dev", "mac", "state", "probes"});
+  } else {
+    PrintNonZero(answer.at("counters"), "");
   }
 }
 
@@ -169,18 +193,11 @@ int RunQuery(const CommandLine& line) {
     LogLine(LogLevel::kError, status.line());
     return status.exit_code();
   }
-  if (line.query.json) {
-    std::printf("%s\n", answer.dump().c_str());
-  } else if (line.command == "stats") {
-    PrintStats(answer);
-  } else if (line.command == "sockets") {
-    PrintSockets(answer["sockets"]);
-  } else if (line.command == "routes") {
-    PrintRoutes(answer["routes"]);
-  } else if (line.command == "neigh") {
-    PrintTable(answer["neighbors"], {"address", "dev", "mac", "state", "probes"});
-  } else {
-    PrintNonZero(answer["counters"], "");
+  try {
+    Print(line, answer);
+  } catch (const json::exception& e) {
+    LogLine(LogLevel::kError, line.command + ": the sandbox's answer is not one of sluice's: " + e.what());
+    return 1;
   }
   return 0;
 }
