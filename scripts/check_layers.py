@@ -20,7 +20,7 @@ ALLOWED = {
     "sentry": {"base", "netstack", "xdp", "dataplane", "sentry"},
     "control": {"base", "netstack", "xdp", "dataplane", "sentry", "control"},
 }
-FOLDERS = set(ALLOWED) | {"bench", "tests"}
+FOLDERS = set(ALLOWED) | {"bench", "tests", "examples"}
 DPDK_FOLDER = "dataplane/dpdk/"
 # What the stack itself may take from the C++ library: value types and algorithms, nothing that reads the world or waits.
 PURE_HEADERS = set("""algorithm any array bit bitset cassert cctype cerrno charconv cinttypes climits cmath compare concepts cstdarg

@@ -3,7 +3,6 @@
 #include <malloc.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -24,6 +23,7 @@
 #include "control/run/plan.h"
 #include "control/run/port_maker.h"
 #include "control/run/sentry_filter.h"
+#include "dataplane/system.h"
 #include "dataplane/worker.h"
 #include "netstack/stack.h"
 #include "netstack/sysctls.h"
@@ -34,39 +34,6 @@ namespace {
 
 using control::Type;
 
-class SystemRng final : public SecureRng {
- public:
-  void Fill(MutableBytes out) override {
-    while (!out.empty()) {
-      if (at_ == buffer_.size()) Refill();
-      const size_t n = std::min(out.size(), buffer_.size() - at_);
-      std::memcpy(out.data(), buffer_.data() + at_, n);
-      // What was given out must not be found in memory later.
-      std::memset(buffer_.data() + at_, 0, n);
-      at_ += n;
-      out = out.subspan(n);
-    }
-  }
-
- private:
-  void Refill() {
-    size_t have = 0;
-    while (have < buffer_.size()) {
-      const ssize_t n = getrandom(buffer_.data() + have, buffer_.size() - have, 0);
-      if (n > 0) have += static_cast<size_t>(n);
-    }
-    at_ = 0;
-  }
-  std::array<uint8_t, 256> buffer_{};
-  size_t at_ = buffer_.size();
-};
-
-Instant Now() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return Instant(now.tv_sec * int64_t{1000000000} + now.tv_nsec);
-}
-
 // A peer that acknowledges nothing for so long is dead to whoever waits for `sluice do` to end.
 constexpr Duration kDrainStall = Duration::Seconds(60);
 constexpr size_t kPacketMemory = size_t{512} << 20;
@@ -74,7 +41,7 @@ constexpr size_t kPacketMemory = size_t{512} << 20;
 class Sentry {
  public:
   explicit Sentry(SandboxPlan& plan)
-      : plan_(plan), pool_(kPacketMemory), stack_(Now(), rng_, pool_), worker_(MakeWorkerOptions(plan.flags), stack_),
+      : plan_(plan), pool_(kPacketMemory), stack_(MonotonicNow(), rng_, pool_), worker_(MakeWorkerOptions(plan.flags), stack_),
         native_options_(OpenNativeOptions(plan)),
         calls_(worker_, {.calls_fd = plan.calls.b.get(), .pool = &pool_, .net_raw = plan.flags.net_raw, .native_options = native_options_.get()}), mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
         ports_(plan, pool_), admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}) {}
@@ -282,7 +249,7 @@ class Sentry {
         ++owing;
         if (s.tcp) acknowledged += s.tcp->bytes_acked;
       }
-      const Instant now = Now();
+      const Instant now = MonotonicNow();
       const std::pair seen{owing, acknowledged};
       if (std::exchange(drain_seen_, seen) != seen) drain_progress_ = now;
       const bool stalled = owing != 0 && now - drain_progress_ >= kDrainStall;

@@ -16,6 +16,8 @@ namespace {
 
 // Of a super-segment: one mbuf holds it, and those count to 65535 with their headroom.
 constexpr uint32_t kMaxSuper = 65000;
+// net_af_xdp rings once a call, and the kernel moves 32 frames for that: what is more would wait for the next call.
+constexpr size_t kTxBurst = 32;
 constexpr int64_t kStuck = 1'000'000'000;  // ns; frames older than this are of no use to their receiver
 
 uint8_t LinkType(const Packet& frame) {
@@ -238,7 +240,7 @@ void DpdkPort::DropPending() {
 // Gives the device what it takes.
 void DpdkPort::Flush() {
   while (pending_next_ < pending_.size()) {
-    const auto count = static_cast<uint16_t>(std::min<size_t>(pending_.size() - pending_next_, 1024));
+    const auto count = static_cast<uint16_t>(std::min(pending_.size() - pending_next_, kTxBurst));
     rte_mbuf** first = pending_.data() + pending_next_;
     const uint16_t ready = device_->tx_offloads() == 0 ? count : rte_eth_tx_prepare(device_->port(), queue_, first, count);
     const uint16_t sent = rte_eth_tx_burst(device_->port(), queue_, first, ready);

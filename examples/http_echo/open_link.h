@@ -1,0 +1,22 @@
+// The device of the example: any port of the dataplane.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "dataplane/port.h"
+#include "xdp/xsk.h"
+
+namespace sluice::example {
+
+struct Opened {
+  XdpAttachment xdp;  // holds the program on the device
+  std::unique_ptr<Port> port;
+  MacAddress mac;
+  uint32_t mtu = 1500;
+};
+
+// `link`: packet, xdp, tap (makes the device) or dpdk (`device` is what DPDK calls one). An error's text, or nothing.
+std::string OpenLink(const std::string& link, const std::string& device, BlockPool& pool, Opened* out);
+
+}  // namespace sluice::example
