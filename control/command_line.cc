@@ -27,12 +27,15 @@ constexpr CommandSpec kCommands[] = {
      "signal or for --seconds. The kernel still gets its copy of what the packet port receives. --link=tap makes the device; with --link=dpdk a device is "
      "what DPDK calls one, such as net_af_xdp0,iface=eth0. --xdp-mode: auto, native, generic"},
     {"flags", "flags [--markdown]", "every global flag with default and allowed values"},
+    {"install", "install [--runtime=NAME] [--config=FILE] [--dry-run] [-- FLAG...]",
+     "makes sluice a runtime of Docker's (daemon.json), with these flags; keeps what else is there and a copy of the file"},
+    {"uninstall", "uninstall [--runtime=NAME] [--config=FILE] [--dry-run]", "takes it out again"},
     {"create", "create|run [--bundle=DIR] [--pid-file=FILE] [--console-socket=PATH] ... ID",
      "makes a container as runc does, with its network on our stack. Container engines call it; all options are runc's"},
     {"start", "start|state|kill|delete|exec|ps|list|events|update|pause|resume|spec|features ...", "as runc, whose arguments, output and exit status they have"},
 };
 
-constexpr std::string_view kLaterCommands[] = {"install", "uninstall", "capture", "checkpoint", "restore"};
+constexpr std::string_view kLaterCommands[] = {"capture", "checkpoint", "restore"};
 
 // What follows a flag's or a command's own options is not CLI11's to look at (it would interpret "--" and "[a,b]" in the arguments of
 // CMD), so the global flags and each command have a parser of their own, and all of them stop at the first other word.
@@ -131,6 +134,22 @@ Status ParseBench(const std::vector<std::string>& args, CommandLine* out) {
   return {};
 }
 
+Status ParseInstall(const std::vector<std::string>& args, CommandLine* out) {
+  InstallOptions& options = out->install;
+  CLI::App app;
+  CommandParser parser(&app, &out->help);
+  app.prefix_command();
+  app.add_option("--runtime", options.runtime);
+  app.add_option("--config", options.config);
+  app.add_flag("--dry-run", options.dry_run);
+  SLUICE_RETURN_IF_ERROR(parser.Parse(args));
+  options.flags = app.remaining();
+  if (options.flags.empty()) return {};
+  if (options.flags[0] != "--" || out->command == "uninstall") return UsageError(options.flags[0] + ": unknown argument of " + out->command + " (flags for the runtime stand behind --)");
+  options.flags.erase(options.flags.begin());
+  return {};
+}
+
 Status ParseQuery(const std::vector<std::string>& args, CommandLine* out) {
   QueryOptions& query = out->query;
   const bool names_sandbox = out->command != "sandboxes";
@@ -161,6 +180,7 @@ Status ParseCommand(const std::vector<std::string>& args, CommandLine* out) {
     return UsageError(command + ": unknown command (see sluice --help)");
   }
   if (command == "do") return ParseDo(args, out);
+  if (command == "install" || command == "uninstall") return ParseInstall(args, out);
   if (command == "flags") return ParseFlags(args, out);
   if (command == "bench") return ParseBench(args, out);
   return ParseQuery(args, out);

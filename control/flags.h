@@ -68,6 +68,14 @@ struct BenchOptions {
   bool json = false;
 };
 
+// `sluice install` and `uninstall`.
+struct InstallOptions {
+  std::string runtime = "sluice";
+  std::string config = "/etc/docker/daemon.json";
+  bool dry_run = false;
+  std::vector<std::string> flags;  // what stands behind "--"
+};
+
 struct CommandLine {
   Flags flags;
   std::string command;  // "do", "stats" ...; "help", "version" for the flags of that name
@@ -76,6 +84,7 @@ struct CommandLine {
   DoOptions do_options;
   BenchOptions bench;
   QueryOptions query;
+  InstallOptions install;
   std::vector<std::string> arguments;  // of an OCI command: runc judges them
 };
 

@@ -8,6 +8,7 @@
 #include "control/flags.h"
 #include "control/log.h"
 #include "control/oci/front_end.h"
+#include "control/oci/install.h"
 #include "control/query.h"
 #include "control/run/guard.h"
 
@@ -46,5 +47,6 @@ int main(int argc, char** argv) {
   if (line.command == "do") return RunDo(line);
   if (oci::IsCommand(line.command)) return oci::Run(line);
   if (line.command == "bench") return RunBench(line);
+  if (line.command == "install" || line.command == "uninstall") return oci::RunInstall(line);
   return RunQuery(line);
 }

@@ -36,6 +36,7 @@ const char* ModeName(NetworkMode mode) { return mode == NetworkMode::kHost ? "ho
 std::string LockPath(const Flags& flags, const NamespaceId& id) { return PathFor(flags, id, "lock"); }
 std::string StatePath(const Flags& flags, const NamespaceId& id) { return PathFor(flags, id, "json"); }
 std::string SocketPath(const Flags& flags, const NamespaceId& id) { return PathFor(flags, id, "sock"); }
+std::string GuardSocketPath(const Flags& flags, const NamespaceId& id) { return PathFor(flags, id, "guard"); }
 
 Status TakeNamespace(const SandboxPlan& plan, UniqueFd* lock) {
   SLUICE_RETURN_IF_ERROR(MakeRoot(plan.flags.root));
@@ -104,6 +105,7 @@ void RemoveRegistration(const SandboxPlan& plan) {
     return;
   }
   unlink(SocketPath(plan.flags, plan.netns_id).c_str());
+  unlink(GuardSocketPath(plan.flags, plan.netns_id).c_str());
   unlink(StatePath(plan.flags, plan.netns_id).c_str());
   unlink(LockPath(plan.flags, plan.netns_id).c_str());
 }

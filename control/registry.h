@@ -15,6 +15,7 @@ namespace sluice {
 std::string LockPath(const Flags& flags, const NamespaceId& id);
 std::string StatePath(const Flags& flags, const NamespaceId& id);
 std::string SocketPath(const Flags& flags, const NamespaceId& id);
+std::string GuardSocketPath(const Flags& flags, const NamespaceId& id);  // of containers: by it front ends speak to the guard
 
 // Makes the folder and takes the namespace: exclusively, or shared with other users of the kernel's stack (--network=host). The lock
 // lasts until the last holder of `lock` closes it.

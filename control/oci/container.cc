@@ -99,8 +99,6 @@ bool FindContainer(const std::string& id_prefix, Container* out) {
   return found == 1;
 }
 
-std::string GuardSocketPath(const NamespaceId& id) { return Format("%s/net-%llu.guard", kRunDirectory, static_cast<unsigned long long>(id.inode)); }
-
 Status ListenAt(const std::string& path, int type, UniqueFd* out) {
   sockaddr_un address{};
   if (!MakeAddress(path, &address)) return Status::Error(path + ": too long for a socket");

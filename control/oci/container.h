@@ -34,9 +34,6 @@ bool LoadContainer(const std::string& root, const std::string& id, Container* ou
 void RemoveFolder(const Container& container);
 // The ids of all containers begin so? Empty where none does or several do.
 bool FindContainer(const std::string& id_prefix, Container* out);
-// The socket by which the front ends speak to the guard of the sandbox of a network namespace.
-std::string GuardSocketPath(const NamespaceId& id);
-
 // An AF_UNIX listener at `path`, 0600.
 Status ListenAt(const std::string& path, int type, UniqueFd* out);
 // Invalid where nobody listens.

@@ -179,7 +179,7 @@ class Creation {
         joined = true;
         problem_ = Join();
         // `run` would go on for as long as the container does.
-        if (!problem_.ok()) RunQuietly(RuncCommand(container_.root, {"delete", "--force", container_.id}));
+        if (!problem_.ok() && command_ == "run") RunQuietly(RuncCommand(container_.root, {"kill", container_.id, "KILL"}));
         // What comes from here on is for the guard.
         listening_.Reset();
       }
@@ -189,6 +189,8 @@ class Creation {
     waitpid(pid, &status, __WALL);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     runc_failed_ = command_ == "create" ? code != 0 : !detached();
+    // A program that cannot be started: runc has said so.
+    if (code != 0 && init_gone_) problem_ = Status();
     return code;
   }
 
@@ -200,13 +202,16 @@ class Creation {
     UniqueFd netns(open(Format("/proc/%d/ns/net", delivery.pid).c_str(), O_RDONLY | O_CLOEXEC));
     ContainerRequest request;
     request.init = PidfdOpen(delivery.pid);
-    if (!netns || !request.init) return Status::Error("the container's init is gone");
+    init_gone_ = !netns || !request.init;
+    if (init_gone_) return Status::Error("the container's init is gone");
     container_.netns = *IdOfNamespace(netns.get());
     SLUICE_RETURN_IF_ERROR(SaveContainer(container_));
     request.container = container_;
     request.listening.Reset(fcntl(listening_.get(), F_DUPFD_CLOEXEC, 3));
     request.seccomp = std::move(delivery.seccomp);
-    return JoinSandbox(flags_, netns.get(), request);
+    const Status joined = JoinSandbox(flags_, netns.get(), request);
+    init_gone_ = WaitForEnd(request.init.get(), 0);
+    return joined;
   }
 
   // Nothing is left of a container that was not made, or of one that `run` has waited for.
@@ -225,6 +230,7 @@ class Creation {
   UniqueFd listening_;
   Status problem_;
   bool runc_failed_ = false;
+  bool init_gone_ = false;
 };
 
 int Say(const Status& status) {

@@ -46,6 +46,13 @@ Container FromJson(const json& j) {
   return c;
 }
 
+// The socket by which the front ends speak to the guard of a namespace.
+std::string GuardSocket(const NamespaceId& id) {
+  Flags flags;
+  flags.root = kRunDirectory;
+  return GuardSocketPath(flags, id);
+}
+
 // What the containers of one sandbox have to agree on.
 std::string Settings(const Flags& f) {
   json all{{"network", static_cast<int>(f.network)}, {"gso", f.gso},           {"software-gso", f.software_gso}, {"gro", f.gro},
@@ -106,7 +113,7 @@ class SandboxGuard {
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     SLUICE_RETURN_IF_ERROR(sandbox_.Take());
     taken_ = true;
-    SLUICE_RETURN_IF_ERROR(ListenAt(GuardSocketPath(plan_.netns_id), SOCK_SEQPACKET, &front_ends_));
+    SLUICE_RETURN_IF_ERROR(ListenAt(GuardSocket(plan_.netns_id), SOCK_SEQPACKET, &front_ends_));
     SLUICE_RETURN_IF_ERROR(sandbox_.Enter());
     SLUICE_RETURN_IF_ERROR(sandbox_.LookAtNamespace(&resolver_wanted_));
     SLUICE_RETURN_IF_ERROR(sandbox_.Start());
@@ -268,7 +275,7 @@ class SandboxGuard {
   }
 
   [[noreturn]] void End() {
-    unlink(GuardSocketPath(plan_.netns_id).c_str());
+    unlink(GuardSocket(plan_.netns_id).c_str());
     front_ends_.Reset();
     resolver_.Stop();
     sandbox_.Finish();
@@ -292,7 +299,7 @@ class SandboxGuard {
     }
     sandbox_.RelayLog();
     LogLine(LogLevel::kError, line);
-    unlink(GuardSocketPath(plan_.netns_id).c_str());
+    unlink(GuardSocket(plan_.netns_id).c_str());
     front_ends_.Reset();
     resolver_.Stop();
     sandbox_.Finish();
@@ -381,7 +388,7 @@ Status JoinSandbox(const Flags& flags, int netns, const ContainerRequest& reques
   constexpr timespec kPause{0, 50000000};
   std::string error;
   for (int i = 0; i < kTries; ++i) {
-    UniqueFd channel = ConnectTo(GuardSocketPath(*id), SOCK_SEQPACKET);
+    UniqueFd channel = ConnectTo(GuardSocket(*id), SOCK_SEQPACKET);
     if (!channel) SLUICE_RETURN_IF_ERROR(StartGuard(flags, netns, &channel));
     const Outcome outcome = Ask(channel.get(), message, fds, &error);
     if (outcome == Outcome::kDone) return {};
@@ -392,20 +399,20 @@ Status JoinSandbox(const Flags& flags, int netns, const ContainerRequest& reques
 }
 
 Status SynchronizeSandbox(const Container& container) {
-  UniqueFd channel = ConnectTo(GuardSocketPath(container.netns), SOCK_SEQPACKET);
+  UniqueFd channel = ConnectTo(GuardSocket(container.netns), SOCK_SEQPACKET);
   if (!channel) return Status::Error("the sandbox of container " + container.id + " has ended", kExitKilled);
   std::string error;
   return Ask(channel.get(), {{"op", "synchronize"}}, {}, &error) == Outcome::kDone ? Status() : Status::Error(error);
 }
 
 Status LeaveSandbox(const Container& container) {
-  UniqueFd channel = ConnectTo(GuardSocketPath(container.netns), SOCK_SEQPACKET);
+  UniqueFd channel = ConnectTo(GuardSocket(container.netns), SOCK_SEQPACKET);
   if (!channel) return {};  // it ended by itself
   std::string error;
   const Outcome outcome = Ask(channel.get(), {{"op", "remove"}, {"key", container.key()}}, {}, &error);
   return outcome == Outcome::kFailed ? Status::Error(error) : Status();
 }
 
-bool SandboxRuns(const NamespaceId& netns) { return static_cast<bool>(ConnectTo(GuardSocketPath(netns), SOCK_SEQPACKET)); }
+bool SandboxRuns(const NamespaceId& netns) { return static_cast<bool>(ConnectTo(GuardSocket(netns), SOCK_SEQPACKET)); }
 
 }  // namespace sluice::oci

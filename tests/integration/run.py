@@ -76,6 +76,7 @@ def main():
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--flags", default="")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--folder", default=HERE, help="of the tests; default: these")
     parser.add_argument("--result")
     options = parser.parse_args()
     if options.reference:
@@ -88,8 +89,9 @@ def main():
     if os.geteuid() != 0:
         sys.exit("tests/integration/run.py: network namespaces need root")
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    sys.path.insert(0, HERE)
-    tests = list(flatten(unittest.defaultTestLoader.discover(HERE, "test_*.py")))
+    folder = os.path.abspath(options.folder)
+    sys.path.insert(0, folder)
+    tests = list(flatten(unittest.defaultTestLoader.discover(folder, "test_*.py")))
     tests = [t for t in tests if re.search(options.filter, short(t))]
     if options.list:
         print("\n".join(short(t) for t in tests))
@@ -97,7 +99,7 @@ def main():
     result = Result()
     unittest.TestSuite(tests).run(result)
     failed = len(result.failures) + len(result.errors)
-    print(f"integration: {result.passed} passed, {failed} failed, {len(result.skipped)} skipped", flush=True)
+    print(f"{os.path.basename(folder)}: {result.passed} passed, {failed} failed, {len(result.skipped)} skipped", flush=True)
     if options.result:
         with open(options.result, "w", encoding="utf-8") as f:
             json.dump({"passed": result.passed, "failed": failed, "skipped": len(result.skipped), "failures": result.names}, f)
