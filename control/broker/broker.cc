@@ -14,6 +14,7 @@
 #include "control/broker/call_broker.h"
 #include "control/broker/net_change.h"
 #include "control/broker/port_opener.h"
+#include "control/broker/sentry_conduct.h"
 #include "control/broker/sysctl_reader.h"
 #include "control/log.h"
 #include "control/registry.h"
@@ -73,7 +74,10 @@ class Broker {
     control::Header header;
     std::string_view body;
     if (!control::Decode(record.data, &header, &body)) return;
-    if (header.type == Type::kDrain || header.type == Type::kSynchronize) SendToSentry(header.type, 0);
+    if (header.type == Type::kDrain || header.type == Type::kSynchronize) {
+      conduct_.OnAsked(header.type);
+      SendToSentry(header.type, 0);
+    }
     if (header.type == Type::kSandbox && record.fds.size() == 2) {
       sentry_ = std::move(record.fds[0]);
       keeper_ = std::move(record.fds[1]);
@@ -106,6 +110,7 @@ class Broker {
     call_thread_ = std::thread([this] {
       while (calls_->RunOnce(-1)) {
       }
+      if (calls_->violation() != nullptr) Fatal(std::string("the sentry broke the protocol of calls: ") + calls_->violation());
     });
     return true;
   }
@@ -120,7 +125,10 @@ class Broker {
     }
     control::Header header;
     std::string_view body;
-    if (record.truncated || !control::Decode(record.data, &header, &body)) return;
+    if (const char* wrong = conduct_.Judge(record.data, record.truncated, &header, &body)) {
+      sentry_gone_ = true;  // nothing more is heard from it
+      return Fatal(std::string("the sentry broke the control protocol: it sent ") + wrong);
+    }
     switch (header.type) {
       case Type::kReady: case Type::kDrained: SendToGuard(header.type); break;
       case Type::kFatal: Fatal(std::string(body.substr(0, 500))); break;
@@ -161,6 +169,7 @@ class Broker {
   std::vector<UniqueFd> programs_;    // pidfds of their inits
   PortOpener ports_;
   SysctlReader sysctls_;
+  SentryConduct conduct_;
   std::unique_ptr<NetChanger> changer_;
   std::unique_ptr<CallBroker> calls_;
   std::thread call_thread_;

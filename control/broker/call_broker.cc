@@ -28,6 +28,7 @@
 #include "control/broker/call_reader.h"
 #include "control/broker/call_writer.h"
 #include "control/broker/net_change.h"
+#include "control/broker/sentry_message.h"
 #include "control/broker/stand_in_finder.h"
 #include "sentry/options.h"
 
@@ -51,6 +52,8 @@ namespace {
 
 constexpr size_t kMaxListeners = 4096;
 constexpr int kFullSearchesPerSecond = 10;
+// What waits for a sentry that does not read. Beyond it nothing more is received from anybody until it has read.
+constexpr size_t kMaxQueuedBytes = size_t{4} << 20;
 
 struct Listener {
   UniqueFd fd;
@@ -119,6 +122,7 @@ class CallBroker::Impl {
   void AddListener(UniqueFd listener);
   bool RunOnce(int timeout_ms);
   Stats stats() const { return stats_; }
+  Violation violation() const { return violation_; }
 
  private:
   // Program side (call_broker.cc).
@@ -142,10 +146,15 @@ class CallBroker::Impl {
   bool TrySend(Bytes message, int fd);
   void FlushQueue();
   void OnCalls();
-  void OnMessage(Bytes message, UniqueFd fd);
-  void OnResult(Bytes message, UniqueFd fd);
+  void OnMessage(Bytes message, std::vector<UniqueFd> fds);
+  void OnResult(const ResultView& view, UniqueFd fd);
+  int WriteAndAnswer(const PendingCall& pending, const ResultView& view, UniqueFd fd, calls::Delivered* done);
+  void Refuse(Violation violation);
+  bool Congested() const { return queued_bytes_ > kMaxQueuedBytes; }
+  bool Open() const { return !sentry_gone_ && violation_ == Violation::kNone; }
   int Install(const PendingCall& pending, const calls::Result& result, int fd, int* number);
   int SendAnswer(const PendingCall& pending, int64_t value);
+  FoundSocket FetchInside(const calls::Fetch& fetch);
   void OnFetch(const calls::Fetch& fetch);
   void OnRunAhead(const calls::Fetch& whom, int sentry_end);
   void OnNetChange(const calls::NetChangeRequest& request);
@@ -162,7 +171,9 @@ class CallBroker::Impl {
   size_t sweep_at_ = 256;
   CallReader reader_;
   std::deque<Queued> queue_;
+  size_t queued_bytes_ = 0;
   bool sentry_gone_ = false;
+  Violation violation_ = Violation::kNone;
   Stats stats_;
   int64_t search_second_ = 0;
   int searches_ = 0;
@@ -211,21 +222,21 @@ void CallBroker::Impl::RemoveListener(uint16_t index) {
 // poll(2), not epoll: a listener's wake-up names the caller's core, and only a direct waiter is woken there; by way of an epoll
 // instance the scheduler would choose another, sleeping one, at ten times the price.
 bool CallBroker::Impl::RunOnce(int timeout_ms) {
-  const short room = queue_.empty() ? 0 : POLLOUT;
-  polled_.assign(1, {options_.calls_fd, static_cast<short>(POLLIN | room), 0});
+  const int wanted = (queue_.empty() ? 0 : POLLOUT) | (Congested() ? 0 : POLLIN);
+  polled_.assign(1, {options_.calls_fd, static_cast<short>(wanted), 0});
   polled_.push_back({wake_.get(), POLLIN, 0});
-  for (const auto& [index, listener] : listeners_) polled_.push_back({listener.fd.get(), POLLIN, 0});
-  if (poll(polled_.data(), polled_.size(), timeout_ms) <= 0) return !sentry_gone_;
+  for (const auto& [index, listener] : listeners_) polled_.push_back({Congested() ? -1 : listener.fd.get(), POLLIN, 0});
+  if (poll(polled_.data(), polled_.size(), timeout_ms) <= 0) return Open();
   if ((polled_[0].revents & POLLOUT) != 0) FlushQueue();
   if ((polled_[0].revents & ~POLLOUT) != 0) OnCalls();
   size_t i = 2;
-  for (auto it = listeners_.begin(); it != listeners_.end() && !sentry_gone_; ++i) {
+  for (auto it = listeners_.begin(); it != listeners_.end() && Open(); ++i) {
     const uint16_t index = it->first;
     ++it;  // the listener may be removed
     if (polled_[i].revents != 0) OnListener(index, polled_[i].revents);
   }
   if (polled_[1].revents != 0) TakeListeners();
-  return !sentry_gone_;
+  return Open();
 }
 
 void CallBroker::Impl::OnListener(uint16_t index, int events) {
@@ -276,7 +287,8 @@ bool CallBroker::Impl::NativeIsRight(const seccomp_data& data, pid_t tid, const 
   sockaddr_storage peer;
   socklen_t length = sizeof peer;
   if (data.nr == SYS_sendmsg || data.nr == SYS_sendmmsg) {
-    return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 && CallReader::PlainStreamSend(data, tid);
+    ThreadMemory memory(tid);
+    return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 && CallReader::PlainStreamSend(data, memory);
   }
   uint64_t flags = data.nr == SYS_recvfrom || data.nr == SYS_recvmmsg ? data.args[3] : data.args[2];
   if (data.nr != SYS_recvfrom && data.nr != SYS_recvmsg && data.nr != SYS_recvmmsg) return false;
@@ -338,7 +350,8 @@ void CallBroker::Impl::PassOn(uint16_t index, const seccomp_notif& notif, FoundS
   PendingCall& pending = Remember(tid);
   int error = 0;
   pending.envelope = Envelope{MessageType::kCall, 0, index, notif.pid, notif.id};
-  if (!reader_.Read(notif.data, tid, found.is_stream, &pending, &error)) {
+  ThreadMemory memory(tid);
+  if (!reader_.Read(notif.data, memory, found.is_stream, &pending, &error)) {
     ++stats_.faults;
     pending_.erase(tid);
     return Answer(index, notif.id, -error, false);
@@ -400,16 +413,19 @@ bool CallBroker::Impl::TrySend(Bytes message, int fd) {
 void CallBroker::Impl::Send(Bytes message, int fd, UniqueFd owned) {
   if (sentry_gone_) return;
   if (queue_.empty() && TrySend(message, fd)) return;
-  // Bounded: every thread of the sandbox has at most one call under way, and a few messages answer each one of the sentry's.
+  queued_bytes_ += message.size();
   queue_.push_back({std::vector<uint8_t>(message.begin(), message.end()), std::move(owned)});
 }
 
 void CallBroker::Impl::FlushQueue() {
-  while (!queue_.empty() && TrySend(queue_.front().bytes, queue_.front().fd.get())) queue_.pop_front();
+  while (!queue_.empty() && TrySend(queue_.front().bytes, queue_.front().fd.get())) {
+    queued_bytes_ -= queue_.front().bytes.size();
+    queue_.pop_front();
+  }
 }
 
 void CallBroker::Impl::OnCalls() {
-  for (int i = 0; i < 64; ++i) {
+  for (int i = 0; i < 64 && Open() && !Congested(); ++i) {
     iovec iov{incoming_.data(), incoming_.size()};
     alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
     msghdr h{};
@@ -423,47 +439,38 @@ void CallBroker::Impl::OnCalls() {
       sentry_gone_ = true;
       return;
     }
-    UniqueFd fd;
+    std::vector<UniqueFd> fds;
     for (cmsghdr* c = CMSG_FIRSTHDR(&h); c != nullptr; c = CMSG_NXTHDR(&h, c)) {
       if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
       size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
       for (size_t k = 0; k < count; ++k) {
         int received;
         memcpy(&received, CMSG_DATA(c) + k * sizeof(int), sizeof received);
-        fd.reset(received);  // more than one: only the last is kept
+        fds.emplace_back(received);
       }
     }
-    if ((h.msg_flags & MSG_TRUNC) != 0) {
-      ++stats_.refused;
-      continue;
-    }
-    OnMessage({incoming_.data(), static_cast<size_t>(n)}, std::move(fd));
+    if ((h.msg_flags & MSG_TRUNC) != 0) return Refuse(Violation::kLongMessage);
+    if ((h.msg_flags & MSG_CTRUNC) != 0) return Refuse(Violation::kDescriptor);
+    OnMessage({incoming_.data(), static_cast<size_t>(n)}, std::move(fds));
   }
 }
 
-void CallBroker::Impl::OnMessage(Bytes message, UniqueFd fd) {
-  if (message.size() < sizeof(Envelope)) {
-    ++stats_.refused;
-    return;
-  }
-  MessageType type = static_cast<MessageType>(message[0]);
-  if (type == MessageType::kResult) return OnResult(message, std::move(fd));
-  if (type == MessageType::kFetch && message.size() == sizeof(calls::Fetch)) {
-    calls::Fetch fetch;
-    memcpy(&fetch, message.data(), sizeof fetch);
-    return OnFetch(fetch);
-  }
-  if (type == MessageType::kRunAhead && message.size() == sizeof(calls::Fetch)) {
-    calls::Fetch whom;
-    memcpy(&whom, message.data(), sizeof whom);
-    return OnRunAhead(whom, fd.get());
-  }
-  if (type == MessageType::kNetChange && message.size() == sizeof(calls::NetChangeRequest)) {
-    calls::NetChangeRequest request;
-    memcpy(&request, message.data(), sizeof request);
-    return OnNetChange(request);
-  }
+// The sentry is broken or was taken over: nothing more is heard from it, and the sandbox ends.
+void CallBroker::Impl::Refuse(Violation violation) {
   ++stats_.refused;
+  violation_ = violation;
+}
+
+void CallBroker::Impl::OnMessage(Bytes message, std::vector<UniqueFd> fds) {
+  SentryMessage parsed;
+  const Violation violation = ParseSentryMessage(message, fds.size(), &parsed);
+  if (violation != Violation::kNone) return Refuse(violation);
+  switch (parsed.type) {
+    case MessageType::kResult: return OnResult(parsed.result, fds.empty() ? UniqueFd() : std::move(fds[0]));
+    case MessageType::kFetch: return OnFetch(parsed.fetch);
+    case MessageType::kRunAhead: return OnRunAhead(parsed.fetch, fds.empty() ? -1 : fds[0].get());
+    default: return OnNetChange(parsed.change);
+  }
 }
 
 int CallBroker::Impl::SendAnswer(const PendingCall& pending, int64_t value) {
@@ -495,45 +502,58 @@ int CallBroker::Impl::Install(const PendingCall& pending, const calls::Result& r
   return SendAnswer(pending, -error) == 0 ? error : ENOENT;
 }
 
-void CallBroker::Impl::OnResult(Bytes message, UniqueFd fd) {
-  ResultView view;
-  if (!ParseResult(message, &view)) {
-    ++stats_.refused;
-    return;
-  }
+void CallBroker::Impl::OnResult(const ResultView& view, UniqueFd fd) {
   const calls::Result& result = *view.header;
   calls::Delivered done;
   done.envelope = result.envelope;
   done.envelope.type = MessageType::kDelivered;
+  done.error = ENOENT;
   auto it = pending_.find(static_cast<pid_t>(result.envelope.tid));
-  if (it == pending_.end() || it->second.envelope.id != result.envelope.id || it->second.envelope.listener != result.envelope.listener) {
-    done.error = ENOENT;
-    return Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
-  }
-  const PendingCall& pending = it->second;
-  int64_t value = result.value;
-  if (!StillValid(pending.envelope.listener, pending.envelope.id)) {
-    done.error = ENOENT;
-  } else if (value >= 0) {
-    done.error = WriteResult(pending, view, &done.parts);
-    if (done.error == EPROTO) ++stats_.refused;
-    // A fault behind the first message of a vector only shortens the answer.
-    bool partial = done.error != 0 && done.parts > 0 && pending.kind == CallKind::kReceive && pending.nr == SYS_recvmmsg;
-    if (partial) {
-      value = done.parts;
-      done.error = 0;
-    } else if (done.error != 0) {
-      value = -(done.error == EPROTO ? EIO : done.error);
-    }
-  }
-  if (done.error != ENOENT) {
-    int delivered = fd && value >= 0 ? Install(pending, result, fd.get(), &done.fd) : SendAnswer(pending, value);
-    if (delivered != 0) done.error = delivered;
+  if (it != pending_.end() && it->second.envelope.id == result.envelope.id && it->second.envelope.listener == result.envelope.listener) {
+    done.error = WriteAndAnswer(it->second, view, std::move(fd), &done);
+    if (!Open()) return;  // not answered: the sandbox ends
+    pending_.erase(it);
   }
   if (done.error == ENOENT) ++stats_.dead;
   if (done.error == EFAULT) ++stats_.faults;
-  pending_.erase(it);
   Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
+}
+
+// What to tell the sentry (calls::Delivered::error).
+int CallBroker::Impl::WriteAndAnswer(const PendingCall& pending, const ResultView& view, UniqueFd fd, calls::Delivered* done) {
+  if (!StillValid(pending.envelope.listener, pending.envelope.id)) return ENOENT;
+  int64_t value = view.header->value;
+  int error = 0;
+  if (fd && pending.kind != CallKind::kAccept) {
+    Refuse(Violation::kDescriptor);
+    return 0;
+  }
+  if (value >= 0) {
+    ThreadMemory memory(static_cast<pid_t>(pending.envelope.tid));
+    error = WriteResult(pending, view, memory, &done->parts);
+    if (error == EPROTO) {
+      Refuse(Violation::kMisfit);
+      return 0;
+    }
+    // A fault behind the first message of a vector only shortens the answer.
+    const bool partial = error != 0 && done->parts > 0 && pending.kind == CallKind::kReceive && pending.nr == SYS_recvmmsg;
+    if (partial) {
+      value = done->parts;
+      error = 0;
+    } else if (error != 0) {
+      value = -error;
+    }
+  }
+  const int delivered = fd && value >= 0 ? Install(pending, *view.header, fd.get(), &done->fd) : SendAnswer(pending, value);
+  return delivered != 0 ? delivered : error;
+}
+
+// Descriptors of the sandbox's processes only: even to look at a foreign file and close it again is felt by its owner.
+FoundSocket CallBroker::Impl::FetchInside(const calls::Fetch& fetch) {
+  const auto listener = listeners_.find(fetch.envelope.listener);
+  const pid_t tid = static_cast<pid_t>(fetch.envelope.tid);
+  if (listener == listeners_.end() || !StandInFinder::IsInside(tid, listener->second.pid_namespace)) return {};
+  return finder_.Fetch(tid, fetch.fd);
 }
 
 void CallBroker::Impl::OnFetch(const calls::Fetch& fetch) {
@@ -545,14 +565,14 @@ void CallBroker::Impl::OnFetch(const calls::Fetch& fetch) {
     searches_ = 0;
   }
   auto listener = listeners_.find(fetch.envelope.listener);
-  uint64_t pid_namespace = listener == listeners_.end() ? 0 : listener->second.pid_namespace;
-  FoundSocket first = finder_.Fetch(static_cast<pid_t>(fetch.envelope.tid), fetch.fd);
+  const uint64_t pid_namespace = listener == listeners_.end() ? 0 : listener->second.pid_namespace;
+  FoundSocket first = FetchInside(fetch);
   UniqueFd fd;
   if (first.is_stand_in && first.cookie == fetch.cookie) {
     fd = std::move(first.fd);
   } else if (pid_namespace != 0 && ++searches_ <= kFullSearchesPerSecond) {
     first.fd.reset();
-    fd = finder_.Find(static_cast<pid_t>(fetch.envelope.tid), fetch.fd, fetch.cookie, fetch.inode, pid_namespace);
+    fd = finder_.Find(fetch.cookie, fetch.inode, pid_namespace);
   }
   calls::Fetched reply;
   reply.envelope = fetch.envelope;
@@ -567,7 +587,7 @@ void CallBroker::Impl::OnFetch(const calls::Fetch& fetch) {
 void CallBroker::Impl::OnRunAhead(const calls::Fetch& whom, int sentry_end) {
   const auto widen = [](int fd) { setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &calls::kRunAheadBytes, sizeof(int)); };
   if (sentry_end >= 0) widen(sentry_end);
-  const FoundSocket program_end = finder_.Fetch(static_cast<pid_t>(whom.envelope.tid), whom.fd);
+  const FoundSocket program_end = FetchInside(whom);
   if (program_end.is_stand_in && program_end.cookie == whom.cookie) widen(program_end.fd.get());
 }
 
@@ -577,12 +597,14 @@ void CallBroker::Impl::OnNetChange(const calls::NetChangeRequest& request) {
   reply.envelope.type = MessageType::kNetChanged;
   reply.token = request.token;
   reply.result.error = EPERM;
+  // The call must be one that is under way, and the thread the one that makes it.
+  auto it = pending_.find(static_cast<pid_t>(request.envelope.tid));
+  const bool under_way = it != pending_.end() && it->second.envelope.id == request.envelope.id &&
+                         it->second.envelope.listener == request.envelope.listener;
+  if (under_way && it->second.kind != CallKind::kSend && it->second.kind != CallKind::kIoctl) return Refuse(Violation::kForeignChange);
   if (options_.apply_change) {
-    bool allowed = HasCapabilityOverNetns(static_cast<pid_t>(request.envelope.tid), options_.target_netns_fd, CAP_NET_ADMIN);
-    // The call must be one that is under way, and the thread the one that makes it.
-    auto it = pending_.find(static_cast<pid_t>(request.envelope.tid));
-    allowed = allowed && it != pending_.end() && it->second.envelope.id == request.envelope.id &&
-              it->second.envelope.listener == request.envelope.listener && StillValid(request.envelope.listener, request.envelope.id);
+    bool allowed = under_way && HasCapabilityOverNetns(static_cast<pid_t>(request.envelope.tid), options_.target_netns_fd, CAP_NET_ADMIN);
+    allowed = allowed && StillValid(request.envelope.listener, request.envelope.id);
     reply.result = options_.apply_change(request.change, allowed);
   }
   Send({reinterpret_cast<uint8_t*>(&reply), sizeof reply}, -1, UniqueFd());
@@ -593,5 +615,6 @@ CallBroker::~CallBroker() = default;
 void CallBroker::AddListener(UniqueFd listener) { impl_->AddListener(std::move(listener)); }
 bool CallBroker::RunOnce(int timeout_ms) { return impl_->RunOnce(timeout_ms); }
 CallBroker::Stats CallBroker::stats() const { return impl_->stats(); }
+const char* CallBroker::violation() const { return impl_->violation() == Violation::kNone ? nullptr : ToText(impl_->violation()); }
 
 }  // namespace sluice

@@ -34,7 +34,7 @@ class CallBroker {
     uint64_t passed = 0;       // to the sentry
     uint64_t faults = 0;       // bad pointers of the program
     uint64_t dead = 0;         // interrupted, or the caller died, before an answer
-    uint64_t refused = 0;      // messages of the sentry that named no pending call or did not parse
+    uint64_t refused = 0;      // messages of the sentry that broke the protocol
     uint64_t fetches = 0;
   };
 
@@ -47,10 +47,12 @@ class CallBroker {
   // receives. It is closed when its last task is gone; at once (its calls fail with ENOSYS) where 4096 are open already.
   void AddListener(UniqueFd listener);
 
-  // Handles what is ready; waits up to `timeout_ms` for it (-1: no limit). False when the sentry's end of the channel is gone: the
-  // sandbox has to be ended (its calls wait until then; none is answered by other means).
+  // Handles what is ready; waits up to `timeout_ms` for it (-1: no limit). False when the sentry's end of the channel is gone, or the
+  // sentry broke the protocol: the sandbox has to be ended (its calls wait until then; none is answered by other means).
   bool RunOnce(int timeout_ms);
 
+  // What the sentry did that no sentry does, in words; nullptr where it did nothing of the kind.
+  const char* violation() const;
   Stats stats() const;
 
  private:

@@ -25,14 +25,14 @@ bool IsSend(int nr) { return nr == SYS_sendmsg || nr == SYS_sendmmsg; }
 bool IsVector(int nr) { return nr == SYS_sendmmsg || nr == SYS_recvmmsg; }
 
 // Reads struct msghdr and its vector; `ranges` gets the buffers. 0 or an errno, as ___sys_sendmsg and ___sys_recvmsg have them.
-int ReadHeader(pid_t tid, uint64_t address, msghdr* header, std::vector<RemoteRange>* ranges, uint64_t* total) {
-  if (!ReadObject(tid, address, header)) return EFAULT;
+int ReadHeader(CallerMemory& memory, uint64_t address, msghdr* header, std::vector<RemoteRange>* ranges, uint64_t* total) {
+  if (!ReadObject(memory, address, header)) return EFAULT;
   if (header->msg_name == nullptr) header->msg_namelen = 0;
   if (static_cast<int>(header->msg_namelen) < 0) return EINVAL;
   header->msg_namelen = std::min<socklen_t>(header->msg_namelen, calls::kMaxAddress);
   if (header->msg_iovlen > kMaxVector) return EMSGSIZE;
   std::vector<iovec> vec(header->msg_iovlen);
-  if (!ReadMemory(tid, reinterpret_cast<uint64_t>(header->msg_iov), {reinterpret_cast<uint8_t*>(vec.data()), vec.size() * sizeof(iovec)})) {
+  if (!memory.Read(reinterpret_cast<uint64_t>(header->msg_iov), {reinterpret_cast<uint8_t*>(vec.data()), vec.size() * sizeof(iovec)})) {
     return EFAULT;
   }
   *total = 0;
@@ -58,35 +58,35 @@ void CallReader::Begin(CallKind kind, size_t parts) {
   call().timeout_ms = 0xffffffff;
 }
 
-int CallReader::AppendMemory(pid_t tid, uint64_t address, size_t length) {
+int CallReader::AppendMemory(CallerMemory& memory, uint64_t address, size_t length) {
   if (size_ + length > buffer_.size()) return EMSGSIZE;
-  if (!ReadMemory(tid, address, {buffer_.data() + size_, length})) return EFAULT;
+  if (!memory.Read(address, {buffer_.data() + size_, length})) return EFAULT;
   size_ += length;
   return 0;
 }
 
-int CallReader::AppendGather(pid_t tid, const std::vector<RemoteRange>& ranges, size_t length) {
+int CallReader::AppendGather(CallerMemory& memory, const std::vector<RemoteRange>& ranges, size_t length) {
   if (size_ + length > buffer_.size()) return EMSGSIZE;
-  if (GatherMemory(tid, ranges, {buffer_.data() + size_, length}) != length) return EFAULT;
+  if (memory.Gather(ranges, {buffer_.data() + size_, length}) != length) return EFAULT;
   size_ += length;
   return 0;
 }
 
-int CallReader::ReadName(pid_t tid, uint64_t address, uint64_t length_argument) {
+int CallReader::ReadName(CallerMemory& memory, uint64_t address, uint64_t length_argument) {
   int length = static_cast<int>(length_argument);
   if (length < 0 || length > static_cast<int>(calls::kMaxAddress)) return EINVAL;
   part(0).has_name = 1;
   part(0).name_length = static_cast<uint32_t>(length);
-  return AppendMemory(tid, address, static_cast<size_t>(length));
+  return AppendMemory(memory, address, static_cast<size_t>(length));
 }
 
-int CallReader::ReadNameTarget(pid_t tid, uint64_t address, uint64_t length_field, PendingCall* pending) {
+int CallReader::ReadNameTarget(CallerMemory& memory, uint64_t address, uint64_t length_field, PendingCall* pending) {
   ResultTarget& target = pending->targets.emplace_back();
   if (address == 0) {
     // NULL means "no address wanted" to accept and recvfrom; to the others it is an address like any other.
     bool optional = call().kind == CallKind::kAccept || call().kind == CallKind::kReceive;
     int length = 0;
-    if (!optional && (!ReadObject(tid, length_field, &length) || length > 0)) pending->late_error = EFAULT;
+    if (!optional && (!ReadObject(memory, length_field, &length) || length > 0)) pending->late_error = EFAULT;
     return 0;
   }
   part(0).has_name = 1;
@@ -94,7 +94,7 @@ int CallReader::ReadNameTarget(pid_t tid, uint64_t address, uint64_t length_fiel
   target.name_length_field = length_field;
   int length = 0;
   // Linux reads the length after the call's work: ENOTCONN and the like come first.
-  if (!ReadObject(tid, length_field, &length)) {
+  if (!ReadObject(memory, length_field, &length)) {
     pending->late_error = EFAULT;
   } else if (length < 0) {
     pending->late_error = EINVAL;
@@ -105,7 +105,7 @@ int CallReader::ReadNameTarget(pid_t tid, uint64_t address, uint64_t length_fiel
   return 0;
 }
 
-int CallReader::ReadSetOption(pid_t tid, const uint64_t* args) {
+int CallReader::ReadSetOption(CallerMemory& memory, const uint64_t* args) {
   Begin(CallKind::kSetSockOpt, 1);
   int length = static_cast<int>(args[4]);
   if (length < 0) return EINVAL;
@@ -114,18 +114,18 @@ int CallReader::ReadSetOption(pid_t tid, const uint64_t* args) {
   // The kernel reads as much as the option has, whatever length is claimed: what lies beyond need not be there.
   for (size_t shorter : {size_t{256}, size_t{64}, size_t{16}}) {
     part(0).data_length = static_cast<uint32_t>(copied);
-    const int error = AppendMemory(tid, args[3], copied);
+    const int error = AppendMemory(memory, args[3], copied);
     if (error != EFAULT || copied <= shorter) return error;
     copied = shorter;
   }
   part(0).data_length = static_cast<uint32_t>(copied);
-  return AppendMemory(tid, args[3], copied);
+  return AppendMemory(memory, args[3], copied);
 }
 
-int CallReader::ReadGetOption(pid_t tid, const uint64_t* args, PendingCall* pending) {
+int CallReader::ReadGetOption(CallerMemory& memory, const uint64_t* args, PendingCall* pending) {
   Begin(CallKind::kGetSockOpt, 1);
   int length = 0;
-  if (!ReadObject(tid, args[4], &length)) return EFAULT;
+  if (!ReadObject(memory, args[4], &length)) return EFAULT;
   if (length < 0) return EINVAL;
   part(0).total_length = static_cast<uint32_t>(length);
   ResultTarget& target = pending->targets.emplace_back();
@@ -135,23 +135,23 @@ int CallReader::ReadGetOption(pid_t tid, const uint64_t* args, PendingCall* pend
   return 0;
 }
 
-int CallReader::ReadSendTo(pid_t tid, const uint64_t* args) {
+int CallReader::ReadSendTo(CallerMemory& memory, const uint64_t* args) {
   Begin(CallKind::kSend, 1);
   uint64_t total = std::min<uint64_t>(args[2], kMaxTransfer);
   part(0).total_length = static_cast<uint32_t>(total);
   part(0).flags = static_cast<uint32_t>(args[3]);
   if (args[4] != 0) {
-    if (int error = ReadName(tid, args[4], args[5])) return error;
+    if (int error = ReadName(memory, args[4], args[5])) return error;
   }
   size_t copied = std::min<uint64_t>(total, calls::kMaxData);
   part(0).data_length = static_cast<uint32_t>(copied);
-  return AppendMemory(tid, args[1], copied);
+  return AppendMemory(memory, args[1], copied);
 }
 
-int CallReader::ReadReceiveFrom(pid_t tid, const uint64_t* args, PendingCall* pending) {
+int CallReader::ReadReceiveFrom(CallerMemory& memory, const uint64_t* args, PendingCall* pending) {
   Begin(CallKind::kReceive, 1);
   part(0).flags = static_cast<uint32_t>(args[3]);
-  if (int error = ReadNameTarget(tid, args[4], args[5], pending)) return error;
+  if (int error = ReadNameTarget(memory, args[4], args[5], pending)) return error;
   uint64_t total = std::min<uint64_t>(args[2], kMaxTransfer);
   ResultTarget& target = pending->targets.front();
   target.data.push_back({args[1], total});
@@ -161,11 +161,11 @@ int CallReader::ReadReceiveFrom(pid_t tid, const uint64_t* args, PendingCall* pe
   return 0;
 }
 
-int CallReader::ReadSendHeader(pid_t tid, uint64_t header, uint32_t flags, size_t index, size_t room, bool is_stream) {
+int CallReader::ReadSendHeader(CallerMemory& memory, uint64_t header, uint32_t flags, size_t index, size_t room, bool is_stream) {
   msghdr h;
   std::vector<RemoteRange> ranges;
   uint64_t total = 0;
-  if (int error = ReadHeader(tid, header, &h, &ranges, &total)) return error;
+  if (int error = ReadHeader(memory, header, &h, &ranges, &total)) return error;
   if (h.msg_controllen > INT_MAX || h.msg_controllen > calls::kMaxControl) return ENOBUFS;
   Part& p = part(index);
   p.flags = flags;
@@ -177,22 +177,22 @@ int CallReader::ReadSendHeader(pid_t tid, uint64_t header, uint32_t flags, size_
   if (h.msg_name != nullptr) {
     p.has_name = 1;
     p.name_length = h.msg_namelen;
-    if (int error = AppendMemory(tid, reinterpret_cast<uint64_t>(h.msg_name), h.msg_namelen)) return error;
+    if (int error = AppendMemory(memory, reinterpret_cast<uint64_t>(h.msg_name), h.msg_namelen)) return error;
   }
   if (h.msg_controllen > 0) {
     if (size_ + h.msg_controllen + copied > buffer_.size()) return index > 0 ? E2BIG : ENOBUFS;
     p.has_control = 1;
     p.control_length = static_cast<uint32_t>(h.msg_controllen);
-    if (int error = AppendMemory(tid, reinterpret_cast<uint64_t>(h.msg_control), h.msg_controllen)) return error;
+    if (int error = AppendMemory(memory, reinterpret_cast<uint64_t>(h.msg_control), h.msg_controllen)) return error;
   }
   p.data_length = static_cast<uint32_t>(copied);
-  return AppendGather(tid, ranges, copied);
+  return AppendGather(memory, ranges, copied);
 }
 
-int CallReader::ReadReceiveHeader(pid_t tid, uint64_t header, uint32_t flags, size_t index, size_t room, ResultTarget* target) {
+int CallReader::ReadReceiveHeader(CallerMemory& memory, uint64_t header, uint32_t flags, size_t index, size_t room, ResultTarget* target) {
   msghdr h;
   uint64_t total = 0;
-  if (int error = ReadHeader(tid, header, &h, &target->data, &total)) return error;
+  if (int error = ReadHeader(memory, header, &h, &target->data, &total)) return error;
   uint64_t capacity = std::min<uint64_t>(total, calls::kMaxData);
   if (capacity > room) return E2BIG;
   target->header = header;
@@ -212,7 +212,7 @@ int CallReader::ReadReceiveHeader(pid_t tid, uint64_t header, uint32_t flags, si
   return 0;
 }
 
-int CallReader::ReadMessages(const seccomp_data& data, pid_t tid, bool is_stream, PendingCall* pending) {
+int CallReader::ReadMessages(const seccomp_data& data, CallerMemory& memory, bool is_stream, PendingCall* pending) {
   bool send = IsSend(data.nr), vector = IsVector(data.nr);
   size_t wanted = vector ? std::min<size_t>(static_cast<uint32_t>(data.args[2]), kMaxVector) : 1;
   size_t count = std::min(wanted, calls::kMaxParts);
@@ -220,7 +220,7 @@ int CallReader::ReadMessages(const seccomp_data& data, pid_t tid, bool is_stream
   Begin(send ? CallKind::kSend : CallKind::kReceive, count);
   if (data.nr == SYS_recvmmsg && data.args[4] != 0) {
     timespec t;
-    if (!ReadObject(tid, data.args[4], &t)) return EFAULT;
+    if (!ReadObject(memory, data.args[4], &t)) return EFAULT;
     if (t.tv_sec < 0 || t.tv_nsec < 0 || t.tv_nsec >= 1000000000) return EINVAL;
     call().timeout_ms = static_cast<uint32_t>(std::min<int64_t>(t.tv_sec, 4000000) * 1000 + (t.tv_nsec + 999999) / 1000000);
   }
@@ -230,7 +230,7 @@ int CallReader::ReadMessages(const seccomp_data& data, pid_t tid, bool is_stream
     ResultTarget& target = pending->targets.emplace_back();
     target.header = header;
     size_t before = size_;
-    int error = send ? ReadSendHeader(tid, header, flags, i, room, is_stream) : ReadReceiveHeader(tid, header, flags, i, room, &target);
+    int error = send ? ReadSendHeader(memory, header, flags, i, room, is_stream) : ReadReceiveHeader(memory, header, flags, i, room, &target);
     if (error != 0) {
       if (i == 0) return error;
       // What came before goes ahead, as Linux has it; the error shows at the next call.
@@ -248,7 +248,7 @@ int CallReader::ReadMessages(const seccomp_data& data, pid_t tid, bool is_stream
   return 0;
 }
 
-int CallReader::ReadIoctl(pid_t tid, const uint64_t* args, PendingCall* pending) {
+int CallReader::ReadIoctl(CallerMemory& memory, const uint64_t* args, PendingCall* pending) {
   Begin(CallKind::kIoctl, 1);
   ResultTarget& target = pending->targets.emplace_back();
   std::optional<netlink::IoctlShape> shape = netlink::ShapeOfIoctl(static_cast<uint32_t>(args[1]));
@@ -263,17 +263,18 @@ int CallReader::ReadIoctl(pid_t tid, const uint64_t* args, PendingCall* pending)
   size_t extra = 0;
   uint64_t pointer = 0;
   std::vector<uint8_t> argument(shape->argument);
-  if (!ReadMemory(tid, args[2], argument)) return EFAULT;
+  if (!memory.Read(args[2], argument)) return EFAULT;
   std::vector<uint8_t> second;
   if (shape->pointer_offset >= 0 && static_cast<size_t>(shape->pointer_offset) + 8 <= argument.size()) {
     memcpy(&pointer, argument.data() + shape->pointer_offset, 8);
     if (pointer != 0 && shape->extra_read_max > 0) {
       second.resize(shape->extra_read_max);
       RemoteRange range{pointer, second.size()};
-      extra = GatherMemory(tid, {&range, 1}, second);
+      extra = memory.Gather({&range, 1}, second);
       if (extra < shape->extra_read_min) return EFAULT;
     }
     pending->extra = pointer;
+    pending->extra_room = netlink::IoctlExtraRoom(static_cast<uint32_t>(args[1]), argument, Bytes(second).first(extra));
   }
   if (size_ + argument.size() + extra > buffer_.size()) return EINVAL;
   part(0).control_length = static_cast<uint32_t>(extra);
@@ -284,7 +285,7 @@ int CallReader::ReadIoctl(pid_t tid, const uint64_t* args, PendingCall* pending)
   return 0;
 }
 
-int CallReader::Dispatch(const seccomp_data& data, pid_t tid, bool is_stream, PendingCall* pending) {
+int CallReader::Dispatch(const seccomp_data& data, CallerMemory& memory, bool is_stream, PendingCall* pending) {
   uint64_t args[6];
   memcpy(args, data.args, sizeof args);
   switch (data.nr) {
@@ -294,30 +295,30 @@ int CallReader::Dispatch(const seccomp_data& data, pid_t tid, bool is_stream, Pe
     case SYS_bind:
     case SYS_connect:
       Begin(data.nr == SYS_bind ? CallKind::kBind : CallKind::kConnect, 1);
-      return ReadName(tid, args[1], args[2]);
+      return ReadName(memory, args[1], args[2]);
     case SYS_accept:
-    case SYS_accept4: Begin(CallKind::kAccept, 1); return ReadNameTarget(tid, args[1], args[2], pending);
-    case SYS_getsockname: Begin(CallKind::kGetSockName, 1); return ReadNameTarget(tid, args[1], args[2], pending);
-    case SYS_getpeername: Begin(CallKind::kGetPeerName, 1); return ReadNameTarget(tid, args[1], args[2], pending);
-    case SYS_getsockopt: return ReadGetOption(tid, args, pending);
-    case SYS_setsockopt: return ReadSetOption(tid, args);
-    case SYS_sendto: return ReadSendTo(tid, args);
-    case SYS_recvfrom: return ReadReceiveFrom(tid, args, pending);
+    case SYS_accept4: Begin(CallKind::kAccept, 1); return ReadNameTarget(memory, args[1], args[2], pending);
+    case SYS_getsockname: Begin(CallKind::kGetSockName, 1); return ReadNameTarget(memory, args[1], args[2], pending);
+    case SYS_getpeername: Begin(CallKind::kGetPeerName, 1); return ReadNameTarget(memory, args[1], args[2], pending);
+    case SYS_getsockopt: return ReadGetOption(memory, args, pending);
+    case SYS_setsockopt: return ReadSetOption(memory, args);
+    case SYS_sendto: return ReadSendTo(memory, args);
+    case SYS_recvfrom: return ReadReceiveFrom(memory, args, pending);
     case SYS_sendmsg:
     case SYS_recvmsg:
     case SYS_sendmmsg:
-    case SYS_recvmmsg: return ReadMessages(data, tid, is_stream, pending);
-    case SYS_ioctl: return ReadIoctl(tid, args, pending);
+    case SYS_recvmmsg: return ReadMessages(data, memory, is_stream, pending);
+    case SYS_ioctl: return ReadIoctl(memory, args, pending);
     default: return ENOSYS;
   }
 }
 
-bool CallReader::Read(const seccomp_data& data, pid_t tid, bool is_stream, PendingCall* pending, int* error) {
+bool CallReader::Read(const seccomp_data& data, CallerMemory& memory, bool is_stream, PendingCall* pending, int* error) {
   pending->targets.clear();
-  pending->extra = 0;
+  pending->extra = pending->extra_room = 0;
   pending->option_length_field = 0;
   pending->late_error = 0;
-  *error = Dispatch(data, tid, is_stream, pending);
+  *error = Dispatch(data, memory, is_stream, pending);
   if (*error != 0) return false;
   pending->kind = call().kind;
   pending->nr = data.nr;
@@ -327,16 +328,16 @@ bool CallReader::Read(const seccomp_data& data, pid_t tid, bool is_stream, Pendi
   return true;
 }
 
-bool CallReader::PlainStreamSend(const seccomp_data& data, pid_t tid) {
+bool CallReader::PlainStreamSend(const seccomp_data& data, CallerMemory& memory) {
   if (data.nr == SYS_sendmsg) {
     msghdr h;
     // A bad pointer is the kernel's to refuse.
-    return !ReadObject(tid, data.args[1], &h) || (h.msg_name == nullptr && h.msg_controllen == 0);
+    return !ReadObject(memory, data.args[1], &h) || (h.msg_name == nullptr && h.msg_controllen == 0);
   }
   if (data.nr != SYS_sendmmsg) return false;
   size_t count = std::min<size_t>(static_cast<uint32_t>(data.args[2]), kMaxVector);
   std::vector<mmsghdr> headers(count);
-  if (!ReadMemory(tid, data.args[1], {reinterpret_cast<uint8_t*>(headers.data()), count * sizeof(mmsghdr)})) return true;
+  if (!memory.Read(data.args[1], {reinterpret_cast<uint8_t*>(headers.data()), count * sizeof(mmsghdr)})) return true;
   return std::all_of(headers.begin(), headers.end(),
                      [](const mmsghdr& m) { return m.msg_hdr.msg_name == nullptr && m.msg_hdr.msg_controllen == 0; });
 }

@@ -28,7 +28,8 @@ struct PendingCall {
   calls::CallKind kind{};
   int nr = 0;
   std::vector<ResultTarget> targets;
-  uint64_t extra = 0;               // ioctl: the second buffer
+  uint64_t extra = 0;               // ioctl: the second buffer,
+  size_t extra_room = 0;            // and how much of it the request lets an answer fill
   uint64_t option_length_field = 0;  // getsockopt
   int late_error = 0;               // a fault that Linux finds only after the call's work (EFAULT, EINVAL)
 };
@@ -39,10 +40,10 @@ class CallReader {
 
   // Reads the call into message(); false where it is to be answered with errno `error` at once. `is_stream`: the stand-in is a
   // stream, whose payload is not copied (recvmsg and the like still name their buffers). envelope is the caller's to fill in.
-  bool Read(const seccomp_data& data, pid_t tid, bool is_stream, PendingCall* pending, int* error);
+  bool Read(const seccomp_data& data, CallerMemory& memory, bool is_stream, PendingCall* pending, int* error);
 
   // sendmsg and its kin on a stream: true where every message is without name and control data, so that the native call does the same.
-  static bool PlainStreamSend(const seccomp_data& data, pid_t tid);
+  static bool PlainStreamSend(const seccomp_data& data, CallerMemory& memory);
 
   calls::Call& call() { return *reinterpret_cast<calls::Call*>(buffer_.data()); }
   size_t message_size() const { return size_; }
@@ -51,20 +52,20 @@ class CallReader {
  private:
   calls::Part& part(size_t i) { return *reinterpret_cast<calls::Part*>(buffer_.data() + sizeof(calls::Call) + i * sizeof(calls::Part)); }
   void Begin(calls::CallKind kind, size_t parts);
-  int AppendMemory(pid_t tid, uint64_t address, size_t length);
-  int AppendGather(pid_t tid, const std::vector<RemoteRange>& ranges, size_t length);
+  int AppendMemory(CallerMemory& memory, uint64_t address, size_t length);
+  int AppendGather(CallerMemory& memory, const std::vector<RemoteRange>& ranges, size_t length);
 
-  int ReadName(pid_t tid, uint64_t address, uint64_t length_argument);
-  int ReadNameTarget(pid_t tid, uint64_t address, uint64_t length_field, PendingCall* pending);
-  int ReadSetOption(pid_t tid, const uint64_t* args);
-  int ReadGetOption(pid_t tid, const uint64_t* args, PendingCall* pending);
-  int ReadSendTo(pid_t tid, const uint64_t* args);
-  int ReadReceiveFrom(pid_t tid, const uint64_t* args, PendingCall* pending);
-  int ReadMessages(const seccomp_data& data, pid_t tid, bool is_stream, PendingCall* pending);
-  int ReadSendHeader(pid_t tid, uint64_t header, uint32_t flags, size_t index, size_t room, bool is_stream);
-  int ReadReceiveHeader(pid_t tid, uint64_t header, uint32_t flags, size_t index, size_t room, ResultTarget* target);
-  int ReadIoctl(pid_t tid, const uint64_t* args, PendingCall* pending);
-  int Dispatch(const seccomp_data& data, pid_t tid, bool is_stream, PendingCall* pending);
+  int ReadName(CallerMemory& memory, uint64_t address, uint64_t length_argument);
+  int ReadNameTarget(CallerMemory& memory, uint64_t address, uint64_t length_field, PendingCall* pending);
+  int ReadSetOption(CallerMemory& memory, const uint64_t* args);
+  int ReadGetOption(CallerMemory& memory, const uint64_t* args, PendingCall* pending);
+  int ReadSendTo(CallerMemory& memory, const uint64_t* args);
+  int ReadReceiveFrom(CallerMemory& memory, const uint64_t* args, PendingCall* pending);
+  int ReadMessages(const seccomp_data& data, CallerMemory& memory, bool is_stream, PendingCall* pending);
+  int ReadSendHeader(CallerMemory& memory, uint64_t header, uint32_t flags, size_t index, size_t room, bool is_stream);
+  int ReadReceiveHeader(CallerMemory& memory, uint64_t header, uint32_t flags, size_t index, size_t room, ResultTarget* target);
+  int ReadIoctl(CallerMemory& memory, const uint64_t* args, PendingCall* pending);
+  int Dispatch(const seccomp_data& data, CallerMemory& memory, bool is_stream, PendingCall* pending);
 
   std::vector<uint8_t> buffer_;
   size_t size_ = 0;

@@ -7,8 +7,6 @@
 
 #include <algorithm>
 
-#include "sentry/netlink/if_ioctl.h"
-
 namespace sluice {
 
 using calls::CallKind;
@@ -22,8 +20,6 @@ struct PartView {
   Bytes name, control, data;
 };
 
-pid_t TidOf(const PendingCall& p) { return static_cast<pid_t>(p.envelope.tid); }
-
 size_t NameBytes(const ResultTarget& t, const PartResult& r) { return std::min<size_t>(r.name_length, t.name_capacity); }
 
 // Cuts the message into parts; false where a length exceeds what the call has room for.
@@ -34,7 +30,7 @@ bool Split(const PendingCall& pending, const ResultView& view, std::vector<PartV
     const PartResult& r = view.parts[i];
     const ResultTarget& t = pending.targets[i];
     size_t name = std::min<size_t>(NameBytes(t, r), calls::kMaxAddress);
-    size_t control_room = pending.kind == CallKind::kIoctl ? netlink::kMaxIoctlExtra : t.control_capacity;
+    size_t control_room = pending.kind == CallKind::kIoctl ? pending.extra_room : t.control_capacity;
     if (r.control_length > control_room || r.data_length > t.data_capacity) return false;
     if (name + r.control_length + r.data_length > rest.size()) return false;
     out->push_back({&r, rest.first(name), rest.subspan(name, r.control_length), rest.subspan(name + r.control_length, r.data_length)});
@@ -43,54 +39,57 @@ bool Split(const PendingCall& pending, const ResultView& view, std::vector<PartV
   return true;
 }
 
-// An address and its length, as move_addr_to_user.
-int WriteName(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  if (pending.late_error != 0) return pending.late_error;
-  if (t.name == 0) return 0;
-  if (!WriteMemory(TidOf(pending), t.name, part.name)) return EFAULT;
-  return WriteObject(TidOf(pending), t.name_length_field, part.result->name_length) ? 0 : EFAULT;
+bool WriteData(CallerMemory& memory, const ResultTarget& t, const PartView& part) {
+  return memory.Scatter(t.data, part.data) == part.data.size();
 }
 
-int WriteHeader(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  pid_t tid = TidOf(pending);
+// An address and its length, as move_addr_to_user.
+int WriteName(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  if (pending.late_error != 0) return pending.late_error;
+  if (t.name == 0) return 0;
+  if (!memory.Write(t.name, part.name)) return EFAULT;
+  return WriteObject(memory, t.name_length_field, part.result->name_length) ? 0 : EFAULT;
+}
+
+int WriteHeader(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
   if (t.name != 0) {
-    if (!WriteMemory(tid, t.name, part.name)) return EFAULT;
-    if (!WriteObject(tid, t.header + offsetof(msghdr, msg_namelen), part.result->name_length)) return EFAULT;
+    if (!memory.Write(t.name, part.name)) return EFAULT;
+    if (!WriteObject(memory, t.header + offsetof(msghdr, msg_namelen), part.result->name_length)) return EFAULT;
   }
-  if (t.control != 0 && !WriteMemory(tid, t.control, part.control)) return EFAULT;
+  if (t.control != 0 && !memory.Write(t.control, part.control)) return EFAULT;
   uint64_t control_length = part.control.size();
-  if (!WriteObject(tid, t.header + offsetof(msghdr, msg_controllen), control_length)) return EFAULT;
-  if (!WriteObject(tid, t.header + offsetof(msghdr, msg_flags), part.result->msg_flags)) return EFAULT;
-  if (pending.nr == SYS_recvmmsg && !WriteObject(tid, t.header + offsetof(mmsghdr, msg_len), part.result->return_value)) return EFAULT;
+  if (!WriteObject(memory, t.header + offsetof(msghdr, msg_controllen), control_length)) return EFAULT;
+  if (!WriteObject(memory, t.header + offsetof(msghdr, msg_flags), part.result->msg_flags)) return EFAULT;
+  if (pending.nr == SYS_recvmmsg && !WriteObject(memory, t.header + offsetof(mmsghdr, msg_len), part.result->return_value)) return EFAULT;
   return 0;
 }
 
-int WriteReceived(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  if (!ScatterMemory(TidOf(pending), t.data, part.data)) return EFAULT;
-  return pending.nr == SYS_recvfrom ? WriteName(pending, t, part) : WriteHeader(pending, t, part);
+int WriteReceived(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  if (!WriteData(memory, t, part)) return EFAULT;
+  return pending.nr == SYS_recvfrom ? WriteName(memory, pending, t, part) : WriteHeader(memory, pending, t, part);
 }
 
-int WriteOption(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  if (!ScatterMemory(TidOf(pending), t.data, part.data)) return EFAULT;
-  return WriteObject(TidOf(pending), pending.option_length_field, part.result->return_value) ? 0 : EFAULT;
+int WriteOption(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  if (!WriteData(memory, t, part)) return EFAULT;
+  return WriteObject(memory, pending.option_length_field, part.result->return_value) ? 0 : EFAULT;
 }
 
-int WriteIoctl(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  if (!part.control.empty() && (pending.extra == 0 || !WriteMemory(TidOf(pending), pending.extra, part.control))) return EFAULT;
-  return ScatterMemory(TidOf(pending), t.data, part.data) ? 0 : EFAULT;
+int WriteIoctl(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  if (!part.control.empty() && (pending.extra == 0 || !memory.Write(pending.extra, part.control))) return EFAULT;
+  return WriteData(memory, t, part) ? 0 : EFAULT;
 }
 
-int WritePart(const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+int WritePart(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
   switch (pending.kind) {
     case CallKind::kAccept:
     case CallKind::kGetSockName:
-    case CallKind::kGetPeerName: return WriteName(pending, t, part);
-    case CallKind::kGetSockOpt: return WriteOption(pending, t, part);
-    case CallKind::kReceive: return WriteReceived(pending, t, part);
-    case CallKind::kIoctl: return WriteIoctl(pending, t, part);
+    case CallKind::kGetPeerName: return WriteName(memory, pending, t, part);
+    case CallKind::kGetSockOpt: return WriteOption(memory, pending, t, part);
+    case CallKind::kReceive: return WriteReceived(memory, pending, t, part);
+    case CallKind::kIoctl: return WriteIoctl(memory, pending, t, part);
     case CallKind::kSend:
       if (pending.nr != SYS_sendmmsg) return 0;
-      return WriteObject(TidOf(pending), t.header + offsetof(mmsghdr, msg_len), part.result->return_value) ? 0 : EFAULT;
+      return WriteObject(memory, t.header + offsetof(mmsghdr, msg_len), part.result->return_value) ? 0 : EFAULT;
     default: return EPROTO;
   }
 }
@@ -108,12 +107,12 @@ bool ParseResult(Bytes message, ResultView* out) {
   return true;
 }
 
-int WriteResult(const PendingCall& pending, const ResultView& result, uint32_t* written) {
+int WriteResult(const PendingCall& pending, const ResultView& result, CallerMemory& memory, uint32_t* written) {
   *written = 0;
   std::vector<PartView> parts;
   if (!Split(pending, result, &parts)) return EPROTO;
   for (size_t i = 0; i < parts.size(); ++i) {
-    if (int error = WritePart(pending, pending.targets[i], parts[i])) return error;
+    if (int error = WritePart(memory, pending, pending.targets[i], parts[i])) return error;
     ++*written;
   }
   return 0;

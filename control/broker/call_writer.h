@@ -19,6 +19,6 @@ bool ParseResult(Bytes message, ResultView* out);
 
 // 0, or EFAULT / EINVAL as the program is to be told; `written` counts the messages of a vector that were written whole. EPROTO where
 // the result does not fit the call (a bug, or a sentry that was taken over): nothing was written then.
-int WriteResult(const PendingCall& pending, const ResultView& result, uint32_t* written);
+int WriteResult(const PendingCall& pending, const ResultView& result, CallerMemory& memory, uint32_t* written);
 
 }  // namespace sluice

@@ -1,5 +1,7 @@
 #include "control/broker/caller_memory.h"
 
+#include <sys/uio.h>
+
 #include <algorithm>
 #include <array>
 
@@ -35,30 +37,26 @@ size_t Transfer(std::span<const RemoteRange> ranges, uint8_t* local, size_t size
 
 }  // namespace
 
-bool ReadMemory(pid_t tid, uint64_t address, MutableBytes out) {
-  if (out.empty()) return true;
-  iovec local{out.data(), out.size()}, remote = Remote(address, out.size());
-  return process_vm_readv(tid, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(out.size());
+bool CallerMemory::Read(uint64_t address, MutableBytes out) {
+  const RemoteRange range{address, out.size()};
+  return out.empty() || Gather({&range, 1}, out) == out.size();
 }
 
-bool WriteMemory(pid_t tid, uint64_t address, Bytes data) {
-  if (data.empty()) return true;
-  iovec local{const_cast<uint8_t*>(data.data()), data.size()}, remote = Remote(address, data.size());
-  return process_vm_writev(tid, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(data.size());
+bool CallerMemory::Write(uint64_t address, Bytes data) {
+  const RemoteRange range{address, data.size()};
+  return data.empty() || Scatter({&range, 1}, data) == data.size();
 }
 
-size_t GatherMemory(pid_t tid, std::span<const RemoteRange> ranges, MutableBytes out) {
-  return Transfer(ranges, out.data(), out.size(), [tid](const iovec* local, const iovec* remote, size_t count) {
-    return process_vm_readv(tid, local, 1, remote, count, 0);
+size_t ThreadMemory::Gather(std::span<const RemoteRange> ranges, MutableBytes out) {
+  return Transfer(ranges, out.data(), out.size(), [this](const iovec* local, const iovec* remote, size_t count) {
+    return process_vm_readv(tid_, local, 1, remote, count, 0);
   });
 }
 
-bool ScatterMemory(pid_t tid, std::span<const RemoteRange> ranges, Bytes data) {
-  size_t done = Transfer(ranges, const_cast<uint8_t*>(data.data()), data.size(),
-                         [tid](const iovec* local, const iovec* remote, size_t count) {
-                           return process_vm_writev(tid, local, 1, remote, count, 0);
-                         });
-  return done == data.size();
+size_t ThreadMemory::Scatter(std::span<const RemoteRange> ranges, Bytes data) {
+  return Transfer(ranges, const_cast<uint8_t*>(data.data()), data.size(), [this](const iovec* local, const iovec* remote, size_t count) {
+    return process_vm_writev(tid_, local, 1, remote, count, 0);
+  });
 }
 
 }  // namespace sluice

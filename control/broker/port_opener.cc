@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -19,11 +20,12 @@ Status PortOpener::Open(int ifindex, OpenedPort* out) {
   if (!named.empty() && std::find(named.begin(), named.end(), name) == named.end()) {
     return Status::Error(Format("device %s is not one of the sandbox (--device)", name));
   }
-  SLUICE_RETURN_IF_ERROR(silencing_.Silence(ifindex, name));
-
   DeviceFacts device;
   std::string error;
   if (ReadDeviceFacts(ifindex, &device, &error) != Errno::kOk) return Status::Error(Format("device %s: ", name) + error);
+  if (device.arp_type != ARPHRD_ETHER) return Status::Error(Format("device %s is not an Ethernet device", name));
+  SLUICE_RETURN_IF_ERROR(silencing_.Silence(ifindex, name));
+
   PortBlob blob;
   std::strncpy(blob.name, name, sizeof blob.name - 1);
   if (!plan_.own_link.tap.fds.empty() && ifindex == plan_.own_link.inside_index) {
@@ -94,7 +96,9 @@ Status PortOpener::OpenOwnTap(OpenedPort* out, PortBlob* blob) {
 
 void PortOpener::Close(int ifindex) {
   attachments_.erase(ifindex);
-  silencing_.Forget(ifindex);
+  // Believed only where it can be seen: a device that is still here stays silent.
+  char name[IF_NAMESIZE];
+  if (if_indextoname(static_cast<unsigned>(ifindex), name) == nullptr) silencing_.Forget(ifindex);
 }
 
 }  // namespace sluice

@@ -36,6 +36,7 @@ class PortOpener {
   // Silences the kernel on the device first, where that was not done at the start. The sentry is not trusted: only devices of
   // the sandbox are opened.
   Status Open(int ifindex, OpenedPort* out);
+  // The sentry has no port on the device any more; where the device is gone, the end of its silence too.
   void Close(int ifindex);
   // Are the devices still silent?
   Status Check() const { return silencing_.Check(); }

@@ -3,9 +3,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -105,6 +107,17 @@ uint64_t StandInFinder::PidNamespaceOf(pid_t tid) {
   return stat(("/proc/" + std::to_string(tid) + "/ns/pid").c_str(), &st) == 0 ? st.st_ino : 0;
 }
 
+bool StandInFinder::IsInside(pid_t tid, uint64_t pid_namespace) {
+  if (tid <= 0 || pid_namespace == 0) return false;
+  UniqueFd ns(open(("/proc/" + std::to_string(tid) + "/ns/pid").c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat st;
+  while (ns && fstat(ns.get(), &st) == 0) {
+    if (st.st_ino == pid_namespace) return true;
+    ns = UniqueFd(ioctl(ns.get(), NS_GET_PARENT));
+  }
+  return false;
+}
+
 UniqueFd StandInFinder::SearchProcess(pid_t pid, uint64_t cookie, uint64_t inode) {
   std::string path = "/proc/" + std::to_string(pid) + "/fd";
   Dir dir(opendir(path.c_str()));
@@ -120,17 +133,12 @@ UniqueFd StandInFinder::SearchProcess(pid_t pid, uint64_t cookie, uint64_t inode
   return UniqueFd();
 }
 
-UniqueFd StandInFinder::Find(pid_t tid, int number, uint64_t cookie, uint64_t inode, uint64_t pid_namespace) {
-  FoundSocket found = Fetch(tid, number);
-  if (found.is_stand_in && found.cookie == cookie) return std::move(found.fd);
-  found.fd.reset();
-  if (inode == 0) return UniqueFd();
-  if (UniqueFd fd = SearchProcess(tid, cookie, inode)) return fd;
-  Dir dir(opendir("/proc"));
+UniqueFd StandInFinder::Find(uint64_t cookie, uint64_t inode, uint64_t pid_namespace) {
+  Dir dir(inode == 0 ? nullptr : opendir("/proc"));
   if (dir == nullptr) return UniqueFd();
   while (dirent* e = readdir(dir.get())) {
     pid_t pid = static_cast<pid_t>(atoi(e->d_name));
-    if (pid <= 0 || pid == tid || PidNamespaceOf(pid) != pid_namespace) continue;
+    if (pid <= 0 || !IsInside(pid, pid_namespace)) continue;
     if (UniqueFd fd = SearchProcess(pid, cookie, inode)) return fd;
   }
   return UniqueFd();

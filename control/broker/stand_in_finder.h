@@ -26,11 +26,13 @@ class StandInFinder {
 
   // Descriptor `number` of thread `tid`. fd is invalid where there is none or the thread is gone.
   FoundSocket Fetch(pid_t tid, int number);
-  // The stand-in with this cookie and inode: by the last known holder, else by a look through the processes of `pid_namespace`
-  // (inode number of its /proc/PID/ns/pid). Invalid where nobody holds it (it may be on its way in a message).
-  UniqueFd Find(pid_t tid, int number, uint64_t cookie, uint64_t inode, uint64_t pid_namespace);
+  // The stand-in with this cookie and inode, by a look through the processes of `pid_namespace` (inode number of its
+  // /proc/PID/ns/pid) and those below it. Invalid where nobody holds it (it may be on its way in a message).
+  UniqueFd Find(uint64_t cookie, uint64_t inode, uint64_t pid_namespace);
   // Inode number of the thread's pid namespace, 0 where it is gone.
   static uint64_t PidNamespaceOf(pid_t tid);
+  // True where the thread is in that pid namespace or one below it.
+  static bool IsInside(pid_t tid, uint64_t pid_namespace);
 
  private:
   int ThreadHandle(pid_t tid);

@@ -78,6 +78,22 @@ IoctlResult PermanentAddress(Bytes request) {
 
 }  // namespace
 
+size_t EthtoolRoom(Bytes request) {
+  if (request.size() < sizeof(uint32_t)) return 0;
+  switch (LoadPrefix<uint32_t>(request)) {
+    case ETHTOOL_GDRVINFO:
+      return sizeof(ethtool_drvinfo);
+    case ETHTOOL_GLINKSETTINGS: {
+      const bool has_masks = LoadPrefix<ethtool_link_settings>(request).link_mode_masks_nwords == kLinkModeWords;
+      return sizeof(ethtool_link_settings) + (has_masks ? 3 * kLinkModeWords * sizeof(uint32_t) : 0);
+    }
+    case ETHTOOL_GSET:
+      return sizeof(ethtool_cmd);
+    default:
+      return sizeof(ethtool_value);  // as long as ethtool_perm_addr without an address
+  }
+}
+
 IoctlResult Ethtool(const LinkConfig& link, Bytes request, const Caller& caller) {
   if (request.size() < sizeof(uint32_t)) return {.error = Errno::kEFAULT};
   const auto cmd = LoadPrefix<uint32_t>(request);

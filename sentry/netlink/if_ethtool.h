@@ -7,6 +7,9 @@ namespace sluice::netlink {
 
 inline constexpr uint16_t kEthtoolRead = 64;  // bytes of the request that any answer depends on
 
+// Bytes that the answer to a request may have.
+size_t EthtoolRoom(Bytes request);
+
 IoctlResult Ethtool(const LinkConfig& link, Bytes request, const Caller& caller);
 
 }  // namespace sluice::netlink

@@ -413,6 +413,13 @@ std::optional<IoctlShape> ShapeOfIoctl(uint32_t request) {
   }
 }
 
+size_t IoctlExtraRoom(uint32_t request, Bytes argument, Bytes extra) {
+  if (request == SIOCETHTOOL) return EthtoolRoom(extra);
+  if (request != SIOCGIFCONF || argument.size() < sizeof(ifconf)) return 0;
+  const auto conf = LoadPrefix<ifconf>(argument);
+  return std::min(static_cast<size_t>(std::max(conf.ifc_len, 0)), kMaxIoctlExtra);
+}
+
 IoctlResult DeviceIoctl(const Backend& backend, int family, uint32_t request, Bytes argument, Bytes extra, const Caller& caller) {
   const auto shape = ShapeOfIoctl(request);
   if (!shape || argument.size() < shape->argument) return Error(shape ? Errno::kEFAULT : Errno::kENOTTY);

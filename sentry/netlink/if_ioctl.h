@@ -36,6 +36,10 @@ struct IoctlResult {
 
 inline constexpr size_t kMaxIoctlExtra = 16384;  // the second buffer's bytes that are ever written
 
+// How many bytes of the second buffer an answer may fill, from the request alone (`extra`: what could be read of the buffer). The
+// broker writes no more, whatever the answer says.
+size_t IoctlExtraRoom(uint32_t request, Bytes argument, Bytes extra);
+
 // `argument` has exactly ShapeOfIoctl(request)->argument bytes, `extra` what could be read of the second buffer. `family` is the
 // socket's (AF_INET, AF_INET6, AF_NETLINK, AF_PACKET): SIOCGIFADDR and its kin are AF_INET's own.
 IoctlResult DeviceIoctl(const Backend& backend, int family, uint32_t request, Bytes argument, Bytes extra, const Caller& caller);

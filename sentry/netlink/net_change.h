@@ -27,6 +27,8 @@ struct NetAddress {
   std::array<uint8_t, 16> bytes{};
 };
 
+using Flag = uint8_t;  // 0: no. Not bool: the bytes come from a process that is not trusted
+
 using NetName = std::array<char, 16>;  // device name or label, zero-terminated; empty: absent
 
 struct AddressChange {
@@ -36,7 +38,7 @@ struct AddressChange {
   uint32_t flags = 0;  // IFA_F_*
   NetAddress local, address, broadcast;
   NetName label{};
-  bool has_cacheinfo = false;
+  Flag has_cacheinfo = false;
   uint32_t preferred = 0, valid = 0;  // seconds
   uint32_t route_priority = 0;        // IFA_RT_PRIORITY, 0: none
 };
@@ -53,8 +55,8 @@ struct NextHopChange {
 struct RouteChange {
   uint8_t family = 0, dst_len = 0, tos = 0, protocol = 0, scope = 0, type = 0;
   uint8_t pref = 0;  // RTA_PREF (IPv6), valid where has_pref
-  bool has_pref = false;
-  bool has_priority = false;
+  Flag has_pref = false;
+  Flag has_priority = false;
   uint32_t table = 0, flags = 0, priority = 0;
   uint32_t expires = 0;  // RTA_EXPIRES in seconds, 0: none
   int32_t oif = 0;
@@ -67,7 +69,7 @@ struct RouteChange {
 
 struct RuleChange {
   uint8_t family = 0, src_len = 0, dst_len = 0, tos = 0, action = 0, protocol = 0;
-  bool invert = false, has_priority = false, has_fwmark = false, has_fwmask = false;
+  Flag invert = false, has_priority = false, has_fwmark = false, has_fwmask = false;
   uint32_t table = 0, priority = 0, fwmark = 0, fwmask = 0, goto_target = 0;
   NetAddress src, dst;
   NetName iif{}, oif{};
@@ -77,14 +79,14 @@ struct NeighborChange {
   int32_t ifindex = 0;
   uint8_t family = 0, flags = 0;
   uint16_t state = 0;  // NUD_*
-  bool has_lladdr = false;
+  Flag has_lladdr = false;
   std::array<uint8_t, 6> lladdr{};
   NetAddress dst;
 };
 
 struct LinkChange {
   int32_t ifindex = 0;
-  bool has_up = false, up = false, has_mtu = false, has_txqlen = false, has_address = false;
+  Flag has_up = false, up = false, has_mtu = false, has_txqlen = false, has_address = false;
   uint32_t mtu = 0, txqlen = 0;
   std::array<uint8_t, 6> address{};
 };
