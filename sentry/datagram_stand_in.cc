@@ -350,8 +350,6 @@ void DatagramStandIn::OnReceive(IncomingCall& call, Bytes message) {
   if (call.nonblocking() || (flags & MSG_DONTWAIT) != 0 || call.head.timeout_ms == 0) {
     return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
   }
-  int64_t read_shut = 0;
-  (void)read_shut;
   Duration timeout = options_.receive_timeout;
   if (call.head.timeout_ms != 0xffffffff) timeout = Duration::Milliseconds(call.head.timeout_ms);
   if (peek && !call.fd) RequestFetch();
@@ -452,7 +450,7 @@ bool DatagramStandIn::ReceiveError(IncomingCall& call) {
 // An error of a connected socket shows at P as POLLERR and wakes its readers; needs P for a moment.
 void DatagramStandIn::ShowError() {
   RetryHeld(CallKind::kReceive);
-  if (dead_ || error_shown_ || !end_connected_ || (socket_->events() & (kError | kErrorQueue)) == 0) return;
+  if (dead_ || error_shown_ || (socket_->events() & (kError | kErrorQueue)) == 0) return;
   error_shown_ = true;
   RequestFetch();
 }
@@ -472,6 +470,8 @@ void DatagramStandIn::OnFetched(UniqueFd fd, bool) {
     error_shown_ = false;
     return;
   }
+  // An unconnected socket hears of errors too (IP_RECVERR): from here on its end stays joined.
+  if (error_shown_ && !end_connected_) end_connected_ = ends_.ConnectEnd(fd.get());
   if (error_shown_) ShowErrorWith(fd.get());
   for (auto& h : held_) {
     if (h->call.head.kind == CallKind::kReceive && !h->call.fd) h->call.fd = UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));

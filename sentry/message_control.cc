@@ -85,6 +85,20 @@ Errno ParseOne(int family, int level, int type, Bytes data, DatagramSend* how) {
   return Errno::kOk;  // Linux skips levels that are not the socket's own
 }
 
+// What an answer sends back of the options it came with (linux ip_options_echo): record route and time stamps. Source routes do not
+// reach a socket.
+std::vector<uint8_t> ReturnOptions(Bytes options) {
+  constexpr uint8_t kEnd = 0, kNop = 1, kRecordRoute = 7, kTimestamp = 68;
+  std::vector<uint8_t> out;
+  while (!options.empty() && options[0] != kEnd) {
+    const size_t length = options[0] == kNop || options.size() < 2 ? 1 : std::clamp<size_t>(options[1], 2, options.size());
+    if (options[0] == kRecordRoute || options[0] == kTimestamp) out.insert(out.end(), options.begin(), options.begin() + static_cast<ptrdiff_t>(length));
+    options = options.subspan(length);
+  }
+  while (out.size() % 4 != 0) out.push_back(kEnd);
+  return out;
+}
+
 }  // namespace
 
 Errno ParseSendControl(int family, Bytes control, DatagramSend* how) {
@@ -133,6 +147,12 @@ void AddReceiveControl(const DatagramSocket& socket, int family, const DatagramM
   }
   if (family == AF_INET && on(SockOpt::kIpRecvTtl)) out->Add(IPPROTO_IP, IP_TTL, static_cast<int>(meta.ttl));
   if (family == AF_INET && on(SockOpt::kIpRecvTos)) out->Add(IPPROTO_IP, IP_TOS, meta.tos);
+  if (family == AF_INET && meta.ip_options) {
+    const std::vector<uint8_t>& options = *meta.ip_options;
+    if (on(SockOpt::kIpRecvOpts)) out->Add(IPPROTO_IP, IP_RECVOPTS, options.data(), options.size());
+    const std::vector<uint8_t> back = on(SockOpt::kIpRetOpts) ? ReturnOptions(options) : std::vector<uint8_t>();
+    if (!back.empty()) out->Add(IPPROTO_IP, IP_RETOPTS, back.data(), back.size());
+  }
   if (family == AF_INET && on(SockOpt::kIpRecvOrigDstAddr)) {
     Sockaddr a = FormatSockaddr(meta.destination, AF_INET);
     out->Add(IPPROTO_IP, 20 /* IP_ORIGDSTADDR */, a.bytes.data(), a.length);

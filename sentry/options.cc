@@ -78,7 +78,7 @@ constexpr Entry kTable[] = {
     OPT(SOL_SOCKET, SO_RCVBUFFORCE, kAll, kRcvBufForce, kWriteOnly, Need::kNetAdmin),
     OPT(SOL_SOCKET, SO_SNDBUFFORCE, kAll, kSndBufForce, kWriteOnly, Need::kNetAdmin),
     OPT(SOL_SOCKET, SO_MARK, kAll, kMark, 0, Need::kNetRawOrAdmin),
-    SPECIAL(SOL_SOCKET, SO_PRIORITY, kAll, kPriority),
+    SPECIAL(SOL_SOCKET, SO_PRIORITY, kAll, kPriority),  // above 6: judged by value
     SPECIAL(SOL_SOCKET, SO_OOBINLINE, kAll, kOobInline),
     OPT(SOL_SOCKET, SO_NO_CHECK, kUdp, kNoCheck),
     OPT(SOL_SOCKET, SO_INCOMING_CPU, kAll, kIncomingCpu),
@@ -106,6 +106,7 @@ constexpr Entry kTable[] = {
     OPT(SOL_IP, IP_HDRINCL, kRaw, kIpHdrIncl),
     SPECIAL(SOL_IP, IP_OPTIONS, kAll, kIpOptions),
     OPT(SOL_IP, IP_RECVOPTS, kDatagrams, kIpRecvOpts),
+    OPT(SOL_IP, IP_RETOPTS, kDatagrams, kIpRetOpts),
     OPT(SOL_IP, IP_PKTINFO, kDatagrams, kIpPktInfo),
     OPT(SOL_IP, IP_MTU_DISCOVER, kAll, kIpMtuDiscover),
     OPT(SOL_IP, IP_RECVERR, kAll, kIpRecvErr),
@@ -121,7 +122,7 @@ constexpr Entry kTable[] = {
     OPT(SOL_IP, IP_MULTICAST_TTL, kDatagrams, kIpMulticastTtl),
     OPT(SOL_IP, IP_MULTICAST_LOOP, kDatagrams, kIpMulticastLoop),
     OPT(SOL_IP, IP_MULTICAST_ALL, kDatagrams, kIpMulticastAll),
-    SPECIAL(SOL_IP, IP_MULTICAST_IF, kDatagrams, kMulticastIf, kWriteOnly),
+    SPECIAL(SOL_IP, IP_MULTICAST_IF, kDatagrams, kMulticastIf),
     SPECIAL(SOL_IP, IP_ADD_MEMBERSHIP, kDatagrams, kIpJoin, kWriteOnly),
     SPECIAL(SOL_IP, IP_DROP_MEMBERSHIP, kDatagrams, kIpLeave, kWriteOnly),
     SPECIAL(SOL_IP, IP_ADD_SOURCE_MEMBERSHIP, kDatagrams, kIpJoinSource, kWriteOnly),
@@ -145,7 +146,7 @@ constexpr Entry kTable[] = {
     OPT(SOL_IPV6, IPV6_FREEBIND, kAll, kIpv6Freebind),
     OPT(SOL_IPV6, IPV6_AUTOFLOWLABEL, kAll, kIpv6AutoFlowLabel),
     OPT(SOL_IPV6, IPV6_MINHOPCOUNT, kAll, kIpv6MinHopCount),
-    SPECIAL(SOL_IPV6, IPV6_MULTICAST_IF, kDatagrams, kMulticastIf6, kWriteOnly),
+    SPECIAL(SOL_IPV6, IPV6_MULTICAST_IF, kDatagrams, kMulticastIf6),
     SPECIAL(SOL_IPV6, IPV6_ADD_MEMBERSHIP, kDatagrams, kIpv6Join, kWriteOnly),
     SPECIAL(SOL_IPV6, IPV6_DROP_MEMBERSHIP, kDatagrams, kIpv6Leave, kWriteOnly),
     SPECIAL(SOL_IPV6, MCAST_JOIN_GROUP, kDatagrams, kJoin, kWriteOnly),
@@ -254,7 +255,7 @@ Errno SetSocketOption(InetStandIn& s, int level, int name, Bytes value, uint32_t
 
 bool SocketOptionNeedsRights(int level, int name) {
   return std::any_of(std::begin(kTable), std::end(kTable), [=](const Entry& e) {
-    return e.level == level && e.name == name && (e.need != Need::kNone || e.special == S::kBindToDevice);
+    return e.level == level && e.name == name && (e.need != Need::kNone || e.special == S::kBindToDevice || e.special == S::kPriority);
   });
 }
 

@@ -269,6 +269,11 @@ Errno GetSpecialOption(InetStandIn& s, Special special, uint32_t capacity, int p
     case S::kTimestamp: return Put(o.timestamp ? 1 : 0, capacity, out);
     case S::kTimestampNs: return Put(o.timestamp_ns ? 1 : 0, capacity, out);
     case S::kBindToDevice: return GetBoundDevice(s, capacity, out);
+    case S::kMulticastIf: {
+      const IpAddress address = s.datagram()->multicast_interface().address;
+      return Put(in_addr{address.is_v4() ? htonl(address.v4()) : INADDR_ANY}, capacity, out);
+    }
+    case S::kMulticastIf6: return Put(static_cast<int>(s.datagram()->multicast_interface().ifindex), capacity, out);
     case S::kIpOptions: return Errno::kOk;  // none: length 0
     case S::kTcpInfo: return GetTcpInfo(s, capacity, out);
     case S::kTcpCongestion: {

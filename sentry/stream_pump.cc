@@ -171,16 +171,20 @@ void StreamStandIn::ToProgram() {
   while (s_writable_ && socket_->readable_bytes() > 0) {
     std::array<Bytes, kSpans> spans;
     std::array<iovec, kSpans> iov;
-    size_t count = socket_->Peek(spans), total = 0;
-    for (size_t i = 0; i < count; ++i) {
-      iov[i] = {const_cast<uint8_t*>(spans[i].data()), spans[i].size()};
-      total += spans[i].size();
+    // Up to the urgent byte, or that one alone: as out-of-band data it is to AF_UNIX what it is to TCP.
+    const std::optional<size_t> mark = socket_->urgent_mark();
+    const size_t limit = !mark ? SIZE_MAX : std::max<size_t>(*mark, 1);
+    size_t count = socket_->Peek(spans), used = 0, total = 0;
+    for (; used < count && total < limit; ++used) {
+      const size_t size = std::min(spans[used].size(), limit - total);
+      iov[used] = {const_cast<uint8_t*>(spans[used].data()), size};
+      total += size;
     }
     if (total == 0) return;
     msghdr h{};
     h.msg_iov = iov.data();
-    h.msg_iovlen = count;
-    ssize_t n = sendmsg(s_.get(), &h, MSG_DONTWAIT | MSG_NOSIGNAL);
+    h.msg_iovlen = used;
+    ssize_t n = sendmsg(s_.get(), &h, MSG_DONTWAIT | MSG_NOSIGNAL | (mark == 0u ? MSG_OOB : 0));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == ENOBUFS || errno == ENOMEM)) return MarkDirty();  // no edge will tell when there is memory again
     if (n < 0 && errno == EAGAIN) {

@@ -219,6 +219,8 @@ Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, st
     if (Errno e = MakeDirectories(options.directory); e != Errno::kOk) return Fail(error, "making " + options.directory, e);
     const UniqueFd lock = LockDirectory(options.directory);
     if (!lock) return FailErrno(error, "locking " + options.directory + ".lock");
+    // The last of other sandboxes may have removed it while the lock was waited for.
+    if (Errno e = MakeDirectories(options.directory); e != Errno::kOk) return Fail(error, "making " + options.directory, e);
     if (Errno e = MountBpffs(options.directory, error); e != Errno::kOk) return e;
     Errno e = AttachTcx(in_program, ifindex, bpf::kTcxIngress, PinPath(options, ifindex, "in"), &result.in_, &result.in_id_);
     if (e == Errno::kOk) {

@@ -10,6 +10,7 @@ namespace sluice {
 RawSocket::RawSocket(RawProtocol& owner, Network& network, Family family, uint8_t protocol)
     : DatagramBase(network, family, protocol, nullptr), owner_(owner) {
   owner_.sockets_.push_back(this);
+  if (family == Family::kIpv4 && protocol == kIpProtoRaw) (void)ToInt(SetOption(SockOpt::kIpHdrIncl, 1));
 }
 
 RawSocket::~RawSocket() { std::erase(owner_.sockets_, this); }

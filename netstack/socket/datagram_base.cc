@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "netstack/wire/headers.h"
+
 namespace sluice {
 namespace {
 
@@ -159,6 +161,11 @@ void DatagramBase::Enqueue(Packet payload, const IpInfo& info, uint16_t source_p
   d.meta.ttl = info.ttl;
   d.meta.tos = info.tos;
   d.meta.gro_size = gro_size;
+  const bool wants_options = option(SockOpt::kIpRecvOpts) != 0 || option(SockOpt::kIpRetOpts) != 0;
+  if (wants_options && info.source.is_v4() && info.header.size() > wire::kIpv4Header) {
+    const Bytes options = info.header.subspan(wire::kIpv4Header);
+    d.meta.ip_options = std::make_shared<const std::vector<uint8_t>>(options.begin(), options.end());
+  }
   queued_ += Charge(d);
   queue_.push_back(std::move(d));
   if (protocol_ == kIpProtoUdp) context_.counters.Add(Counter::kUdpInDatagrams);

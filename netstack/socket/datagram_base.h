@@ -70,6 +70,7 @@ class DatagramBase : public DatagramSocket {
   Errno JoinGroup(const GroupRequest& request) override;
   Errno LeaveGroup(const GroupRequest& request) override;
   Errno SetMulticastInterface(const IpAddress& address, IfIndex ifindex) override;
+  MulticastInterface multicast_interface() const override { return {multicast_source_, multicast_ifindex_}; }
   Errno SetIcmpFilter(uint32_t) override { return Errno::kENOPROTOOPT; }
 
   // For the demultiplexers.

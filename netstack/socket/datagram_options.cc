@@ -25,7 +25,7 @@ bool IsBoolean(SockOpt o) {
   switch (o) {
     case SockOpt::kReuseAddr: case SockOpt::kReusePort: case SockOpt::kKeepAlive: case SockOpt::kBroadcast: case SockOpt::kDontRoute:
     case SockOpt::kOobInline: case SockOpt::kNoCheck: case SockOpt::kIpRecvErr: case SockOpt::kIpPktInfo: case SockOpt::kIpRecvTos:
-    case SockOpt::kIpRecvTtl: case SockOpt::kIpRecvOpts: case SockOpt::kIpFreebind: case SockOpt::kIpTransparent:
+    case SockOpt::kIpRecvTtl: case SockOpt::kIpRecvOpts: case SockOpt::kIpRetOpts: case SockOpt::kIpFreebind: case SockOpt::kIpTransparent:
     case SockOpt::kIpBindAddressNoPort: case SockOpt::kIpRecvOrigDstAddr: case SockOpt::kIpHdrIncl: case SockOpt::kIpv6V6Only:
     case SockOpt::kIpv6RecvPktInfo: case SockOpt::kIpv6RecvTclass: case SockOpt::kIpv6RecvHopLimit: case SockOpt::kIpv6RecvErr:
     case SockOpt::kIpv6Freebind: case SockOpt::kUdpGro:
@@ -43,7 +43,7 @@ bool DatagramBase::Supports(SockOpt o) const {
     return family_ == Family::kIpv6 && o != SockOpt::kIpv6AutoFlowLabel && o != SockOpt::kIpv6MinHopCount;
   }
   if (o >= SockOpt::kTcpNoDelay) return false;
-  return o != SockOpt::kIpMinTtl && o != SockOpt::kIpHdrIncl && o != SockOpt::kIpLocalPortRange;
+  return o != SockOpt::kIpHdrIncl && o != SockOpt::kIpLocalPortRange;
 }
 
 Errno DatagramBase::SetOption(SockOpt o, int64_t v) {
@@ -78,7 +78,6 @@ Errno DatagramBase::SetOption(SockOpt o, int64_t v) {
     case SockOpt::kRcvLowat: v = v < 0 ? INT32_MAX : std::max<int64_t>(v, 1); break;
     case SockOpt::kBindToIfIndex:
       if (v < 0) return Errno::kEINVAL;
-      if (v != 0 && network_.FindDevice(static_cast<IfIndex>(v)) == nullptr) return Errno::kENODEV;
       route_ = Route{};
       break;
     case SockOpt::kMark:

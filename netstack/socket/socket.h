@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/errno.h"
 #include "base/time.h"
@@ -42,7 +44,7 @@ enum class SockOpt : uint8_t {
   kReuseAddr, kReusePort, kKeepAlive, kBroadcast, kDontRoute, kRcvBuf, kSndBuf, kRcvBufForce, kSndBufForce, kRcvLowat, kMark,
   kPriority, kOobInline, kNoCheck, kIncomingCpu, kMaxPacingRate, kBindToIfIndex,
   // IPPROTO_IP
-  kIpTos, kIpTtl, kIpMtuDiscover, kIpMtu, kIpRecvErr, kIpPktInfo, kIpRecvTos, kIpRecvTtl, kIpRecvOpts, kIpFreebind, kIpTransparent,
+  kIpTos, kIpTtl, kIpMtuDiscover, kIpMtu, kIpRecvErr, kIpPktInfo, kIpRecvTos, kIpRecvTtl, kIpRecvOpts, kIpRetOpts, kIpFreebind, kIpTransparent,
   kIpMulticastTtl, kIpMulticastLoop, kIpMulticastAll, kIpBindAddressNoPort, kIpRecvOrigDstAddr, kIpMinTtl, kIpHdrIncl,
   kIpLocalPortRange,
   // IPPROTO_IPV6
@@ -152,6 +154,8 @@ struct DatagramMeta {
   uint16_t gro_size = 0;   // receive: UDP_GRO segment size, 0 where single
   Instant received;
   bool truncated = false;
+  // Receive: the IPv4 options it came with, where the socket wants them (IP_RECVOPTS, IP_RETOPTS) and there were some.
+  std::shared_ptr<const std::vector<uint8_t>> ip_options;
 };
 
 struct Datagram {
@@ -199,6 +203,11 @@ class DatagramSocket : public Socket {
   virtual Errno JoinGroup(const GroupRequest& request) = 0;
   virtual Errno LeaveGroup(const GroupRequest& request) = 0;
   virtual Errno SetMulticastInterface(const IpAddress& address, IfIndex ifindex) = 0;
+  struct MulticastInterface {
+    IpAddress address;  // as it was set; empty where it was set by index, or not at all
+    IfIndex ifindex = 0;
+  };
+  virtual MulticastInterface multicast_interface() const = 0;
   virtual Errno SetIcmpFilter(uint32_t mask) = 0;        // raw ICMP: ICMP_FILTER
 };
 

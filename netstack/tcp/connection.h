@@ -363,7 +363,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   int16_t ttl_ = -1, tclass_ = -1;
   uint8_t tos_ = 0, priority_ = 0, pmtu_discover_ = 1, min_ttl_ = 0, min_hops_ = 0;
   bool nodelay_ = false, cork_ = false, keep_alive_ = false, oob_inline_ = false, freebind_ = false, transparent_ = false;
-  bool bind_no_port_ = false, dont_route_ = false, recv_err_ = false, address_bound_ = false, port_bound_ = false;
+  bool bind_no_port_ = false, dont_route_ = false, broadcast_ = false, recv_err_ = false, address_bound_ = false, port_bound_ = false;
   bool thin_linear_ = false;
   IfIndex ingress_ = 0;
   IfIndex scope_ = 0;

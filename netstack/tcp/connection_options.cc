@@ -50,7 +50,7 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
       dont_route_ = on;
       route_.generation = 0;
       return Errno::kOk;
-    case SockOpt::kBroadcast: return Errno::kENOPROTOOPT;
+    case SockOpt::kBroadcast: broadcast_ = on; return Errno::kOk;  // kept, and of no consequence, as on Linux
     case SockOpt::kRcvBuf: v = std::min<int64_t>(std::max<int64_t>(v, 0), sysctls().rmem_max); [[fallthrough]];
     case SockOpt::kRcvBufForce:
       rcvbuf_ = static_cast<uint32_t>(std::clamp<int64_t>(std::max<int64_t>(v, 0) * 2, kMinReceiveBuffer, 0x7ffffffe));
@@ -205,6 +205,7 @@ Errno Connection::GetOption(SockOpt option, int64_t* value) const {
     case SockOpt::kReusePort: return give(reuse_port);
     case SockOpt::kKeepAlive: return give(keep_alive_);
     case SockOpt::kDontRoute: return give(dont_route_);
+    case SockOpt::kBroadcast: return give(broadcast_);
     case SockOpt::kRcvBuf:
     case SockOpt::kRcvBufForce: return give(rcvbuf_);
     case SockOpt::kSndBuf:

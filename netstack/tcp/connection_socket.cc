@@ -295,7 +295,7 @@ void Connection::InitPassive(Connection& l, const FlowKey& flow, const Handshake
   user_mss_ = l.user_mss_, user_window_clamp_ = l.user_window_clamp_, mark_ = l.mark_, ttl_ = l.ttl_, tclass_ = l.tclass_;
   tos_ = l.tos_, priority_ = l.priority_, pmtu_discover_ = l.pmtu_discover_, min_ttl_ = l.min_ttl_;
   nodelay_ = l.nodelay_, cork_ = l.cork_, oob_inline_ = l.oob_inline_, freebind_ = l.freebind_, transparent_ = l.transparent_;
-  recv_err_ = l.recv_err_, dont_route_ = l.dont_route_, thin_linear_ = l.thin_linear_;
+  recv_err_ = l.recv_err_, dont_route_ = l.dont_route_, broadcast_ = l.broadcast_, thin_linear_ = l.thin_linear_;
   (void)SetCongestionControl(l.cc_->name());
   engine_.flows.Insert(this);
   engine_.binds.Add(this, flow.local_port);
