@@ -1,6 +1,7 @@
 #include "control/netfilter_check.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <linux/bpf.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
@@ -102,11 +103,12 @@ Status CheckLegacyTables(int family, const char* names_file, int level, int opti
   return {};
 }
 
-int CountTcx(int ifindex, uint32_t attach_type) {
+// `target`: a device's index, or a descriptor of a control group.
+int CountPrograms(int target, uint32_t attach_type, uint32_t flags = 0) {
   bpf_attr attr{};
-  // query.target_fd is target_ifindex for devices.
-  attr.query.target_fd = static_cast<uint32_t>(ifindex);
+  attr.query.target_fd = static_cast<uint32_t>(target);
   attr.query.attach_type = attach_type;
+  attr.query.query_flags = flags;
   return syscall(SYS_bpf, BPF_PROG_QUERY, &attr, sizeof attr) == 0 ? static_cast<int>(attr.query.prog_cnt) : 0;
 }
 
@@ -125,8 +127,8 @@ bool HasTcFilter(NetlinkClient& client, int ifindex, uint32_t parent) {
 
 Status CheckDevice(NetlinkClient& client, const LinkInfo& device) {
   if (device.xdp) return Found("an XDP program on device " + device.name);
-  if (CountTcx(device.index, BPF_TCX_INGRESS) > 0) return Found("a BPF program (tcx) on ingress of device " + device.name);
-  if (CountTcx(device.index, BPF_TCX_EGRESS) > 0) return Found("a BPF program (tcx) on egress of device " + device.name);
+  if (CountPrograms(device.index, BPF_TCX_INGRESS) > 0) return Found("a BPF program (tcx) on ingress of device " + device.name);
+  if (CountPrograms(device.index, BPF_TCX_EGRESS) > 0) return Found("a BPF program (tcx) on egress of device " + device.name);
   constexpr uint32_t kParents[] = {TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS), TC_H_ROOT};
   for (const uint32_t parent : kParents) {
     if (HasTcFilter(client, device.index, parent)) return Found("a tc filter on device " + device.name);
@@ -134,7 +136,41 @@ Status CheckDevice(NetlinkClient& client, const LinkInfo& device) {
   return {};
 }
 
+// The control group of this process in the unified hierarchy, in which the program will be; empty where it is not mounted.
+std::string OwnControlGroup() {
+  std::string path, mounted;
+  std::istringstream groups(ReadSmallFile("/proc/self/cgroup").value_or(""));
+  for (std::string line; std::getline(groups, line);) {
+    if (line.rfind("0::", 0) == 0) path = line.substr(3);
+  }
+  std::istringstream mounts(ReadSmallFile("/proc/self/mounts").value_or(""));
+  for (std::string line; mounted.empty() && std::getline(mounts, line);) {
+    std::istringstream fields(line);
+    std::string device, where, type;
+    if (fields >> device >> where >> type && type == "cgroup2") mounted = where;
+  }
+  return path.empty() || mounted.empty() ? "" : mounted + path;
+}
+
 }  // namespace
+
+Status CheckControlGroup() {
+  constexpr struct {
+    bpf_attach_type type;
+    const char* what;
+  } kHooks[] = {{BPF_CGROUP_INET_INGRESS, "ingress"},        {BPF_CGROUP_INET_EGRESS, "egress"},         {BPF_CGROUP_INET_SOCK_CREATE, "socket creation"},
+                {BPF_CGROUP_INET4_BIND, "bind"},             {BPF_CGROUP_INET6_BIND, "bind"},            {BPF_CGROUP_INET4_CONNECT, "connect"},
+                {BPF_CGROUP_INET6_CONNECT, "connect"},       {BPF_CGROUP_INET4_POST_BIND, "bind"},       {BPF_CGROUP_INET6_POST_BIND, "bind"},
+                {BPF_CGROUP_UDP4_SENDMSG, "sending of UDP"}, {BPF_CGROUP_UDP6_SENDMSG, "sending of UDP"}, {BPF_CGROUP_UDP4_RECVMSG, "receiving of UDP"},
+                {BPF_CGROUP_UDP6_RECVMSG, "receiving of UDP"}, {BPF_CGROUP_SOCK_OPS, "TCP sockets"}};
+  const std::string path = OwnControlGroup();
+  UniqueFd group(path.empty() ? -1 : open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (const auto& hook : kHooks) {
+    if (!group || CountPrograms(group.get(), hook.type, BPF_F_QUERY_EFFECTIVE) == 0) continue;
+    return Found(std::string("a BPF program on ") + hook.what + " of the cgroup " + path);
+  }
+  return {};
+}
 
 Status CheckPacketFilters(const std::vector<LinkInfo>& devices, bool* resolver) {
   SLUICE_RETURN_IF_ERROR(CheckNftables(resolver));

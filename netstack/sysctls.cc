@@ -177,4 +177,21 @@ Sysctls ParseSysctls(const SysctlMap& map, std::vector<std::string>* problems) {
   return s;
 }
 
+std::vector<std::string> SysctlsWithoutEffect(const SysctlMap& map) {
+  const Sysctls given = ParseSysctls(map, nullptr), usual;
+  std::vector<std::string> keys;
+  auto check = [&](const char* name, auto Sysctls::* field) {
+    if (given.*field != usual.*field) keys.push_back(std::string("net.ipv4.") + name);
+  };
+  check("tcp_mtu_probing", &Sysctls::tcp_mtu_probing);
+  check("tcp_base_mss", &Sysctls::tcp_base_mss);
+  check("tcp_recovery", &Sysctls::tcp_recovery);
+  check("tcp_adv_win_scale", &Sysctls::tcp_adv_win_scale);
+  check("tcp_no_metrics_save", &Sysctls::tcp_no_metrics_save);
+  check("tcp_ecn", &Sysctls::tcp_ecn);
+  check("tcp_fastopen", &Sysctls::tcp_fastopen);
+  check("tcp_reordering", &Sysctls::tcp_reordering);
+  return keys;
+}
+
 }  // namespace sluice

@@ -44,5 +44,7 @@ struct Sysctls {
 std::vector<std::string> SupportedSysctls();
 // `problems` gets one line per key that does not parse or is out of range.
 Sysctls ParseSysctls(const SysctlMap& map, std::vector<std::string>* problems);
+// The keys that are mirrored and act on nothing in this stack, where `map` has another value than Linux's default.
+std::vector<std::string> SysctlsWithoutEffect(const SysctlMap& map);
 
 }  // namespace sluice

@@ -46,5 +46,11 @@ TEST(Sysctls, NamesEveryKeyOnce) {
   EXPECT_EQ(std::adjacent_find(names.begin(), names.end()), names.end());
 }
 
+TEST(Sysctls, NamesKeysThatWereSetAndActOnNothing) {
+  EXPECT_TRUE(SysctlsWithoutEffect({}).empty());
+  EXPECT_TRUE(SysctlsWithoutEffect({{"net.ipv4.tcp_ecn", "2"}, {"net.ipv4.tcp_rmem", "4096 8192 16384"}}).empty());
+  EXPECT_EQ(std::vector<std::string>{"net.ipv4.tcp_ecn"}, SysctlsWithoutEffect({{"net.ipv4.tcp_ecn", "1"}}));
+}
+
 }  // namespace
 }  // namespace sluice

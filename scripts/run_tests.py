@@ -144,7 +144,8 @@ def stage_tsan(_, tally):
 
 
 def stage_fuzz(options, tally):
-    """Each libFuzzer target for 20 seconds (10 minutes with --all), two side by side; a finding's input is kept under build/asan/."""
+    """Each libFuzzer target for 20 seconds (10 minutes with --all), two side by side, from the inputs of tests/corpora/TARGET on; a
+    finding's input is kept under build/asan/."""
     try:
         with open(os.path.join(ROOT, "build/asan/fuzzers.txt"), encoding="utf-8") as f:
             targets = f.read().split()
@@ -161,6 +162,9 @@ def stage_fuzz(options, tally):
             os.makedirs(work, exist_ok=True)
             out = open(os.path.join(work, "log"), "w+", encoding="utf-8", errors="replace")
             argv = [binary, f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=3000", f"-artifact_prefix={work}/", work]
+            seeds = os.path.join(ROOT, "tests/corpora", name)
+            if os.path.isdir(seeds):
+                argv.append(seeds)
             running.append((name, out, time.monotonic(), subprocess.Popen(argv, stdout=out, stderr=out, cwd=work,
                                                                         env={**os.environ, **SANITIZER_ENV})))
         for entry in list(running):
@@ -235,6 +239,8 @@ def integration_run(options, flags, pattern, tally):
         tally.add(False, f"integration{label}", f"ended with status {status} before a result")
         return
     got = json.loads(text)
+    if got["passed"] + got["failed"] + got["skipped"] == 0:
+        tally.add(False, f"integration{label}", f"no test's name matches {pattern!r}; tests/integration/run.py --list prints them")
     tally.passed += got["passed"]
     tally.failed += got["failed"]
     tally.skipped += got["skipped"]
@@ -288,7 +294,7 @@ def leftovers():
 
 def check_leftovers(tally):
     # Namespaces and sockets are torn down behind the last close.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while leftovers() and time.monotonic() < deadline:
         time.sleep(0.5)
     found = leftovers()
@@ -302,6 +308,10 @@ def main():
     parser.add_argument("--stage", default="")
     parser.add_argument("--setup-seconds", type=int, default=0)
     options = parser.parse_args()
+    try:
+        re.compile(options.filter)
+    except re.error as e:
+        sys.exit(f"--filter={options.filter}: no regular expression: {e}")
     wanted = options.stage.split(",") if options.stage else (["build", "integration"] if options.filter else [s for s in STAGES if options.all or s not in BY_NAME_ONLY])
     for s in wanted:
         if s not in STAGES:

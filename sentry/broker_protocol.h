@@ -23,7 +23,7 @@ enum class MessageType : uint8_t {
   // sentry -> broker
   kResult,        // Result + PartResult[count] + bytes; with the descriptor to install for accept
   kFetch,         // Fetch
-  kNetChange,     // NetChangeRequest
+  kNetChange,     // NetChangeRequest; with a pidfd of who asked for it where that call has returned (send without an address)
   kRunAhead,      // Fetch, with the sentry's end of the stream: both ends get a send buffer of kRunAheadBytes; no answer
 };
 
@@ -142,7 +142,9 @@ struct Fetched {
 };
 
 struct NetChangeRequest {
-  Envelope envelope;      // listener, id, tid of the live call on whose behalf
+  Envelope envelope;      // listener, id, tid of the live call on whose behalf; zeroes where a pidfd of the sender comes with it
+  uint32_t sender_uid = 0;  // with a pidfd: the real user as it was when it sent
+  uint32_t reserved = 0;
   uint64_t token = 0;     // comes back
   netlink::NetChange change;
 };

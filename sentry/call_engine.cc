@@ -102,18 +102,19 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
 
   void RequestChange(const netlink::NetChange& change, const netlink::Caller& caller, ChangeDone done) override {
     auto it = calls_.find(caller.call);
-    if (it == calls_.end() || !engine_.connected()) {
+    if ((caller.sender == nullptr && it == calls_.end()) || !engine_.connected()) {
       netlink::NetChangeResult r;
       r.error = EPERM;
       return done(r);
     }
     calls::NetChangeRequest request;
-    request.envelope = it->second;
+    if (caller.sender == nullptr) request.envelope = it->second;
     request.envelope.type = MessageType::kNetChange;
+    request.sender_uid = caller.uid;
     request.token = next_++;
     request.change = change;
     waiting_[request.token] = Waiting{std::move(done), change, std::nullopt, {}};
-    engine_.Send({reinterpret_cast<uint8_t*>(&request), sizeof request}, -1, UniqueFd());
+    engine_.Send({reinterpret_cast<uint8_t*>(&request), sizeof request}, caller.sender ? caller.sender->get() : -1, UniqueFd());
   }
 
   void OnChanged(const calls::NetChanged& c) {

@@ -160,7 +160,7 @@ void AnswerDeviceIoctl(CallEngine& engine, IncomingCall& call, int family) {
   if (!netlink::ShapeOfIoctl(request) || call.count() != 1) return (void)engine.Answer(call.envelope(), Errno::kENOTTY);
   netlink::Caller caller;
   caller.known = true;
-  caller.net_admin = true;  // the broker judges the live call when a change is asked for
+  caller.net_admin = (call.head.rights & calls::kRightNetAdmin) != 0;  // a change is judged once more, by the broker
   caller.call = engine.RememberCall(call.envelope());
   netlink::IoctlResult result = netlink::DeviceIoctl(engine.backend(), family, request, call.parts[0].data, call.parts[0].control, caller);
   if (!result.changes.empty()) {

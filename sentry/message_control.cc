@@ -143,6 +143,7 @@ void AddReceiveControl(const DatagramSocket& socket, int family, const DatagramM
     in_pktinfo info{};
     info.ipi_ifindex = meta.ifindex;
     info.ipi_addr.s_addr = info.ipi_spec_dst.s_addr = htonl(to.v4());
+    if (meta.answer_from.is_v4()) info.ipi_spec_dst.s_addr = htonl(meta.answer_from.v4());
     out->Add(IPPROTO_IP, IP_PKTINFO, info);
   }
   if (family == AF_INET && on(SockOpt::kIpRecvTtl)) out->Add(IPPROTO_IP, IP_TTL, static_cast<int>(meta.ttl));

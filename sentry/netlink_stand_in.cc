@@ -21,7 +21,7 @@ using calls::CallKind;
 
 namespace {
 
-constexpr size_t kMaxReply = 32768;
+constexpr int kSoPassPidfd = 76, kScmPidfd = 4;
 constexpr size_t kMaxReaders = 4096;
 
 int64_t RealtimeNs() {
@@ -34,8 +34,9 @@ Bytes AsBytes(const sockaddr_nl& a) { return {reinterpret_cast<const uint8_t*>(&
 
 }  // namespace
 
-NetlinkStandIn::NetlinkStandIn(CallEngine& engine, int type, int protocol, uint32_t tgid, std::unique_ptr<netlink::NetlinkSocket> socket)
-    : StandIn(engine), type_(type), protocol_(protocol), tgid_(tgid), socket_(std::move(socket)) {
+NetlinkStandIn::NetlinkStandIn(CallEngine& engine, int type, int protocol, uint32_t tgid, bool net_admin,
+                               std::unique_ptr<netlink::NetlinkSocket> socket)
+    : StandIn(engine), type_(type), protocol_(protocol), tgid_(tgid), net_admin_(net_admin), socket_(std::move(socket)) {
   socket_->set_observer([this] { MarkDirty(); });
   ++engine_.stats().netlinks;
 }
@@ -50,7 +51,7 @@ Errno NetlinkStandIn::Create(CallEngine& engine, IncomingCall& call, int type, i
   Errno error = Errno::kOk;
   std::unique_ptr<netlink::NetlinkSocket> socket = engine.netlink().NewSocket(type, protocol, &error);
   if (socket == nullptr) return error == Errno::kOk ? Errno::kEPROTONOSUPPORT : error;
-  auto made = std::make_unique<NetlinkStandIn>(engine, type, protocol, call.head.tgid, std::move(socket));
+  auto made = std::make_unique<NetlinkStandIn>(engine, type, protocol, call.head.tgid, (call.head.rights & calls::kRightNetAdmin) != 0, std::move(socket));
   NetlinkStandIn* n = made.get();
   engine.Own(std::move(made));
   // Connected from the start: send() without an address goes to the kernel on a netlink socket.
@@ -59,6 +60,10 @@ Errno NetlinkStandIn::Create(CallEngine& engine, IncomingCall& call, int type, i
     engine.Destroy(n);
     return Errno::kENFILE;
   }
+  // Who sends natively (send() without an address) is told by the kernel; before 6.5 it knows no pidfd here.
+  const int on = 1;
+  setsockopt(n->ends_.s.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
+  setsockopt(n->ends_.s.get(), SOL_SOCKET, kSoPassPidfd, &on, sizeof on);
   int number = engine.Install(call.envelope(), n->ends_.p.get(), (flags & SOCK_CLOEXEC) != 0);
   n->ends_.p.reset();
   if (number < 0) {
@@ -72,7 +77,7 @@ Errno NetlinkStandIn::Create(CallEngine& engine, IncomingCall& call, int type, i
 netlink::Caller NetlinkStandIn::CallerOf(const calls::Envelope& e) {
   netlink::Caller caller;
   caller.known = true;
-  caller.net_admin = true;  // what a change needs is judged by the broker, on the live call
+  caller.net_admin = net_admin_;  // the sender's is judged by the broker, on the live call
   caller.tgid = tgid_;
   caller.call = engine_.RememberCall(e);
   return caller;
@@ -128,15 +133,41 @@ void NetlinkStandIn::OnSend(IncomingCall& call) {
   engine_.Answer(to, value);
 }
 
+netlink::Caller NetlinkStandIn::SenderOf(msghdr* h) {
+  netlink::Caller caller{.tgid = tgid_};
+  for (cmsghdr* c = CMSG_FIRSTHDR(h); c != nullptr; c = CMSG_NXTHDR(h, c)) {
+    if (c->cmsg_level != SOL_SOCKET) continue;
+    int fd = -1;
+    ucred credentials{};
+    if (c->cmsg_type == kScmPidfd && c->cmsg_len == CMSG_LEN(sizeof fd)) {
+      memcpy(&fd, CMSG_DATA(c), sizeof fd);
+      if (fd >= 0) caller.sender = std::make_shared<const UniqueFd>(fd);
+    } else if (c->cmsg_type == SCM_CREDENTIALS && c->cmsg_len == CMSG_LEN(sizeof credentials)) {
+      memcpy(&credentials, CMSG_DATA(c), sizeof credentials);
+      caller.uid = credentials.uid;
+    }
+  }
+  caller.known = caller.sender != nullptr;
+  caller.net_admin = caller.known && net_admin_;
+  return caller;
+}
+
 void NetlinkStandIn::FromProgram() {
   std::vector<uint8_t>& buffer = engine_.buffer();
   while (s_readable_) {
-    ssize_t n = recv(ends_.s.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+    iovec iov{buffer.data(), buffer.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred)) + CMSG_SPACE(sizeof(int))];
+    msghdr h{};
+    h.msg_iov = &iov;
+    h.msg_iovlen = 1;
+    h.msg_control = control;
+    h.msg_controllen = sizeof control;
+    ssize_t n = recvmsg(ends_.s.get(), &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (n < 0) {
       s_readable_ = errno == EINTR;
       continue;
     }
-    Errno error = socket_->Send({buffer.data(), static_cast<size_t>(n)}, Bytes(), netlink::Caller{});
+    Errno error = socket_->Send({buffer.data(), static_cast<size_t>(n)}, Bytes(), SenderOf(&h));
     (void)ToInt(error);  // the call is over; errors of messages come as replies
   }
 }

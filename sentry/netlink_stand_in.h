@@ -12,7 +12,8 @@ namespace sluice {
 class NetlinkStandIn final : public StandIn, private FdHandler {
  public:
   static Errno Create(CallEngine& engine, IncomingCall& call, int type, int flags, int protocol);
-  NetlinkStandIn(CallEngine& engine, int type, int protocol, uint32_t tgid, std::unique_ptr<netlink::NetlinkSocket> socket);
+  // `net_admin`: who made the socket has CAP_NET_ADMIN; Linux asks that of the maker and of each sender.
+  NetlinkStandIn(CallEngine& engine, int type, int protocol, uint32_t tgid, bool net_admin, std::unique_ptr<netlink::NetlinkSocket> socket);
   ~NetlinkStandIn() override;
 
   void OnCall(IncomingCall& call, Bytes message) override;
@@ -31,6 +32,7 @@ class NetlinkStandIn final : public StandIn, private FdHandler {
   };
 
   netlink::Caller CallerOf(const calls::Envelope& e);
+  netlink::Caller SenderOf(msghdr* h);
   void OnSend(IncomingCall& call);
   void OnReceive(IncomingCall& call, Bytes message);
   bool ReadCopy(int p, size_t capacity, int flags, netlink::Reply* out, size_t* length);
@@ -46,6 +48,7 @@ class NetlinkStandIn final : public StandIn, private FdHandler {
 
   int type_, protocol_;
   uint32_t tgid_;
+  bool net_admin_;
   std::unique_ptr<netlink::NetlinkSocket> socket_;
   DatagramPair ends_;
   bool s_readable_ = false, s_writable_ = true;

@@ -30,6 +30,7 @@
 #include "control/broker/net_change.h"
 #include "control/broker/sentry_message.h"
 #include "control/broker/stand_in_finder.h"
+#include "sentry/netlink/if_ioctl.h"
 #include "sentry/options.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
@@ -90,7 +91,8 @@ bool NeedsRights(const calls::Call& call, Bytes name) {
     case CallKind::kSocket: return static_cast<int>(call.args[0]) == AF_NETLINK || (static_cast<int>(call.args[1]) & 0xf) == SOCK_RAW;
     case CallKind::kBind: return name.size() >= 4 && (name[2] != 0 || name[3] != 0);  // a port, or a netlink port id
     case CallKind::kSetSockOpt: return SocketOptionNeedsRights(static_cast<int>(call.args[1]), static_cast<int>(call.args[2]));
-    default: return false;  // changes by netlink and ioctl are judged when the sentry asks for them (OnNetChange)
+    case CallKind::kIoctl: return netlink::IoctlNeedsRights(static_cast<uint32_t>(call.args[1]));
+    default: return false;  // changes by netlink are judged when the sentry asks for them (OnNetChange)
   }
 }
 
@@ -157,7 +159,9 @@ class CallBroker::Impl {
   FoundSocket FetchInside(const calls::Fetch& fetch);
   void OnFetch(const calls::Fetch& fetch);
   void OnRunAhead(const calls::Fetch& whom, int sentry_end);
-  void OnNetChange(const calls::NetChangeRequest& request);
+  void OnNetChange(const calls::NetChangeRequest& request, UniqueFd sender);
+  bool LiveCallMayChange(const calls::NetChangeRequest& request);
+  bool SenderMayChange(const UniqueFd& sender, uint32_t uid);
 
   Options options_;
   StandInFinder finder_;
@@ -469,7 +473,7 @@ void CallBroker::Impl::OnMessage(Bytes message, std::vector<UniqueFd> fds) {
     case MessageType::kResult: return OnResult(parsed.result, fds.empty() ? UniqueFd() : std::move(fds[0]));
     case MessageType::kFetch: return OnFetch(parsed.fetch);
     case MessageType::kRunAhead: return OnRunAhead(parsed.fetch, fds.empty() ? -1 : fds[0].get());
-    default: return OnNetChange(parsed.change);
+    default: return OnNetChange(parsed.change, fds.empty() ? UniqueFd() : std::move(fds[0]));
   }
 }
 
@@ -591,23 +595,49 @@ void CallBroker::Impl::OnRunAhead(const calls::Fetch& whom, int sentry_end) {
   if (program_end.is_stand_in && program_end.cookie == whom.cookie) widen(program_end.fd.get());
 }
 
-void CallBroker::Impl::OnNetChange(const calls::NetChangeRequest& request) {
+void CallBroker::Impl::OnNetChange(const calls::NetChangeRequest& request, UniqueFd sender) {
   calls::NetChanged reply;
   reply.envelope = request.envelope;
   reply.envelope.type = MessageType::kNetChanged;
   reply.token = request.token;
   reply.result.error = EPERM;
-  // The call must be one that is under way, and the thread the one that makes it.
-  auto it = pending_.find(static_cast<pid_t>(request.envelope.tid));
-  const bool under_way = it != pending_.end() && it->second.envelope.id == request.envelope.id &&
-                         it->second.envelope.listener == request.envelope.listener;
-  if (under_way && it->second.kind != CallKind::kSend && it->second.kind != CallKind::kIoctl) return Refuse(Violation::kForeignChange);
-  if (options_.apply_change) {
-    bool allowed = under_way && HasCapabilityOverNetns(static_cast<pid_t>(request.envelope.tid), options_.target_netns_fd, CAP_NET_ADMIN);
-    allowed = allowed && StillValid(request.envelope.listener, request.envelope.id);
-    reply.result = options_.apply_change(request.change, allowed);
-  }
+  const bool allowed = sender ? SenderMayChange(sender, request.sender_uid) : LiveCallMayChange(request);
+  if (!Open()) return;
+  if (options_.apply_change) reply.result = options_.apply_change(request.change, allowed);
   Send({reinterpret_cast<uint8_t*>(&reply), sizeof reply}, -1, UniqueFd());
+}
+
+// The call must be one that is under way, and the thread the one that makes it.
+bool CallBroker::Impl::LiveCallMayChange(const calls::NetChangeRequest& request) {
+  auto it = pending_.find(static_cast<pid_t>(request.envelope.tid));
+  if (it == pending_.end() || it->second.envelope.id != request.envelope.id || it->second.envelope.listener != request.envelope.listener) {
+    return false;
+  }
+  if (it->second.kind != CallKind::kSend && it->second.kind != CallKind::kIoctl) {
+    Refuse(Violation::kForeignChange);
+    return false;
+  }
+  return HasCapabilityOverNetns(static_cast<pid_t>(request.envelope.tid), options_.target_netns_fd, CAP_NET_ADMIN) &&
+         StillValid(request.envelope.listener, request.envelope.id);
+}
+
+// Its send() returned long ago: judged is the process as it is now, which must be the sandbox's own, and still be the user that it was.
+bool CallBroker::Impl::SenderMayChange(const UniqueFd& sender, uint32_t uid) {
+  std::ifstream info("/proc/self/fdinfo/" + std::to_string(sender.get()));
+  pid_t pid = 0;
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("Pid:", 0) == 0) pid = static_cast<pid_t>(strtol(line.c_str() + 4, nullptr, 10));
+  }
+  if (pid == 0) {
+    Refuse(Violation::kDescriptor);  // no pidfd
+    return false;
+  }
+  const bool inside = pid > 0 && std::any_of(listeners_.begin(), listeners_.end(), [pid](const auto& l) {
+    return StandInFinder::IsInside(pid, l.second.pid_namespace);
+  });
+  // It is alive, so the number was its own all the while.
+  return inside && HasCapabilityStillAs(pid, uid, options_.target_netns_fd, CAP_NET_ADMIN) &&
+         syscall(SYS_pidfd_send_signal, sender.get(), 0, nullptr, 0) == 0;
 }
 
 CallBroker::CallBroker(const Options& options) : impl_(std::make_unique<Impl>(options)) {}

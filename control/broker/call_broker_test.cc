@@ -403,6 +403,44 @@ TEST_F(LiveCallTest, RefusesAChangeOfTheNamespaceForACallThatCannotAskForOne) {
   EXPECT_EQ(0, changes_asked_);
 }
 
+TEST_F(LiveCallTest, AppliesChangesForASenderThatMayAndStillIsTheSame) {
+  if (geteuid() != 0) GTEST_SKIP() << "the sender is to be root";
+  UniqueFd child(static_cast<int>(syscall(SYS_pidfd_open, child_, 0)));
+  calls::NetChangeRequest request{};
+  request.envelope.type = MessageType::kNetChange;
+  ASSERT_TRUE(Send(BytesOf(request), {child.get()}));
+  EXPECT_EQ(0, Next().As<calls::NetChanged>().result.error);
+  EXPECT_EQ(1, changes_allowed_);
+  request.sender_uid = 1000;  // was another user when it sent
+  ASSERT_TRUE(Send(BytesOf(request), {child.get()}));
+  EXPECT_EQ(EPERM, Next().As<calls::NetChanged>().result.error);
+  request.sender_uid = 0;
+  ASSERT_TRUE(Send(Answer(120, 0, 0, 120)));
+  EXPECT_EQ(MessageType::kDelivered, Next().type());
+  EXPECT_EQ(0, ExitStatus());  // gone
+  for (auto a = Receive(); a; a = Receive()) continue;  // and its listener
+  ASSERT_TRUE(broker_->RunOnce(0));
+  for (auto a = Receive(); a; a = Receive()) continue;
+  ASSERT_TRUE(Send(BytesOf(request), {child.get()}));
+  EXPECT_EQ(EPERM, Next().As<calls::NetChanged>().result.error);
+  EXPECT_EQ(1, changes_allowed_);
+}
+
+TEST_F(LiveCallTest, RefusesASenderThatIsNoProcess) {
+  calls::NetChangeRequest request{};
+  request.envelope.type = MessageType::kNetChange;
+  ExpectViolation(Copy(BytesOf(request)), {go_[0]}, "descriptors");
+}
+
+TEST_F(BrokerTest, AppliesNoChangeForASenderOutsideOfTheSandbox) {
+  UniqueFd self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+  calls::NetChangeRequest request{};
+  request.envelope.type = MessageType::kNetChange;
+  ASSERT_TRUE(Send(BytesOf(request), {self.get()}));
+  EXPECT_EQ(EPERM, Next().As<calls::NetChanged>().result.error);
+  EXPECT_EQ(0, changes_allowed_);
+}
+
 TEST_F(LiveCallTest, FetchesAStandInOfTheSandboxAndNoOtherFile) {
   calls::Fetch fetch;
   fetch.envelope = To(MessageType::kFetch, call_.envelope.listener, call_.envelope.tid, 1);

@@ -37,7 +37,7 @@ using netlink::NetName;
 
 struct Credentials {
   uint64_t effective = 0;  // capabilities
-  uint64_t euid = 0;
+  uint64_t uid = 0, euid = 0;
 };
 
 bool ParseNumber(std::string_view text, int base, uint64_t* value) {
@@ -58,7 +58,8 @@ bool ReadCredentials(pid_t tid, Credentials* out) {
   if (uid == std::string::npos || cap == std::string::npos) return false;
   const size_t euid = text.find('\t', uid + 6);
   if (euid == std::string::npos) return false;
-  return ParseNumber(std::string_view(text).substr(euid + 1), 10, &out->euid) &&
+  return ParseNumber(std::string_view(text).substr(uid + 6), 10, &out->uid) &&
+         ParseNumber(std::string_view(text).substr(euid + 1), 10, &out->euid) &&
          ParseNumber(std::string_view(text).substr(cap + 9), 16, &out->effective);
 }
 
@@ -307,11 +308,8 @@ NetChangeResult Failure(int error, std::string_view message = {}) {
   return result;
 }
 
-}  // namespace
-
-bool HasCapabilityOverNetns(pid_t tid, int netns_fd, int capability) {
-  Credentials caller;
-  if (!ReadCredentials(tid, &caller)) return false;
+// As ns_capable().
+bool Capable(pid_t tid, const Credentials& caller, int netns_fd, int capability) {
   const std::string path = "/proc/" + std::to_string(tid) + "/ns/user";
   const UniqueFd caller_ns(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   UniqueFd ns(ioctl(netns_fd, NS_GET_USERNS));
@@ -328,6 +326,18 @@ bool HasCapabilityOverNetns(pid_t tid, int netns_fd, int capability) {
     ns = std::move(parent);
   }
   return false;
+}
+
+}  // namespace
+
+bool HasCapabilityOverNetns(pid_t tid, int netns_fd, int capability) {
+  Credentials caller;
+  return ReadCredentials(tid, &caller) && Capable(tid, caller, netns_fd, capability);
+}
+
+bool HasCapabilityStillAs(pid_t tid, uint32_t uid, int netns_fd, int capability) {
+  Credentials caller;
+  return ReadCredentials(tid, &caller) && caller.uid == uid && caller.euid == uid && Capable(tid, caller, netns_fd, capability);
 }
 
 NetChanger::NetChanger(const NetChangeLimits& limits, std::string* error)

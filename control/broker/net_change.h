@@ -19,6 +19,9 @@ namespace sluice {
 // namespace `netns_fd`, as the kernel's ns_capable() judges. False on any doubt (the thread is gone ...). The caller checks with
 // SECCOMP_IOCTL_NOTIF_ID_VALID afterwards that the thread was still the one that was meant.
 bool HasCapabilityOverNetns(pid_t tid, int netns_fd, int capability);
+// The same, of a process that has sent something as user `uid` (as the broker's user namespace names it) and may have executed another
+// program since: its real and effective users must both be that one, so that a set-user-ID program does not lend its rights.
+bool HasCapabilityStillAs(pid_t tid, uint32_t uid, int netns_fd, int capability);
 
 // How many objects of a kind a namespace may hold after a change from inside; more is refused with ENOBUFS.
 struct NetChangeLimits {

@@ -35,7 +35,8 @@ Violation ParseSentryMessage(Bytes message, size_t descriptors, SentryMessage* o
   if (message.size() < sizeof(calls::Envelope)) return Violation::kShortMessage;
   if (message.size() > calls::kMaxMessage) return Violation::kLongMessage;
   out->type = static_cast<MessageType>(message[0]);
-  const bool may_have_one = out->type == MessageType::kResult || out->type == MessageType::kRunAhead;
+  const bool may_have_one =
+      out->type == MessageType::kResult || out->type == MessageType::kNetChange || out->type == MessageType::kRunAhead;
   if (descriptors > (may_have_one ? 1u : 0u)) return Violation::kDescriptor;
   switch (out->type) {
     case MessageType::kResult: return ParseResult(message, &out->result) ? Violation::kNone : Violation::kBadResult;

@@ -13,6 +13,7 @@
 #include <cerrno>
 
 #include "control/log.h"
+#include "control/netfilter_check.h"
 #include "control/registry.h"
 #include "control/run/inherited.h"
 #include "control/run/plan.h"
@@ -82,7 +83,10 @@ Status Guard::Prepare() {
   signals_.Reset(signalfd(-1, &blocked, SFD_CLOEXEC | SFD_NONBLOCK));
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   SLUICE_RETURN_IF_ERROR(OpenNamespace());
-  if (plan_.intercepted()) SLUICE_RETURN_IF_ERROR(sandbox_.LookAtNamespace());
+  if (plan_.intercepted()) {
+    SLUICE_RETURN_IF_ERROR(sandbox_.LookAtNamespace());
+    if (plan_.flags.netfilter == NetfilterPolicy::kRefuse) SLUICE_RETURN_IF_ERROR(CheckControlGroup());
+  }
   return OpenPcap();
 }
 

@@ -104,6 +104,9 @@ class Sentry {
     std::vector<std::string> problems;
     ParseSysctls(sysctls_, &problems);
     for (const std::string& problem : problems) LogLine(LogLevel::kWarning, problem);
+    for (const std::string& key : SysctlsWithoutEffect(sysctls_)) {
+      if (told_.insert(key).second) LogLine(LogLevel::kWarning, key + " = " + sysctls_.find(key)->second + " has no effect on sluice's stack");
+    }
   }
 
   bool Usable(const LinkConfig& link) const {
@@ -270,6 +273,7 @@ class Sentry {
   PortMaker ports_;
   AdminServer admin_;
   SysctlMap sysctls_;
+  std::set<std::string> told_;  // keys without effect that the log knows
   std::set<IfIndex> asked_, attached_, waiting_;
   uint64_t generation_ = 0;
   bool starting_ = true, ready_ = false, draining_ = false;

@@ -211,7 +211,7 @@ void Network::EmitGroup(Packet packet, const Route& route, const IpAddress& dest
   }
   // Our own sockets hear it too.
   const bool multicast = destination.IsMulticast();
-  if (!multicast || (multicast_loop && IsMember(route.ifindex, destination))) {
+  if (!multicast || ((multicast_loop || device->config().loopback()) && IsMember(route.ifindex, destination))) {
     Packet copy = packet.Clone(context_.pool);
     if (copy) LoopBack(std::move(copy), route.ifindex, multicast ? 2 : 1);
   }

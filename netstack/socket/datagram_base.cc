@@ -161,6 +161,9 @@ void DatagramBase::Enqueue(Packet payload, const IpInfo& info, uint16_t source_p
   d.meta.ttl = info.ttl;
   d.meta.tos = info.tos;
   d.meta.gro_size = gro_size;
+  if ((info.multicast || info.broadcast) && option(SockOpt::kIpPktInfo) != 0) {
+    d.meta.answer_from = network_.Lookup(RouteQuery{.destination = info.source, .ifindex = info.ifindex}).source;
+  }
   const bool wants_options = option(SockOpt::kIpRecvOpts) != 0 || option(SockOpt::kIpRetOpts) != 0;
   if (wants_options && info.source.is_v4() && info.header.size() > wire::kIpv4Header) {
     const Bytes options = info.header.subspan(wire::kIpv4Header);

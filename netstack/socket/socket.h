@@ -149,6 +149,7 @@ struct DatagramMeta {
   Endpoint source;         // receive: sender
   Endpoint destination;    // receive: address and port it was sent to
   IfIndex ifindex = 0;     // receive: device it came by
+  IpAddress answer_from;   // receive, with IP_PKTINFO: the local address that an answer has; not where the destination is that
   uint8_t ttl = 0;
   uint8_t tos = 0;
   uint16_t gro_size = 0;   // receive: UDP_GRO segment size, 0 where single

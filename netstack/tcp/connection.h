@@ -361,7 +361,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   int64_t notsent_lowat_ = -1;
   uint32_t user_mss_ = 0, user_window_clamp_ = 0, mark_ = 0, port_range_ = 0;
   int16_t ttl_ = -1, tclass_ = -1;
-  uint8_t tos_ = 0, priority_ = 0, pmtu_discover_ = 1, min_ttl_ = 0, min_hops_ = 0;
+  int32_t priority_ = 0;
+  uint8_t tos_ = 0, pmtu_discover_ = 1, min_ttl_ = 0, min_hops_ = 0;
   bool nodelay_ = false, cork_ = false, keep_alive_ = false, oob_inline_ = false, freebind_ = false, transparent_ = false;
   bool bind_no_port_ = false, dont_route_ = false, broadcast_ = false, recv_err_ = false, address_bound_ = false, port_bound_ = false;
   bool thin_linear_ = false;

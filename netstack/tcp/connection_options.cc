@@ -74,7 +74,7 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
       route_.generation = 0;
       return Errno::kOk;
     case SockOpt::kPriority:
-      priority_ = static_cast<uint8_t>(v);
+      priority_ = static_cast<int32_t>(v);
       return Errno::kOk;
     case SockOpt::kOobInline: oob_inline_ = on; return Errno::kOk;
     case SockOpt::kBindToIfIndex:

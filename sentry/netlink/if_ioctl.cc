@@ -413,6 +413,19 @@ std::optional<IoctlShape> ShapeOfIoctl(uint32_t request) {
   }
 }
 
+bool IoctlNeedsRights(uint32_t request) {
+  switch (request) {
+    case SIOCETHTOOL:
+    case SIOCSARP:
+    case SIOCDARP:
+    case SIOCADDRT:
+    case SIOCDELRT:
+      return true;
+    default:
+      return Sets(request) || Refused(request);
+  }
+}
+
 size_t IoctlExtraRoom(uint32_t request, Bytes argument, Bytes extra) {
   if (request == SIOCETHTOOL) return EthtoolRoom(extra);
   if (request != SIOCGIFCONF || argument.size() < sizeof(ifconf)) return 0;

@@ -36,6 +36,9 @@ struct IoctlResult {
 
 inline constexpr size_t kMaxIoctlExtra = 16384;  // the second buffer's bytes that are ever written
 
+// Whether the answer depends on the caller's capabilities.
+bool IoctlNeedsRights(uint32_t request);
+
 // How many bytes of the second buffer an answer may fill, from the request alone (`extra`: what could be read of the buffer). The
 // broker writes no more, whatever the answer says.
 size_t IoctlExtraRoom(uint32_t request, Bytes argument, Bytes extra);

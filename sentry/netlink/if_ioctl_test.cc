@@ -24,8 +24,8 @@ namespace {
 
 using netlink::testing::FakeBackend;
 
-constexpr Caller kRoot{.known = true, .net_admin = true};
-constexpr Caller kUser{.known = true};
+const Caller kRoot{.known = true, .net_admin = true};
+const Caller kUser{.known = true};
 
 ifreq Named(const char* name) {
   ifreq req{};

@@ -81,7 +81,7 @@ class Sandbox {
   std::shared_ptr<const NetConfig> config_;
 };
 
-constexpr Caller kRoot{.known = true, .net_admin = true, .tgid = 4242};
+const Caller kRoot{.known = true, .net_admin = true, .tgid = 4242};
 
 std::vector<std::string> DescribeAll(const Messages& messages, bool sorted) {
   std::vector<std::string> out;

@@ -20,6 +20,7 @@
 
 #include "base/bytes.h"
 #include "base/errno.h"
+#include "base/unique_fd.h"
 #include "netstack/config.h"
 #include "netstack/stack.h"
 #include "sentry/netlink/net_change.h"
@@ -28,12 +29,14 @@ namespace sluice::netlink {
 
 // Who made a socket call.
 struct Caller {
-  // The call was notified, so its rights are known. A native send() of the program carries none: it may ask, but not change.
+  // The call was notified, or the kernel told who sent. Else it may ask, but not change.
   bool known = false;
   bool net_admin = false;  // CAP_NET_ADMIN in the user namespace that owns the network namespace
   uint32_t tgid = 0;       // process id as the program sees it itself; proposed as the port id at autobind. 0: unknown
   uint32_t uid = 0;        // effective user id, told back by RTM_GETROUTE
   uint64_t call = 0;       // the backend's handle of the live notification, passed through to RequestChange
+  // Of a native send(), whose call has returned: a pidfd of the sender, by which the broker judges it. Empty: nobody can.
+  std::shared_ptr<const UniqueFd> sender;
 };
 
 // What the server needs of its surroundings.
@@ -85,7 +88,7 @@ class NetlinkSocket {
  public:
   virtual ~NetlinkSocket() = default;
 
-  // sendto, sendmsg, or a native send/write of the stand-in (destination empty, caller unknown). `destination` is the sockaddr as
+  // sendto, sendmsg, or a native send/write of the stand-in (destination empty). `destination` is the sockaddr as
   // given, possibly malformed. The bytes are one datagram with one or more messages. The errno is that of the call; errors of
   // single messages come as NLMSG_ERROR replies.
   virtual Errno Send(Bytes datagram, Bytes destination, const Caller& caller) = 0;

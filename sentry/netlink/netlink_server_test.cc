@@ -23,8 +23,8 @@ using netlink::testing::Messages;
 using netlink::testing::Split;
 using ::testing::ElementsAre;
 
-constexpr Caller kRoot{.known = true, .net_admin = true, .tgid = 100, .call = 7};
-constexpr Caller kUser{.known = true, .net_admin = false, .tgid = 101};
+const Caller kRoot{.known = true, .net_admin = true, .tgid = 100, .call = 7};
+const Caller kUser{.known = true, .net_admin = false, .tgid = 101};
 
 class NetlinkServerTest : public ::testing::Test {
  protected:

@@ -197,11 +197,11 @@ class Program:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(10)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         try:
-            wait_for(lambda: not any(processes.alive(p) for p in family), f"{self.argv} has ended and processes of {family} are left", 20)
+            wait_for(lambda: not any(processes.alive(p) for p in family), f"{self.argv} has ended and processes of {family} are left")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -60,11 +60,11 @@ class WebTest(WebFixture):
         root = self.document_root(["1k"])
         server = self.inside(*self.nginx_argv(root))
         self.wait_peer_sees(80, server)
-        out = self.peer("wrk", "-t2", "-c64", "-d2s", f"http://{INSIDE}/1k").expect_success()
+        out = self.peer("wrk", "-t2", "-c64", "-d2s", "--timeout", "30s", f"http://{INSIDE}/1k").expect_success()
         self.assertNotIn("Socket errors", out)
         self.assertNotIn("Non-2xx", out)
         self.assertGreater(int(re.search(r"(\d+) requests in", out).group(1)), 64)
-        out = self.peer("wrk", "-t2", "-c16", "-d2s", "-H", "Connection: close", f"http://{INSIDE}/1k").expect_success()
+        out = self.peer("wrk", "-t2", "-c16", "-d2s", "--timeout", "30s", "-H", "Connection: close", f"http://{INSIDE}/1k").expect_success()
         self.assertNotIn("Non-2xx", out)
         self.assertGreater(int(re.search(r"(\d+) requests in", out).group(1)), 16)
 

@@ -136,6 +136,7 @@ def many():
         back[i].hdr.iovlen = 1
         back[i].hdr.name = ctypes.cast(names[i], ctypes.c_void_p)
         back[i].hdr.namelen = 16
+    wait(a)
     got = libc.recvmmsg(a.fileno(), back, len(into), 0x40, None)
     print("recvmmsg:", got, [(back[i].len, into[i].raw[:back[i].len], hex(back[i].hdr.flags), back[i].hdr.namelen,
                              names[i].raw[2:8] == struct.pack("!H4s", b.getsockname()[1], socket.inet_aton("127.0.0.1"))) for i in range(got)])
