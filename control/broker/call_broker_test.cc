@@ -310,7 +310,7 @@ class LiveCallTest : public BrokerTest {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int s = socket(AF_UNIX, SOCK_STREAM, 0);
     std::string error;
-    UniqueFd listener = InstallProgramFilter(true, &error);
+    UniqueFd listener = InstallProgramFilter({.no_new_privs = true}, &error);
     const int number = listener.get();
     if (write(pipe_[1], &number, sizeof number) != sizeof number) _exit(1);
     char c;

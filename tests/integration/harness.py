@@ -227,6 +227,9 @@ class Net:
                 ns.run("ip", "addr", "add", f"{address}/24", "dev", "eth0")
                 ns.run("ip", "link", "set", "eth0", "up")
             self.inside.run("ip", "route", "add", "default", "via", PEER)
+            # The carrier is seen by a kernel thread of its own, a moment later.
+            for ns in (self.inside, self.peer):
+                wait_for(lambda ns=ns: "state UP" in ns.run("ip", "link", "show", "eth0").stdout, "eth0 has no carrier")
         except BaseException:
             self.remove()
             raise
