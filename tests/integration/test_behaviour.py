@@ -279,6 +279,7 @@ class TerminalTest(SluiceTest):
         self.expect(terminal, "one\r\none")
         os.write(terminal, b"\x1a")
         self.expect(terminal, "Stopped")
+        self.expect(terminal, "prompt> ")
         os.write(terminal, b"echo shell $((40+2))\n")
         self.expect(terminal, "shell 42")
         os.write(terminal, b"fg\n")
