@@ -1,0 +1,65 @@
+"""runc's own behaviour is the reference: the same bundle and the same commands, by runc and by sluice."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+from docker_host import RUN, SLUICE, busybox, wait_for
+
+COMMANDS = [["create", "--bundle", ".", "--pid-file", "../pid", "ID"], ["create", "--bundle", ".", "ID"], ["state", "ID"], ["start", "ID"], ["start", "ID"],
+            ["exec", "ID", "sh", "-c", "exit 5"], ["ps", "ID"], ["pause", "ID"], ["exec", "ID", "true"], ["resume", "ID"], ["delete", "ID"],
+            ["kill", "ID", "KILL"], ["kill", "ID", "KILL"], ["delete", "ID"], ["delete", "ID"], ["delete", "--force", "ID"], ["state", "ID"],
+            ["start", "ID"], ["exec", "ID", "true"], ["list"], ["features"]]
+
+
+class SameAsRunc(unittest.TestCase):
+    def setUp(self):
+        if shutil.which("runc") is None:
+            raise unittest.SkipTest("runc is not installed")
+        self.directory = tempfile.mkdtemp(prefix=f"{RUN}-bundle-", dir="/var/tmp")
+        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
+        self.bundle = f"{self.directory}/b"
+        os.makedirs(f"{self.bundle}/rootfs")
+        busybox().write(f"{self.directory}/tar")
+        subprocess.run(["tar", "-C", f"{self.bundle}/rootfs", "-xf", f"{self.directory}/tar"], check=True)
+        subprocess.run(["runc", "spec"], cwd=self.bundle, check=True)
+        with open(f"{self.bundle}/config.json", encoding="utf-8") as f:
+            config = json.load(f)
+        config["process"].update(terminal=False, args=["sleep", "1000"])
+        config["unknownToUs"] = {"kept": True}
+        self.config = json.dumps(config)
+        with open(f"{self.bundle}/config.json", "w", encoding="utf-8") as f:
+            f.write(self.config)
+
+    def play(self, runtime, name):
+        flags = ["--root", f"{self.directory}/{name}", "--log", f"{self.directory}/{name}.log", "--log-format", "json"]
+        self.addCleanup(subprocess.run, [runtime, *flags[:2], "delete", "--force", RUN], capture_output=True, check=False)
+        seen = []
+        for command in COMMANDS:
+            argv = [runtime, *flags, *(RUN if word == "ID" else word for word in command)]
+            done = subprocess.run(argv, cwd=self.bundle, text=True, stdin=subprocess.DEVNULL, stdout=open(f"{self.directory}/out", "w+", encoding="utf-8"),
+                                  stderr=open(f"{self.directory}/err", "w+", encoding="utf-8"), timeout=60, check=False)
+            error = open(f"{self.directory}/err", encoding="utf-8").read()
+            error = re.sub(r"^(sluice: |runc create failed: )", "", re.sub(r'time="[^"]*" ', "", error)).strip()
+            state = []
+            if command[0] == "state" and done.returncode == 0:
+                shown = json.loads(open(f"{self.directory}/out", encoding="utf-8").read())
+                state = [shown["status"], shown["bundle"], sorted(shown)]
+            seen.append((command, done.returncode, error, state))
+            if command[0] == "kill" and done.returncode == 0:
+                wait_for(lambda: '"stopped"' in subprocess.run([runtime, *flags[:2], "state", RUN], text=True, capture_output=True, check=False).stdout, "it does not stop")
+        with open(f"{self.bundle}/config.json", encoding="utf-8") as f:
+            self.assertEqual(f.read(), self.config)
+        with open(f"{self.directory}/{name}.log", encoding="utf-8") as f:
+            lines = [json.loads(line) for line in f]
+        return seen, [re.sub(r"^runc create failed: ", "", line["msg"]) for line in lines if line["level"] == "error"]
+
+    def test_status_state_errors_and_log(self):
+        reference, reference_log = self.play("runc", "runc")
+        ours, our_log = self.play(SLUICE, "sluice")
+        for expected, got in zip(reference, ours):
+            self.assertEqual(got, expected)
+        self.assertEqual(our_log, reference_log)
