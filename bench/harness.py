@@ -2,6 +2,7 @@
 """Real workloads, side by side: the same unmodified server behind a veth on the plain kernel and under sluice, clients on a kernel peer.
 
   scripts/bench [--rounds=5] [--seconds=3] [--work=REGEX] [--modes=kernel,packet,packet-nogso,xdp,xdp-nogso,host] [--output=DIRECTORY]
+  scripts/bench --no-setup --join RESULT.json...   (one table and plot of runs that were made in pieces)
 
 Every round runs all modes of a workload one after the other (interleaved), so that a slow phase of the machine hits all alike; the table
 gives medians and the ratio to the kernel of the same run. The kernel uses cubic on both sides. Nothing is pinned.
@@ -191,7 +192,12 @@ def table(results, modes):
         cells = []
         for m in modes:
             value, ratio = r["median"].get(m), r["ratio"].get(m)
-            cells.append("failed" if value is None else f"{value:.2f}" + (f" ({ratio:.2f}x)" if ratio is not None and m != "kernel" else ""))
+            if m not in r["median"]:
+                cells.append("")  # joined results: this workload ran without this mode
+            elif value is None:
+                cells.append("failed")
+            else:
+                cells.append(f"{value:.2f}" + (f" ({ratio:.2f}x)" if ratio is not None and m != "kernel" else ""))
         lines.append(" | ".join([r["work"].ljust(width), r["unit"].ljust(11), *(c.rjust(16) for c in cells)]))
     return "\n".join(lines)
 
@@ -223,6 +229,49 @@ def svg(results, modes, title):
     return "\n".join(out)
 
 
+def run(work, modes, options):
+    """One workload in all modes, interleaved: its entry of the results."""
+    name, unit, function, more = work
+    samples = {m: [] for m in modes}
+    problems = {}
+    for _ in range(options.rounds):
+        for m in modes:
+            value, problem = measure(function, MODES[m], options.seconds)
+            if problem:
+                problems[m] = problem
+            else:
+                samples[m].append(value)
+    median = {m: statistics.median(s) if s else None for m, s in samples.items()}
+    base = median.get("kernel")
+    ratio = {m: (v / base if v is not None and base else None) for m, v in median.items()}
+    print("; ".join(f"{m} {v:.2f}" if v is not None else f"{m} failed ({problems.get(m)})" for m, v in median.items()) + f"  {name}, {unit}",
+          flush=True)
+    return {"work": name, "unit": unit, "more_is_better": more, "median": median, "ratio": ratio, "samples": samples, "problems": problems}
+
+
+def save(env, results, directory):
+    modes = [m for m in MODES if any(m in r["median"] for r in results)]
+    print("\n" + table(results, modes))
+    os.makedirs(directory, exist_ok=True)
+    stem = os.path.join(directory, env["time"].replace(":", "").split("+")[0])
+    with open(f"{stem}.json", "w", encoding="utf-8") as f:
+        json.dump({"environment": env, "results": results}, f, indent=1)
+    with open(f"{stem}.svg", "w", encoding="utf-8") as f:
+        f.write(svg(results, modes, f"sluice against the plain kernel {env['kernel']}, {env['cores']} cores, {env['commit']}"))
+    print(f"\nsaved {stem}.json and {stem}.svg")
+
+
+def join(paths, directory):
+    """Results that were measured in pieces as one; each workload's ratios stay those of its own run."""
+    pieces = []
+    for path in paths:
+        with open(path, encoding="utf-8") as f:
+            pieces.append(json.load(f))
+    order = [name for name, *_ in WORKS]
+    results = sorted((r for p in pieces for r in p["results"]), key=lambda r: order.index(r["work"]))
+    save(pieces[-1]["environment"], results, directory)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
@@ -230,12 +279,14 @@ def main():
     parser.add_argument("--work", default="")
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--output", default=os.path.join(ROOT, "bench/results"))
+    parser.add_argument("--join", nargs="+", metavar="JSON")
     options = parser.parse_args()
+    if options.join:
+        return join(options.join, options.output)
     modes = options.modes.split(",")
     for m in modes:
         if m not in MODES:
             sys.exit(f"--modes={m}: there is no such mode; modes are {', '.join(MODES)}")
-    works = [w for w in WORKS if re.search(options.work, w[0])]
     if os.geteuid() != 0:
         sys.exit("bench: network namespaces need root")
     if not os.path.exists(RR) or (modes != ["kernel"] and not os.path.exists(SLUICE)):
@@ -243,34 +294,10 @@ def main():
     env = environment(options)
     for key, value in env.items():
         print(f"{key}={value}")
-    results = []
-    for name, unit, work, more in works:
-        samples = {m: [] for m in modes}
-        problems = {}
-        for _ in range(options.rounds):
-            for m in modes:
-                value, problem = measure(work, MODES[m], options.seconds)
-                if problem:
-                    problems[m] = problem
-                else:
-                    samples[m].append(value)
-        median = {m: statistics.median(s) if s else None for m, s in samples.items()}
-        base = median.get("kernel")
-        ratio = {m: (v / base if v is not None and base else None) for m, v in median.items()}
-        results.append({"work": name, "unit": unit, "more_is_better": more, "median": median, "ratio": ratio, "samples": samples,
-                        "problems": problems})
-        print("; ".join(f"{m} {v:.2f}" if v is not None else f"{m} failed ({problems.get(m)})" for m, v in median.items()) + f"  {name}, {unit}",
-              flush=True)
-    print("\n" + table(results, modes))
-    os.makedirs(options.output, exist_ok=True)
-    stem = os.path.join(options.output, env["time"].replace(":", "").split("+")[0])
-    with open(f"{stem}.json", "w", encoding="utf-8") as f:
-        json.dump({"environment": env, "results": results}, f, indent=1)
-    with open(f"{stem}.svg", "w", encoding="utf-8") as f:
-        f.write(svg(results, modes, f"sluice against the plain kernel {env['kernel']}, {env['cores']} cores, {env['commit']}"))
-    print(f"\nsaved {stem}.json and {stem}.svg")
-    sys.exit(1 if any(r["problems"] for r in results) else 0)
+    results = [run(w, modes, options) for w in WORKS if re.search(options.work, w[0])]
+    save(env, results, options.output)
+    return 1 if any(r["problems"] for r in results) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "dataplane/spin_choice.h"
 #include "xdp/unique_fd.h"
 
 namespace sluice {
@@ -149,6 +150,7 @@ class Worker::Impl {
   bool Sleep();
   Duration SleepTime();
   void NoteGap();
+  uint64_t Progress() const;
   bool ShouldSpin(Instant now);
   bool Spin(Instant now);
 
@@ -173,6 +175,7 @@ class Worker::Impl {
   Duration spin_limit_{0};   // zero: never spin
   Instant idle_since_;       // when the last turn that had work ended
   int confidence_ = kSpinConfidence;
+  SpinChoice choice_;
   bool core_wanted_ = false; // by others, since the last event
   WorkerStats stats_;
 };
@@ -403,7 +406,7 @@ bool Worker::Impl::Turn(Duration timeout) {
 
 bool Worker::Impl::ShouldSpin(Instant now) {
   if (options_.poll == PollMode::kBusy) return true;
-  return confidence_ >= kSpinConfidence && !core_wanted_ && now - idle_since_ < spin_limit_;
+  return choice_.spin() && confidence_ >= kSpinConfidence && !core_wanted_ && now - idle_since_ < spin_limit_;
 }
 
 // A turn had work: would spinning since the one before have caught it?
@@ -411,6 +414,16 @@ void Worker::Impl::NoteGap() {
   const bool covered = turn_began_ - idle_since_ <= spin_limit_;
   confidence_ = covered ? std::min(confidence_ + 1, kMaxConfidence) : std::max(confidence_ - 2, 0);
   core_wanted_ = false;
+  if (spin_limit_ > Duration(0) && choice_.Due(turn_began_)) choice_.EndEpoch(turn_began_, Progress());
+}
+
+uint64_t Worker::Impl::Progress() const {
+  uint64_t bytes = 0;
+  for (const auto& port : worker_.ports_) {
+    const PortStats s = port->stats();
+    bytes += s.rx_bytes + s.tx_bytes;
+  }
+  return bytes;
 }
 
 bool Worker::Impl::Spin(Instant now) {

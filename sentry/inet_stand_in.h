@@ -15,6 +15,7 @@ struct StandInOptions {
   Duration receive_timeout{0}, send_timeout{0};  // zero: none
   timeval receive_timeout_raw{}, send_timeout_raw{};
   bool timestamp = false, timestamp_ns = false;  // SO_TIMESTAMP, SO_TIMESTAMPNS
+  bool send_buffer_set = false;                  // SO_SNDBUF was: the program wants no more ahead of it than that
 };
 
 class InetStandIn : public StandIn, public SocketObserver {

@@ -250,7 +250,9 @@ Errno SetSocketOption(InetStandIn& s, int level, int name, Bytes value, uint32_t
   // A mark of zero is what there is anyway.
   if (Errno error = CheckRights(e->need, rights); error != Errno::kOk) return error;
   if (e->special != S::kNone) return SetSpecialOption(s, e->special, value, length, number, rights, p);
-  return s.socket()->SetOption(e->option, number);
+  const Errno error = s.socket()->SetOption(e->option, number);
+  if (error == Errno::kOk && (e->option == SockOpt::kSndBuf || e->option == SockOpt::kSndBufForce)) s.stand_in_options().send_buffer_set = true;
+  return error;
 }
 
 bool SocketOptionNeedsRights(int level, int name) {

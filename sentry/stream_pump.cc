@@ -39,9 +39,9 @@ void StreamStandIn::DropS() {
 }
 
 // A writer that found its buffer full sleeps until three quarters of it are read: with the default buffer of 208 KiB the reader runs dry
-// before the other core has woken up. Bulk streams get larger ones, which takes a right.
+// before the other core has woken up. Bulk streams get larger ones, which takes a right; not where the program chose a size itself.
 void StreamStandIn::LetRunAhead() {
-  if (runs_ahead_ || !s_ || number_ < 0) return;
+  if (runs_ahead_ || !s_ || number_ < 0 || options_.send_buffer_set) return;
   runs_ahead_ = true;
   engine_.RequestRunAhead(this, s_.get());
 }

@@ -2,7 +2,7 @@
 import json
 import unittest
 
-from harness import INSIDE, PEER, SluiceTest
+from harness import INSIDE, PEER, SluiceTest, sandbox_only
 
 SECONDS = "2"
 
@@ -61,6 +61,54 @@ class Iperf3Test(SluiceTest):
         self.peer("iperf3", "-s", "-1")
         self.wait_listening_on_peer(5201)
         self.check_udp(self.inside("iperf3", "-c", PEER, "-J", "-u", "-b", "50M", "-l", "1200", "-t", SECONDS).expect_success())
+
+
+# Sends 4 MiB that the peer reads, then until nothing more is taken; prints how much was taken beyond.
+WRITER = """
+import select, signal, socket, sys
+s = socket.socket()
+if len(sys.argv) > 1:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(sys.argv[1]))
+s.bind(("0.0.0.0", 7100)); s.listen(1); print("listening", flush=True)
+c, _ = s.accept()
+block = bytes(65536)
+for _ in range(64): c.sendall(block)
+c.setblocking(False)
+poll = select.poll(); poll.register(c, select.POLLOUT)
+ahead = 0
+while poll.poll(2000):
+    try:
+        while True: ahead += c.send(block)
+    except BlockingIOError: pass
+print("ahead", ahead, flush=True)
+signal.pause()
+"""
+# Reads 4 MiB through a small receive buffer and then no more.
+READER = """
+import signal, socket, sys
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768); s.connect((sys.argv[1], 7100))
+left = 4 << 20
+while left: left -= len(s.recv(min(left, 65536)))
+print("done", flush=True)
+signal.pause()
+"""
+
+
+class WriteAheadTest(SluiceTest):
+    """How far a program may write ahead of a peer that stopped reading."""
+
+    def ahead(self, *size):
+        server = self.inside("python3", "-c", WRITER, *size)
+        server.wait_log("listening")
+        self.peer("python3", "-c", READER, INSIDE).wait_log("done")
+        return int(server.wait_log(r"ahead (\d+)").group(1))
+
+    @sandbox_only
+    def test_bulk_writer_runs_far_ahead(self):
+        self.assertGreater(self.ahead(), 2 << 20)
+
+    def test_writer_that_chose_its_buffer_does_not(self):
+        self.assertLess(self.ahead("65536"), 1 << 20)
 
 
 if __name__ == "__main__":
