@@ -31,6 +31,20 @@ Status MakeRoot(const std::string& root) {
 
 const char* ModeName(NetworkMode mode) { return mode == NetworkMode::kHost ? "host" : mode == NetworkMode::kNone ? "none" : "sandbox"; }
 
+// False for a file that is none of ours.
+bool ReadRegistration(const nlohmann::json& state, Registration* r) try {
+  r->guard_pid = state.value("pid", 0);
+  r->init_pid = state.value("init", 0);
+  r->netns_name = state.value("netns", "");
+  r->network = state.value("network", "");
+  r->id.inode = state.value("inode", uint64_t{0});
+  r->id.device = state.value("device", uint64_t{0});
+  for (const auto& word : state.value("command", nlohmann::json::array())) r->command += (r->command.empty() ? "" : " ") + word.get<std::string>();
+  return true;
+} catch (const nlohmann::json::exception&) {
+  return false;
+}
+
 }  // namespace
 
 std::string LockPath(const Flags& flags, const NamespaceId& id) { return PathFor(flags, id, "lock"); }
@@ -119,17 +133,8 @@ std::vector<Registration> ListRegistrations(const Flags& flags) {
     if (name.size() < 5 || name.substr(name.size() - 5) != ".json") continue;
     const auto text = ReadSmallFile(flags.root + "/" + name);
     const auto state = nlohmann::json::parse(text.value_or(""), nullptr, false);
-    if (!state.is_object()) continue;
     Registration r;
-    r.guard_pid = state.value("pid", 0);
-    r.init_pid = state.value("init", 0);
-    r.netns_name = state.value("netns", "");
-    r.network = state.value("network", "");
-    r.id.inode = state.value("inode", uint64_t{0});
-    r.id.device = state.value("device", uint64_t{0});
-    if (state.contains("command") && state["command"].is_array()) {
-      for (const auto& word : state["command"]) r.command += (r.command.empty() ? "" : " ") + word.get<std::string>();
-    }
+    if (!ReadRegistration(state, &r)) continue;
     out.push_back(std::move(r));
   }
   closedir(dir);

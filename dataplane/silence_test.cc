@@ -42,6 +42,7 @@ class SilenceTest : public ::testing::TestWithParam<bool> {
     EXPECT_EQ(LiftSilence(veth_->our_index(), options_, &error), Errno::kOk) << error;
     const std::string parent = options_.directory.substr(0, options_.directory.rfind('/'));
     unlink((options_.directory + ".lock").c_str());
+    rmdir(options_.directory.c_str());  // fails where something is still mounted on it
     // Fails where pins or the bpffs are left behind.
     EXPECT_EQ(rmdir(parent.c_str()), 0) << strerror(errno);
   }

@@ -77,9 +77,8 @@ std::vector<std::string> PinnedNames(const std::string& directory) {
 
 void UnmountWhenEmpty(const std::string& directory) {
   if (!IsBpffs(directory) || !PinnedNames(directory).empty()) return;
-  // The parent may itself be a bpffs that somebody mounted: only a mount point is ours to take away.
+  // The directory stays: removing it would take away what is mounted on it in other mount namespaces.
   umount2(directory.c_str(), UMOUNT_NOFOLLOW);
-  rmdir(directory.c_str());
 }
 
 using Programs = std::unique_ptr<sluice_silence_bpf, void (*)(sluice_silence_bpf*)>;
@@ -219,8 +218,6 @@ Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, st
     if (Errno e = MakeDirectories(options.directory); e != Errno::kOk) return Fail(error, "making " + options.directory, e);
     const UniqueFd lock = LockDirectory(options.directory);
     if (!lock) return FailErrno(error, "locking " + options.directory + ".lock");
-    // The last of other sandboxes may have removed it while the lock was waited for.
-    if (Errno e = MakeDirectories(options.directory); e != Errno::kOk) return Fail(error, "making " + options.directory, e);
     if (Errno e = MountBpffs(options.directory, error); e != Errno::kOk) return e;
     Errno e = AttachTcx(in_program, ifindex, bpf::kTcxIngress, PinPath(options, ifindex, "in"), &result.in_, &result.in_id_);
     if (e == Errno::kOk) {

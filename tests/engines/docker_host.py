@@ -172,7 +172,7 @@ class DockerHost:
     def leftovers(self):
         """What containers of sluice left: processes, records, pins, devices."""
         found = [line for line in self.host("ps", "-eo", "args").stdout.splitlines() if re.search(r"sluice", line) and "ps -eo" not in line and "dockerd" not in line]
-        found += self.host("sh", "-c", "ls -A /run/sluice/oci; ls -A /run/sluice | grep -v -e '^oci$' -e '\\.lock$'", check=False).stdout.split()
+        found += self.host("sh", "-c", "ls -A /run/sluice/oci; ls -A /run/sluice/bpf; ls -A /run/sluice | grep -v -e '^oci$' -e '^bpf$' -e '\\.lock$'", check=False).stdout.split()
         found += [line for line in self.host("ip", "-o", "link").stdout.splitlines() if "veth" in line]
         return found
 

@@ -37,14 +37,19 @@ class NoneTest(SluiceTest):
                   "print('ready',flush=True); input()\n"
                   "try: socket.create_connection(('10.77.0.2',80),timeout=10)\n"
                   "except OSError as e: print('errno',e.errno,flush=True)\n"
-                  "subprocess.run(['ping','-c','1','-W','1','10.77.0.2'])\n")
+                  "subprocess.run(['ping','-c','1','-W','1','10.77.0.2'])\n"
+                  "print('done',flush=True); input()\n")
         program = self.python_inside(source, stdin=subprocess.PIPE)
         program.wait_log("ready")
         before = received()
         program.process.stdin.write(b"\n")
+        program.process.stdin.flush()
+        program.wait_log("done")
+        # Before the sandbox ends: then the kernel may speak again.
+        self.assertEqual(received(), before)
+        program.process.stdin.write(b"\n")
         program.process.stdin.close()
         self.assertIn("errno 101", program.expect_success(), "ENETUNREACH")
-        self.assertEqual(received(), before)
 
     @sandbox_only
     def test_only_the_loopback_is_shown(self):
