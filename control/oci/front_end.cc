@@ -112,6 +112,7 @@ class Creation {
 
   Status Prepare() {
     SLUICE_RETURN_IF_ERROR(CheckPrivileges(command_.c_str()));
+    SLUICE_RETURN_IF_ERROR(CheckLink());
     if (parsed_.id.empty()) return Status::Error(command_ + ": no container id is given");
     SLUICE_RETURN_IF_ERROR(bundle_.Read(parsed_.bundle));
     SLUICE_RETURN_IF_ERROR(CheckNamespace());
@@ -127,6 +128,12 @@ class Creation {
     if (status.ok()) status = bundle_.Write();
     if (!status.ok()) RemoveFolder(container_);
     return status;
+  }
+
+  Status CheckLink() const {
+    if (flags_.link != LinkFlag::kTap && flags_.link != LinkFlag::kDpdk) return {};
+    return Status::Error(std::string("--link=") + (flags_.link == LinkFlag::kTap ? "tap" : "dpdk") +
+                         ": containers use the devices that the engine made (allowed here: auto, xdp, packet)");
   }
 
   Status CheckNamespace() {

@@ -46,6 +46,10 @@ class CommandLineTest(SluiceTest):
     def test_missing_device(self):
         self.refused(1, ("eth7",), *self.do(extra=("--device=eth7",)))
 
+    def test_links_that_are_not_for_containers(self):
+        for link in ("tap", "dpdk"):
+            self.refused(1, (f"--link={link}", "auto, xdp, packet"), f"--link={link}", "create", "--bundle", self.directory, "c1")
+
     def test_no_privileges(self):
         argv = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", SLUICE, *self.do()]
         p = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
