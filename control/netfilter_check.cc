@@ -19,11 +19,8 @@
 #include <sstream>
 
 #include "control/os.h"
-
-#ifndef BPF_TCX_INGRESS
-#define BPF_TCX_INGRESS 46
-#define BPF_TCX_EGRESS 47
-#endif
+#include "xdp/bpf_calls.h"
+#include "xdp/silence.h"
 
 namespace sluice {
 namespace {
@@ -127,8 +124,8 @@ bool HasTcFilter(NetlinkClient& client, int ifindex, uint32_t parent) {
 
 Status CheckDevice(NetlinkClient& client, const LinkInfo& device) {
   if (device.xdp) return Found("an XDP program on device " + device.name);
-  if (CountPrograms(device.index, BPF_TCX_INGRESS) > 0) return Found("a BPF program (tcx) on ingress of device " + device.name);
-  if (CountPrograms(device.index, BPF_TCX_EGRESS) > 0) return Found("a BPF program (tcx) on egress of device " + device.name);
+  if (CountTcx(device.index, bpf::kTcxIngress) > 0) return Found("a BPF program (tcx) on ingress of device " + device.name);
+  if (CountTcx(device.index, bpf::kTcxEgress) > 0) return Found("a BPF program (tcx) on egress of device " + device.name);
   constexpr uint32_t kParents[] = {TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS), TC_H_ROOT};
   for (const uint32_t parent : kParents) {
     if (HasTcFilter(client, device.index, parent)) return Found("a tc filter on device " + device.name);

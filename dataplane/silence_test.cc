@@ -1,4 +1,5 @@
 // The silencing programs on a veth between fresh namespaces, and by bpf_prog_test_run. Lives here for the veth of the tests.
+#include "xdp/bpf_calls.h"
 #include "xdp/silence.h"
 
 #include <arpa/inet.h>
@@ -104,6 +105,9 @@ TEST_P(SilenceTest, KernelNeitherAnswersNorEmitsUntilLifted) {
     EXPECT_EQ(silence.Check(&error_), Errno::kOk) << error_;
     EXPECT_EQ(LiftSilence(veth_->our_index(), options_, &error_), Errno::kOk) << error_;
     EXPECT_EQ(silence.Check(&error_), Errno::kENOENT);
+    // `silence` still holds the links: what is in them lets everything pass and is nobody's filter.
+    EXPECT_EQ(CountTcx(veth_->our_index(), bpf::kTcxIngress), 0);
+    EXPECT_EQ(CountTcx(veth_->our_index(), bpf::kTcxEgress), 0);
     EXPECT_EQ(LiftSilence(veth_->our_index(), options_, &error_), Errno::kOk) << "a second time: " << error_;
   }
   veth_->Run(veth_->peer(), "ip neigh flush dev pe0 nud permanent; ip neigh flush dev pe0");
@@ -155,6 +159,11 @@ TEST_P(SilenceTest, NoticesAProgramPutInFrontAndADeviceGone) {
   Silence first, second;
   ASSERT_EQ(Attach(&first), Errno::kOk) << error_;
   if (!options_.force_clsact) {
+    {
+      testing::InNetns in(veth_->ours());
+      EXPECT_EQ(CountTcx(veth_->our_index(), bpf::kTcxIngress), 1);
+      EXPECT_EQ(CountTcx(veth_->our_index(), bpf::kTcxEgress), 1);
+    }
     SilenceOptions other = options_;
     other.name = "other";
     testing::InNetns in(veth_->ours());
@@ -162,6 +171,7 @@ TEST_P(SilenceTest, NoticesAProgramPutInFrontAndADeviceGone) {
     EXPECT_EQ(first.Check(&error_), Errno::kEEXIST);
     EXPECT_NE(error_.find("before"), std::string::npos) << error_;
     EXPECT_EQ(LiftSilence(veth_->our_index(), other, &error_), Errno::kOk) << error_;
+    second = Silence();  // the last that holds its links
     EXPECT_EQ(first.Check(&error_), Errno::kOk) << error_;
   }
   ASSERT_EQ(veth_->Run(veth_->ours(), "ip link del sl0"), 0);

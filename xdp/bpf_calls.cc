@@ -1,5 +1,6 @@
 #include "xdp/bpf_calls.h"
 
+#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <linux/bpf.h>
 #include <sys/syscall.h>
@@ -82,7 +83,7 @@ Errno CreateTcxLink(int program, int ifindex, uint32_t attach_type, UniqueFd* li
 
 Errno CreateXdpLink(int program, int ifindex, uint32_t flags, UniqueFd* link) { return CreateLink(program, ifindex, kXdp, flags, link); }
 
-Errno QueryTcx(int ifindex, uint32_t attach_type, std::vector<uint32_t>* link_ids) {
+Errno QueryTcx(int ifindex, uint32_t attach_type, std::vector<Attached>* attached) {
   constexpr uint32_t kMost = 64;  // BPF_MPROG_MAX
   uint32_t progs[kMost] = {}, links[kMost] = {};
   QueryAttr attr{};
@@ -92,7 +93,8 @@ Errno QueryTcx(int ifindex, uint32_t attach_type, std::vector<uint32_t>* link_id
   attr.link_ids = Pointer(links);
   attr.count = kMost;
   if (Call(BPF_PROG_QUERY, &attr) < 0) return static_cast<Errno>(errno);
-  link_ids->assign(links, links + (attr.count < kMost ? attr.count : kMost));
+  attached->clear();
+  for (uint32_t i = 0; i < attr.count && i < kMost; ++i) attached->push_back({links[i], progs[i]});
   return Errno::kOk;
 }
 
@@ -103,11 +105,37 @@ Errno DetachLink(int link) {
   return Result(Call(BPF_LINK_DETACH, &attr));
 }
 
-Errno LinkId(int link, uint32_t* id) {
+Errno LinkId(int link, uint32_t* id, uint32_t* program) {
   bpf_link_info info{};
   InfoAttr attr{static_cast<uint32_t>(link), sizeof info, Pointer(&info)};
   if (Call(BPF_OBJ_GET_INFO_BY_FD, &attr) < 0) return static_cast<Errno>(errno);
   *id = info.id;
+  *program = info.prog_id;
+  return Errno::kOk;
+}
+
+Errno UpdateLink(int link, int program) { return Result(bpf_link_update(link, program, nullptr)); }
+
+Errno LoadPassProgram(UniqueFd* program) {
+  constexpr bpf_insn kCode[] = {{BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, -1}, {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};  // return TCX_NEXT
+  const int fd = bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "sluice_pass", "Apache-2.0", kCode, 2, nullptr);
+  if (fd < 0) return static_cast<Errno>(errno);
+  *program = UniqueFd(fd);
+  return Errno::kOk;
+}
+
+Errno TagOf(int program, ProgramTag* tag) {
+  bpf_prog_info info{};
+  InfoAttr attr{static_cast<uint32_t>(program), sizeof info, Pointer(&info)};
+  if (Call(BPF_OBJ_GET_INFO_BY_FD, &attr) < 0) return static_cast<Errno>(errno);
+  std::memcpy(tag->data(), info.tag, tag->size());
+  return Errno::kOk;
+}
+
+Errno OpenProgram(uint32_t id, UniqueFd* program) {
+  const int fd = bpf_prog_get_fd_by_id(id);
+  if (fd < 0) return static_cast<Errno>(errno);
+  *program = UniqueFd(fd);
   return Errno::kOk;
 }
 

@@ -96,9 +96,9 @@ Errno LoadPrograms(uint32_t mark, Programs* out, std::string* error) {
 }
 
 // Attaches in front of what is there, then moves the pin: what a dead sandbox left acts until the new program does.
-Errno AttachTcx(int program, int ifindex, uint32_t hook, const std::string& pin, UniqueFd* link, uint32_t* id) {
+Errno AttachTcx(int program, int ifindex, uint32_t hook, const std::string& pin, UniqueFd* link, uint32_t* id, uint32_t* program_id) {
   if (Errno e = bpf::CreateTcxLink(program, ifindex, hook, link); e != Errno::kOk) return e;
-  if (Errno e = bpf::LinkId(link->get(), id); e != Errno::kOk) return e;
+  if (Errno e = bpf::LinkId(link->get(), id, program_id); e != Errno::kOk) return e;
   UniqueFd stale;
   if (bpf::OpenPinned(pin, &stale) == Errno::kOk) {
     unlink(pin.c_str());
@@ -108,11 +108,14 @@ Errno AttachTcx(int program, int ifindex, uint32_t hook, const std::string& pin,
 }
 
 Errno RemovePinnedLink(const std::string& pin) {
-  UniqueFd link;
+  UniqueFd link, pass;
   const Errno opened = bpf::OpenPinned(pin, &link);
   if (opened == Errno::kENOENT) return Errno::kOk;
   if (opened != Errno::kOk) return opened;
-  const Errno detached = bpf::DetachLink(link.get());
+  Errno detached = bpf::LoadPassProgram(&pass);
+  if (detached == Errno::kOk) detached = bpf::UpdateLink(link.get(), pass.get());
+  if (detached != Errno::kOk) detached = bpf::DetachLink(link.get());
+  link.Reset();  // the pin is to be the last that holds it: that end takes place in the background
   if (unlink(pin.c_str()) != 0) return static_cast<Errno>(errno);
   // A link whose device is gone is detached already.
   const bool gone = detached == Errno::kENODEV || detached == Errno::kENOENT;
@@ -185,15 +188,16 @@ Errno AttachClsact(int ifindex, int in_program, int out_program, uint32_t* in_id
   return Errno::kOk;
 }
 
-Errno CheckTcx(int ifindex, uint32_t hook, uint32_t id, const char* direction, std::string* reason) {
-  std::vector<uint32_t> links;
+Errno CheckTcx(int ifindex, uint32_t hook, uint32_t id, uint32_t program, const char* direction, std::string* reason) {
+  std::vector<bpf::Attached> links;
   if (Errno e = bpf::QueryTcx(ifindex, hook, &links); e != Errno::kOk) {
     // The hook of a device without any program does not exist.
     return Fail(reason, std::string("the silencing program on ") + direction + " was taken off", e == Errno::kENODEV ? e : Errno::kENOENT);
   }
-  if (!links.empty() && links[0] == id) return Errno::kOk;
-  for (uint32_t other : links) {
-    if (other == id) return Fail(reason, std::string("another program was put before the silencing program on ") + direction, Errno::kEEXIST);
+  const auto is_ours = [=](const bpf::Attached& a) { return a.link == id && a.program == program; };
+  if (!links.empty() && is_ours(links[0])) return Errno::kOk;
+  for (const bpf::Attached& other : links) {
+    if (is_ours(other)) return Fail(reason, std::string("another program was put before the silencing program on ") + direction, Errno::kEEXIST);
   }
   return Fail(reason, std::string("the silencing program on ") + direction + " was taken off", Errno::kENOENT);
 }
@@ -219,9 +223,9 @@ Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, st
     const UniqueFd lock = LockDirectory(options.directory);
     if (!lock) return FailErrno(error, "locking " + options.directory + ".lock");
     if (Errno e = MountBpffs(options.directory, error); e != Errno::kOk) return e;
-    Errno e = AttachTcx(in_program, ifindex, bpf::kTcxIngress, PinPath(options, ifindex, "in"), &result.in_, &result.in_id_);
+    Errno e = AttachTcx(in_program, ifindex, bpf::kTcxIngress, PinPath(options, ifindex, "in"), &result.in_, &result.in_id_, &result.in_program_);
     if (e == Errno::kOk) {
-      e = AttachTcx(out_program, ifindex, bpf::kTcxEgress, PinPath(options, ifindex, "out"), &result.out_, &result.out_id_);
+      e = AttachTcx(out_program, ifindex, bpf::kTcxEgress, PinPath(options, ifindex, "out"), &result.out_, &result.out_id_, &result.out_program_);
     }
     if (e == Errno::kOk) {
       result.kind_ = SilenceKind::kTcx;
@@ -254,6 +258,22 @@ Errno LiftSilence(int ifindex, const SilenceOptions& options, std::string* error
   return result == Errno::kOk ? result : Fail(error, "lifting the silence of device " + std::to_string(ifindex), result);
 }
 
+int CountTcx(int ifindex, uint32_t hook) {
+  std::vector<bpf::Attached> attached;
+  if (bpf::QueryTcx(ifindex, hook, &attached) != Errno::kOk || attached.empty()) return 0;
+  UniqueFd pass;
+  bpf::ProgramTag passing{};
+  const bool known = bpf::LoadPassProgram(&pass) == Errno::kOk && bpf::TagOf(pass.get(), &passing) == Errno::kOk;
+  int count = 0;
+  for (const bpf::Attached& a : attached) {
+    UniqueFd program;
+    bpf::ProgramTag tag{};
+    if (bpf::OpenProgram(a.program, &program) == Errno::kENOENT) continue;  // taken off meanwhile
+    if (!known || bpf::TagOf(program.get(), &tag) != Errno::kOk || tag != passing) ++count;
+  }
+  return count;
+}
+
 Errno LiftAllPinned(const SilenceOptions& options, std::string* error) {
   if (!IsBpffs(options.directory)) return Errno::kOk;
   const UniqueFd lock = LockDirectory(options.directory);
@@ -272,8 +292,8 @@ Errno Silence::Check(std::string* reason) const {
     return Fail(reason, "device " + std::to_string(ifindex_), Errno::kENODEV);
   }
   if (kind_ == SilenceKind::kTcx) {
-    if (Errno e = CheckTcx(ifindex_, bpf::kTcxIngress, in_id_, "ingress", reason); e != Errno::kOk) return e;
-    return CheckTcx(ifindex_, bpf::kTcxEgress, out_id_, "egress", reason);
+    if (Errno e = CheckTcx(ifindex_, bpf::kTcxIngress, in_id_, in_program_, "ingress", reason); e != Errno::kOk) return e;
+    return CheckTcx(ifindex_, bpf::kTcxEgress, out_id_, out_program_, "egress", reason);
   }
   uint32_t handle = 0;
   if (FindClsact(ifindex_, BPF_TC_INGRESS, &handle) != in_id_ || FindClsact(ifindex_, BPF_TC_EGRESS, &handle) != out_id_) {

@@ -43,6 +43,7 @@ class Silence {
   SilenceKind kind_ = SilenceKind::kNone;
   int ifindex_ = 0;
   uint32_t in_id_ = 0, out_id_ = 0;  // link identifiers (TCX) or program identifiers (clsact)
+  uint32_t in_program_ = 0, out_program_ = 0;  // TCX: identifiers of the programs in the links
   UniqueFd in_, out_;
 };
 
@@ -50,8 +51,13 @@ class Silence {
 Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, std::string* error);
 
 // Gives the device back to the kernel, from the pins alone: any process of the namespace may call it, also when nothing is attached
-// (kOk) or the device is gone (its pins are removed).
+// (kOk) or the device is gone (its pins are removed). At once: taking a program off waits for grace periods of the kernel, so a program
+// that lets everything pass takes its place, and the kernel takes that off once nobody holds the link any more.
 Errno LiftSilence(int ifindex, const SilenceOptions& options, std::string* error);
+
+// Programs on a device's TCX hook (bpf::kTcxIngress, kTcxEgress), but for those that let everything pass: a lifted silence leaves one for
+// a moment.
+int CountTcx(int ifindex, uint32_t hook);
 
 // Lifts every device of this name that pins are left of; for the start of a sandbox and for the guard of a dead one. TCX only:
 // works from any network namespace.

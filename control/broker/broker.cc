@@ -35,6 +35,7 @@ class Broker {
   [[noreturn]] void Run() {
     if (getppid() != plan_.guard_pid || !guard_) EndOrphaned();
     SendToSentry(Type::kSysctls, 0, sysctls_.Read());
+    SilenceDevices();
     for (;;) {
       pollfd polled[3] = {{guard_.get(), POLLIN, 0}, {plan_.guard.b.get(), POLLIN, 0}, {sentry_gone_ ? -1 : plan_.control.a.get(), POLLIN, 0}};
       const int n = poll(polled, 3, kSysctlPeriodMs);
@@ -48,6 +49,16 @@ class Broker {
 
  private:
   static constexpr int kSysctlPeriodMs = 1000;
+
+  // Attaching waits for grace periods of the kernel, while the sentry and the program's surroundings are set up. No port is opened and
+  // nobody hears that the sandbox is ready before.
+  void SilenceDevices() {
+    Silencing silencing(plan_);
+    for (const LinkInfo& link : plan_.devices) {
+      const Status status = silencing.Silence(link.index, link.name);
+      if (!status.ok()) return Fatal(status.line());
+    }
+  }
 
   void SendToSentry(Type type, int32_t number, std::string_view body = {}, const std::vector<int>& fds = {}) {
     // Never waits for the sentry: one that does not read is broken, or hostile.

@@ -2,11 +2,14 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -22,8 +25,18 @@ constexpr char kRecord[] = "cgroup-";  // file under --root, then the guard's pr
 
 std::string RecordPath(const Flags& flags, pid_t guard) { return flags.root + Format("/%s%d", kRecord, guard); }
 
-// The root of the hierarchy, as our cgroup namespace has it.
-UniqueFd MountHierarchy() {
+// The root of the hierarchy, as our cgroup namespace has it: where it is usually mounted, else by a mount of our own, which takes the
+// kernel some milliseconds.
+UniqueFd OpenHierarchy() {
+  for (const char* usual : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
+    UniqueFd root(open(usual, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    struct statfs fs {};
+    struct statvfs flags {};
+    struct stat st {};
+    const bool writable = root && fstatvfs(root.get(), &flags) == 0 && (flags.f_flag & ST_RDONLY) == 0;
+    // The root of a mount and of the hierarchy: inode 1, not a group that somebody bound there.
+    if (writable && fstatfs(root.get(), &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC && fstat(root.get(), &st) == 0 && st.st_ino == 1) return root;
+  }
   UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "cgroup2", FSOPEN_CLOEXEC)));
   if (!context || syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return UniqueFd();
   return UniqueFd(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)));
@@ -54,8 +67,8 @@ bool RemoveGroup(int root, const std::string& path) {
 const char* Make(SandboxPlan& plan, std::string* error) {
   OptionGroup& group = plan.option_group;
   if (LoadNativeOptions(CallServer::Options{}.max_sockets, &group.program, &group.maps, error) != Errno::kOk) return error->c_str();
-  group.hierarchy = MountHierarchy();
-  if (!group.hierarchy) return "cannot mount the cgroup2 hierarchy";
+  group.hierarchy = OpenHierarchy();
+  if (!group.hierarchy) return "cannot reach the cgroup2 hierarchy";
   const std::string path = OwnGroup() + Format("sluice-%d", plan.guard_pid);
   // Recorded first: a group that nobody knows of would stay for ever.
   UniqueFd record(open(RecordPath(plan.flags, plan.guard_pid).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
@@ -101,7 +114,7 @@ void PruneOptionGroups(const Flags& flags) {
     const pid_t guard = atoi(name.c_str() + sizeof kRecord - 1);
     if (guard <= 0 || kill(guard, 0) == 0 || errno != ESRCH) continue;
     const std::string path = ReadSmallFile(flags.root + "/" + name).value_or("");
-    if (!root) root = MountHierarchy();
+    if (!root) root = OpenHierarchy();
     // One whose broker still cleans up, or whose keeper lives for some seconds yet, is busy and left to the next.
     if (!path.empty() && (!root || (unlinkat(root.get(), path.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT))) continue;
     unlink((flags.root + "/" + name).c_str());

@@ -80,8 +80,6 @@ Status Sandbox::LookAtNamespace(bool* resolver) {
 }
 
 Status Sandbox::Start() {
-  Silencing silencing(plan_);
-  for (const LinkInfo& link : plan_.devices) SLUICE_RETURN_IF_ERROR(silencing.Silence(link.index, link.name));
   SLUICE_RETURN_IF_ERROR(OpenForSentry());
   SLUICE_RETURN_IF_ERROR(StartBroker());
   SLUICE_RETURN_IF_ERROR(StartSentry());

@@ -32,7 +32,7 @@ class Sandbox {
   Status Enter();
   // Chooses the devices; refuses packet filters that would be bypassed. `resolver`: see CheckPacketFilters.
   Status LookAtNamespace(bool* resolver = nullptr);
-  // Silences the devices and starts the processes. kReady follows as an event.
+  // Starts the processes; the broker silences the devices first. kReady follows as an event.
   Status Start();
 
   // A program of this sandbox: its init's pidfd, by which it is killed where the guard dies.

@@ -48,12 +48,13 @@ void Silencing::Forget(int ifindex) {
 
 void Silencing::LiftAll() {
   std::string error;
+  // The links end when the pins go, and in the background, where nobody else holds them.
+  plan_.silenced.clear();
   // Those that TCX pins are left of; and, before Linux 6.6, what belongs to the devices.
   if (LiftAllPinned(OptionsFor(plan_), &error) != Errno::kOk) LogLine(LogLevel::kWarning, error);
   for (const LinkInfo& link : plan_.devices) {
     if (LiftSilence(link.index, OptionsFor(plan_), &error) != Errno::kOk) LogLine(LogLevel::kWarning, error);
   }
-  plan_.silenced.clear();
 }
 
 }  // namespace sluice

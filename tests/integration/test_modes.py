@@ -147,6 +147,13 @@ class DoTest(SluiceTest):
         self.peer("ping", "-c", "1", "-W", "15", INSIDE).expect_success()
 
     @sandbox_only
+    def test_starts_again_at_once(self):
+        # What the end of one leaves to the kernel's background work is no hindrance to the next.
+        for _ in range(5):
+            self.inside("true").expect_success()
+        self.peer("ping", "-c", "1", "-W", "15", INSIDE).expect_success()
+
+    @sandbox_only
     def test_without_netns_makes_its_own(self):
         before = sh("ip", "-o", "link").stdout.count("\n")
         p = subprocess.run([SLUICE, "do", "--", "ip", "addr"], capture_output=True, text=True, timeout=60, check=False)

@@ -11,7 +11,7 @@ import processes
 from harness import PEER, PROGRAMS, SLUICE, SluiceTest, sandbox_only, sh, wait_for
 
 ROUNDS = 100
-FSOPEN = "430"  # the number of the call without which the control group cannot be reached
+MKDIRAT = "258"  # the number of the call without which there is no control group
 
 
 def group_of(pid):
@@ -30,19 +30,18 @@ def group_exists(path):
 class OptionsTest(SluiceTest):
     """As on the kernel, whoever answers. `native`: the kernel."""
     native = True
+    prefix = ()
 
-    def options_inside(self, *args):
-        argv = self.sandbox_argv(f"{PROGRAMS}/options", *args)
-        if not self.native:
-            argv = [f"{PROGRAMS}/deny", FSOPEN, argv[0], "--debug", *argv[1:]]
-        p = self._start(argv)
+    def options_inside(self, *args, program=f"{PROGRAMS}/options", **kw):
+        argv = self.sandbox_argv(program, *args)
+        p = self._start([*self.prefix, argv[0], "--debug", *argv[1:]], **kw)
         p.sandbox = True
         return p
 
     @sandbox_only
     def test_values_lengths_and_kinds_of_sockets(self):
         wanted = self.net.inside.run(f"{PROGRAMS}/options", "table").stdout.splitlines()
-        got = [line for line in self.options_inside("table").expect_success().splitlines() if not line.startswith("sluice[")]
+        got = [line for line in self.options_inside("table").expect_success().splitlines() if not line.startswith("sluice")]
         self.assertEqual(wanted[-1], "done")
         self.assertGreater(len(wanted), 1000)
         self.assertEqual([(g, w) for g, w in zip(got, wanted) if g != w], [], "differ from the kernel's")
@@ -74,9 +73,7 @@ class OptionsTest(SluiceTest):
                    "sys.stdin.read()\n")
         listener = self.net.peer.listen((PEER, 7501))
         self.addCleanup(listener.close)
-        argv = self.sandbox_argv("/usr/bin/python3", "-c", program)
-        p = self._start(argv if self.native else [f"{PROGRAMS}/deny", FSOPEN, argv[0], "--debug", *argv[1:]], stdin=subprocess.PIPE)
-        p.sandbox = True
+        p = self.options_inside("-c", program, program="/usr/bin/python3", stdin=subprocess.PIPE)
         p.wait_log("^set|\nset")
         calls = json.loads(sh(SLUICE, "stats", "--json", str(p.pid)).stdout)["calls"]
         self.assertEqual(calls["native_options"], self.native)
@@ -86,7 +83,7 @@ class OptionsTest(SluiceTest):
         else:
             self.assertGreater(calls["calls"], 1000)
             self.assertEqual(calls["options_native"], 0)
-            self.assertIn("socket options are notified calls: cannot mount the cgroup2 hierarchy", p.output())
+            self.assertIn("socket options are notified calls: cannot make a control group", p.output())
         p.process.stdin.close()
         p.expect_success()
 
@@ -94,6 +91,12 @@ class OptionsTest(SluiceTest):
 class NotifiedOptionsTest(OptionsTest):
     """The same without the control group."""
     native = False
+    prefix = (f"{PROGRAMS}/deny", MKDIRAT)
+
+
+class OwnMountTest(OptionsTest):
+    """The same where no control groups are mounted."""
+    prefix = ("unshare", "--mount", "sh", "-c", "umount -l -R /sys/fs/cgroup && exec \"$@\"", "sh")
 
 
 class OptionGroupTest(SluiceTest):
