@@ -18,6 +18,7 @@
 
 #include "base/check.h"
 #include "netstack/sysctls.h"
+#include "sentry/broker_channel.h"
 #include "sentry/datagram_stand_in.h"
 #include "sentry/netlink/if_ioctl.h"
 #include "sentry/netlink_stand_in.h"
@@ -446,24 +447,8 @@ void CallEngine::OnCloses() {
 
 // -- the channel
 
-bool CallEngine::TrySend(Bytes message, int fd) {
-  iovec iov{const_cast<uint8_t*>(message.data()), message.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr h{};
-  h.msg_iov = &iov;
-  h.msg_iovlen = 1;
-  if (fd >= 0) {
-    h.msg_control = control;
-    h.msg_controllen = sizeof control;
-    cmsghdr* c = CMSG_FIRSTHDR(&h);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof fd);
-  }
-  if (sendmsg(options_.calls_fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return true;
-  return errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM && errno != ETOOMANYREFS;
-}
+// False where there is no room now. That the broker is gone is seen by receiving.
+bool CallEngine::TrySend(Bytes message, int fd) { return calls::SendMessage(options_.calls_fd, message, fd) != calls::SendOutcome::kFull; }
 
 void CallEngine::Send(Bytes message, int fd, UniqueFd) {
   if (!connected_) return;

@@ -30,6 +30,7 @@
 #include "control/broker/net_change.h"
 #include "control/broker/sentry_message.h"
 #include "control/broker/stand_in_finder.h"
+#include "sentry/broker_channel.h"
 #include "sentry/netlink/if_ioctl.h"
 #include "sentry/options.h"
 
@@ -393,24 +394,9 @@ bool CallBroker::Impl::AnswerAtOnce(uint16_t index, const seccomp_notif& notif, 
 
 // False where there is no room now.
 bool CallBroker::Impl::TrySend(Bytes message, int fd) {
-  iovec iov{const_cast<uint8_t*>(message.data()), message.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr h{};
-  h.msg_iov = &iov;
-  h.msg_iovlen = 1;
-  if (fd >= 0) {
-    h.msg_control = control;
-    h.msg_controllen = sizeof control;
-    cmsghdr* c = CMSG_FIRSTHDR(&h);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof fd);
-  }
-  if (sendmsg(options_.calls_fd, &h, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return true;
-  if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS) return false;
-  sentry_gone_ = true;
-  return true;
+  const calls::SendOutcome outcome = calls::SendMessage(options_.calls_fd, message, fd);
+  if (outcome == calls::SendOutcome::kGone) sentry_gone_ = true;
+  return outcome != calls::SendOutcome::kFull;
 }
 
 // `owned` is `fd` where it may be closed afterwards; needed for the queue.
