@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "netstack/wire/checksum.h"
@@ -104,6 +105,25 @@ void GsoCutter::PatchTransport(uint8_t* segment, size_t index, uint32_t transpor
   uint16_t sum = static_cast<uint16_t>(~wire::OnesSum(Bytes{transport, transport_bytes}));
   if (udp && sum == 0) sum = 0xffff;
   wire::StoreSum(field, sum);
+}
+
+bool CutFrame(const Packet& frame, BlockPool& pool, std::vector<Packet>* out, uint64_t* cut_frames) {
+  GsoCutter cutter(frame);
+  if (!cutter.valid()) return false;
+  if (cutter.segments() > 1) ++*cut_frames;
+  const size_t before = out->size();
+  while (!cutter.done()) {
+    const size_t size = cutter.next_size();
+    Packet segment = Packet::Allocate(pool, size);
+    if (!segment) {
+      out->resize(before);
+      return false;
+    }
+    segment.Append(size);
+    cutter.Next(segment.linear());
+    out->push_back(std::move(segment));
+  }
+  return true;
 }
 
 }  // namespace sluice

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "base/bytes.h"
 #include "dataplane/frame.h"
@@ -45,5 +46,8 @@ class GsoCutter {
   size_t next_ = 0;
   bool valid_ = false;
 };
+
+// Appends the finished segments of a frame to `out`, in blocks of `pool`: all or none. One of several segments is counted in `cut_frames`.
+bool CutFrame(const Packet& frame, BlockPool& pool, std::vector<Packet>* out, uint64_t* cut_frames);
 
 }  // namespace sluice

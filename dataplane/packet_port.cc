@@ -317,7 +317,7 @@ bool PacketPort::OnSendError(int error, Packet& head) {
       } else if (++offload_refusals_ >= kMaxOffloadRefusals) {
         facts_.vnet_header_refused = true;
       }
-      if (!CutFrame(head)) break;
+      if (!CutFrame(head, pool_, &cut_, &stats_.software_gso_frames)) break;
       head = Packet();
       return true;
     case ENETDOWN:
@@ -334,26 +334,6 @@ bool PacketPort::NeedsCut(const Packet& frame) const {
   if (frame.offload.gso == GsoType::kNone && frame.offload.checksum != ChecksumState::kPartial) return false;
   if (!facts_.vnet_header || facts_.vnet_header_refused) return true;
   return frame.offload.gso == GsoType::kUdp && !udp_gso_;
-}
-
-// Appends the finished segments of a frame to `cut_`: all or none.
-bool PacketPort::CutFrame(const Packet& frame) {
-  GsoCutter cutter(frame);
-  if (!cutter.valid()) return false;
-  const size_t before = cut_.size();
-  if (cutter.segments() > 1) ++stats_.software_gso_frames;
-  while (!cutter.done()) {
-    const size_t size = cutter.next_size();
-    Packet segment = Packet::Allocate(pool_, size);
-    if (!segment) {
-      cut_.resize(before);
-      return false;
-    }
-    segment.Append(size);
-    cutter.Next(segment.linear());
-    cut_.push_back(std::move(segment));
-  }
-  return true;
 }
 
 // Sends what is left of frames already taken. True when nothing is left.
@@ -381,7 +361,7 @@ size_t PacketPort::Transmit(std::span<Packet> burst) {
       if (sent < whole && cut_.empty()) break;
       continue;
     }
-    if (!CutFrame(burst[done])) ++stats_.tx_dropped;
+    if (!CutFrame(burst[done], pool_, &cut_, &stats_.software_gso_frames)) ++stats_.tx_dropped;
     burst[done++] = Packet();
   }
   if (dead_) {

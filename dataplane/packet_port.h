@@ -89,7 +89,6 @@ class PacketPort final : public Port {
   size_t TransmitBatch(std::span<Packet> burst, bool with_offload);
   void FillMessage(size_t i, Packet& frame, bool with_offload);
   bool FlushCut();
-  bool CutFrame(const Packet& frame);
   bool NeedsCut(const Packet& frame) const;
   bool OnSendError(int error, Packet& head);
 

@@ -136,26 +136,6 @@ bool TapPort::TakesWhole(const Packet& frame) const {
   return facts_.vnet_header && (frame.offload.gso != GsoType::kUdp || udp_gso_);
 }
 
-// Appends the finished segments of a frame to `cut_`: all or none.
-bool TapPort::CutFrame(const Packet& frame) {
-  GsoCutter cutter(frame);
-  if (!cutter.valid()) return false;
-  if (cutter.segments() > 1) ++stats_.software_gso_frames;
-  const size_t before = cut_.size();
-  while (!cutter.done()) {
-    const size_t size = cutter.next_size();
-    Packet segment = Packet::Allocate(pool_, size);
-    if (!segment) {
-      cut_.resize(before);
-      return false;
-    }
-    segment.Append(size);
-    cutter.Next(segment.linear());
-    cut_.push_back(std::move(segment));
-  }
-  return true;
-}
-
 // kDone: sent, or dropped and counted, or cut into `cut_`.
 TapPort::Sent TapPort::SendFrame(Packet& frame) {
   bool whole = TakesWhole(frame);
@@ -178,7 +158,7 @@ TapPort::Sent TapPort::SendFrame(Packet& frame) {
     whole = errno != EINVAL || frame.offload.gso == GsoType::kNone;
     if (!whole && frame.offload.gso == GsoType::kUdp) udp_gso_ = false;
   }
-  if (whole || !CutFrame(frame)) ++stats_.tx_dropped;
+  if (whole || !CutFrame(frame, pool_, &cut_, &stats_.software_gso_frames)) ++stats_.tx_dropped;
   return Sent::kDone;
 }
 

@@ -53,7 +53,6 @@ class TapPort final : public Port {
   enum class Sent : uint8_t { kDone, kLater };
   Sent SendFrame(Packet& frame);
   ssize_t Write(const Packet& frame);
-  bool CutFrame(const Packet& frame);
   bool FlushCut();
   bool TakesWhole(const Packet& frame) const;
   void DropAll(std::span<Packet> burst);
