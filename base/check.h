@@ -5,12 +5,12 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define SLUICE_CHECK(cond)                                                                  \
-  do {                                                                                      \
-    if (!(cond)) [[unlikely]] {                                                             \
+#define SLUICE_CHECK(cond)                                                                    \
+  do {                                                                                        \
+    if (!(cond)) [[unlikely]] {                                                               \
       std::fprintf(stderr, "sluice: check failed: %s at %s:%d\n", #cond, __FILE__, __LINE__); \
-      std::abort();                                                                         \
-    }                                                                                       \
+      std::abort();                                                                           \
+    }                                                                                         \
   } while (false)
 
 #ifdef NDEBUG

@@ -1,5 +1,5 @@
-// Randomness, always passed in. Rng is fast and predictable (jitter, hashes' salts in tests); SecureRng is for what a peer must not
-// guess (initial sequence numbers' secret, ports, IP ids, cookies).
+// Randomness, always passed in. Rng is fast and predictable (jitter, hashes' salts in tests); SecureRng is for what a peer must
+// not guess (initial sequence numbers' secret, ports, IP ids, cookies).
 #pragma once
 
 #include <cstdint>

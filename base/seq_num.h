@@ -20,7 +20,10 @@ class SeqNum {
   constexpr SeqNum operator-(uint32_t n) const { return SeqNum(v_ - n); }
   // Distance from `o` to this; meaningful where o <= *this.
   constexpr uint32_t operator-(SeqNum o) const { return v_ - o.v_; }
-  constexpr SeqNum& operator+=(uint32_t n) { v_ += n; return *this; }
+  constexpr SeqNum& operator+=(uint32_t n) {
+    v_ += n;
+    return *this;
+  }
   // True where this lies in [start, start + size).
   constexpr bool InWindow(SeqNum start, uint32_t size) const { return v_ - start.v_ < size; }
 

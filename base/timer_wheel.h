@@ -64,8 +64,8 @@ class TimerWheel {
   // The lowest occupied slot, as the tick at which it begins; false where all levels are empty.
   bool NextSlot(int* level, int* slot, uint64_t* tick) const;
 
-  // All ticks up to this one are done. A timer at level L differs from tick_ first in the L-th group of kSlotBits bits, so a lower
-  // level is always due before a higher one, and slots of a level come in order.
+  // All ticks up to this one are done. A timer at level L differs from tick_ first in the L-th group of kSlotBits bits, so a
+  // lower level is always due before a higher one, and slots of a level come in order.
   uint64_t tick_;
   uint64_t occupied_[kLevels] = {};
   Timer* slots_[kLevels][kSlots] = {};

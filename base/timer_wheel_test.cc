@@ -45,9 +45,13 @@ TEST(TimerWheel, FiresNeverEarlyAndWithinOneTick) {
     }
     wheel.Advance(Instant(now));
     for (auto& [p, deadline] : before) {
-      if (p->fired != 0) { EXPECT_LE(deadline.ns(), now); }
+      if (p->fired != 0) {
+        EXPECT_LE(deadline.ns(), now);
+      }
       if (p->fired != 0) ++fired;
-      if (deadline.ns() + kTick <= now) { EXPECT_EQ(p->fired, 1); }
+      if (deadline.ns() + kTick <= now) {
+        EXPECT_EQ(p->fired, 1);
+      }
     }
   }
   EXPECT_EQ(fired, 2000);

@@ -1,7 +1,7 @@
 // Request/response over one byte: how long a round trip takes.
 //
 //   rr serve PORT                     answers TCP and UDP on PORT, byte for byte; prints "listening"
-//   rr tcp|crr|udp HOST PORT SECONDS  one request at a time (crr: a connection for each); prints JSON: count, per second, p50, p99 in us
+//   rr tcp|crr|udp HOST PORT SECONDS  one request at a time (crr: a connection for each); prints JSON: count, rate, p50, p99
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -132,8 +132,8 @@ int Measure(const std::string& kind, const sockaddr_in& a, double seconds) {
   std::sort(times.begin(), times.end());
   const double elapsed = static_cast<double>(before - start) / 1e9;
   const auto at = [&](double q) { return times[static_cast<size_t>(q * static_cast<double>(times.size() - 1))] / 1e3; };
-  std::printf("{\"kind\": \"%s\", \"count\": %zu, \"per_second\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n", kind.c_str(), times.size(),
-              static_cast<double>(times.size()) / elapsed, at(0.5), at(0.99));
+  std::printf("{\"kind\": \"%s\", \"count\": %zu, \"per_second\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n", kind.c_str(),
+              times.size(), static_cast<double>(times.size()) / elapsed, at(0.5), at(0.99));
   return 0;
 }
 
@@ -142,7 +142,8 @@ int Measure(const std::string& kind, const sockaddr_in& a, double seconds) {
 int main(int argc, char** argv) {
   const std::string kind = argc > 1 ? argv[1] : "";
   if (kind == "serve" && argc == 3) Serve(argv[2]);
-  if ((kind == "tcp" || kind == "crr" || kind == "udp") && argc == 5) return Measure(kind, Address(argv[2], argv[3]), std::atof(argv[4]));
+  if ((kind == "tcp" || kind == "crr" || kind == "udp") && argc == 5)
+    return Measure(kind, Address(argv[2], argv[3]), std::atof(argv[4]));
   std::fprintf(stderr, "usage: rr serve PORT | rr tcp|crr|udp HOST PORT SECONDS\n");
   return 2;
 }

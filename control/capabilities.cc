@@ -30,8 +30,9 @@ bool DropCapabilities(std::span<const int> capabilities) {
   if (capng_apply(CAPNG_SELECT_ALL) != 0) return false;
   // It calls it a success where the bounding set may not be changed.
   errno = EPERM;
-  return capng_get_caps_process() == 0 &&
-         std::ranges::none_of(capabilities, [](int c) { return capng_have_capability(CAPNG_BOUNDING_SET, static_cast<unsigned>(c)) == 1; });
+  return capng_get_caps_process() == 0 && std::ranges::none_of(capabilities, [](int c) {
+           return capng_have_capability(CAPNG_BOUNDING_SET, static_cast<unsigned>(c)) == 1;
+         });
 }
 
 bool DropBoundingSet() {

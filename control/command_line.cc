@@ -13,7 +13,8 @@ namespace {
 
 constexpr CommandSpec kCommands[] = {
     {"do", "do [--netns=NAME|PATH] [--device=NAME]... [--env K=V]... [--] CMD [ARG]...",
-     "runs CMD with its network on our stack. Without --netns: in a network namespace of its own with a veth pair to the host (private /30, "
+     "runs CMD with its network on our stack. Without --netns: in a network namespace of its own with a veth pair to the host "
+     "(private /30, "
      "default route, no NAT), undone at exit. The exit status is CMD's (128 + signal)"},
     {"stats", "stats [--json] [--netns=NAME|PATH] [NAME|PID]", "counters, drop reasons, ports and workers of a running sandbox"},
     {"sockets", "sockets [--json] [--netns=NAME|PATH] [NAME|PID]", "its sockets"},
@@ -21,10 +22,15 @@ constexpr CommandSpec kCommands[] = {
     {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|PID]", "its neighbours"},
     {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|PID]", "what it dropped, by reason"},
     {"sandboxes", "sandboxes [--json]", "running sandboxes"},
-    {"bench", "bench rx|tx|echo|l2fwd --device=NAME... [--netns=NAME|PATH] [--seconds=N] [--size=BYTES] [--flows=N] [--xdp-mode=MODE] [--json]",
-     "a packet tool over the port that --link names, without a stack. rx: counts and drops what comes. tx: sends UDP frames of --size bytes (64; "
-     "above 1514: super-segments) from 198.18.0.1 to 198.18.0.2. echo: sends everything back. l2fwd: from each device to the next. Runs until a "
-     "signal or for --seconds. The kernel still gets its copy of what the packet port receives. --link=tap makes the device; with --link=dpdk a device is "
+    {"bench",
+     "bench rx|tx|echo|l2fwd --device=NAME... [--netns=NAME|PATH] [--seconds=N] [--size=BYTES] [--flows=N] [--xdp-mode=MODE] "
+     "[--json]",
+     "a packet tool over the port that --link names, without a stack. rx: counts and drops what comes. tx: sends UDP frames of "
+     "--size bytes (64; "
+     "above 1514: super-segments) from 198.18.0.1 to 198.18.0.2. echo: sends everything back. l2fwd: from each device to the "
+     "next. Runs until a "
+     "signal or for --seconds. The kernel still gets its copy of what the packet port receives. --link=tap makes the device; "
+     "with --link=dpdk a device is "
      "what DPDK calls one, such as net_af_xdp0,iface=eth0. --xdp-mode: auto, native, generic"},
     {"flags", "flags [--markdown]", "every global flag with default and allowed values"},
     {"install", "install [--runtime=NAME] [--config=FILE] [--dry-run] [-- FLAG...]",
@@ -32,13 +38,15 @@ constexpr CommandSpec kCommands[] = {
     {"uninstall", "uninstall [--runtime=NAME] [--config=FILE] [--dry-run]", "takes it out again"},
     {"create", "create|run [--bundle=DIR] [--pid-file=FILE] [--console-socket=PATH] ... ID",
      "makes a container as runc does, with its network on our stack. Container engines call it; all options are runc's"},
-    {"start", "start|state|kill|delete|exec|ps|list|events|update|pause|resume|spec|features ...", "as runc, whose arguments, output and exit status they have"},
+    {"start", "start|state|kill|delete|exec|ps|list|events|update|pause|resume|spec|features ...",
+     "as runc, whose arguments, output and exit status they have"},
 };
 
 constexpr std::string_view kLaterCommands[] = {"capture", "checkpoint", "restore"};
 
-// What follows a flag's or a command's own options is not CLI11's to look at (it would interpret "--" and "[a,b]" in the arguments of
-// CMD), so the global flags and each command have a parser of their own, and all of them stop at the first other word.
+// What follows a flag's or a command's own options is not CLI11's to look at (it would interpret "--" and "[a,b]" in the
+// arguments of CMD), so the global flags and each command have a parser of their own, and all of them stop at the first other
+// word.
 
 std::string Str(std::string_view s) { return std::string(s); }
 
@@ -56,7 +64,8 @@ Status ParseDo(const std::vector<std::string>& args, CommandLine* out) {
     options.command.erase(options.command.begin());
   } else if (!options.command.empty() && options.command[0].rfind('-', 0) == 0) {
     const std::string& arg = options.command[0];
-    const bool global = std::ranges::any_of(FlagTable(), [&](const FlagSpec& f) { return OptionName(arg) == "--" + Str(f.name); });
+    const bool global =
+        std::ranges::any_of(FlagTable(), [&](const FlagSpec& f) { return OptionName(arg) == "--" + Str(f.name); });
     return UsageError(arg + (global ? ": a global flag stands before the command (sluice " + arg + " do ...)"
                                     : ": unknown option of do (allowed: --netns, --device, --env)"));
   }
@@ -67,7 +76,8 @@ Status ParseDo(const std::vector<std::string>& args, CommandLine* out) {
   options.devices = device->results();
   options.env = env->results();
   for (const std::string& e : options.env) {
-    if (e.find('=') == std::string::npos || e[0] == '=') return UsageError("--env=" + e + ": not a valid value (allowed: KEY=VALUE)");
+    if (e.find('=') == std::string::npos || e[0] == '=')
+      return UsageError("--env=" + e + ": not a valid value (allowed: KEY=VALUE)");
   }
   if (options.command.empty()) return UsageError("do: no command is given (usage: sluice " + Str(kCommands[0].usage) + ")");
   if (options.netns.empty() && !options.devices.empty()) {
@@ -90,7 +100,8 @@ Status ParseNumber(const std::string& name, const CLI::Option* option, T least, 
   const std::string& text = option->results().back();
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *out);
   if (error == std::errc() && end == text.data() + text.size() && *out >= least && *out <= most) return {};
-  return UsageError(name + "=" + text + ": not a valid value (allowed: " + std::to_string(least) + " to " + std::to_string(most) + ")");
+  return UsageError(name + "=" + text + ": not a valid value (allowed: " + std::to_string(least) + " to " + std::to_string(most) +
+                    ")");
 }
 
 template <typename T, size_t kCount>
@@ -104,7 +115,8 @@ bool FindWord(const std::pair<std::string_view, T> (&words)[kCount], std::string
 Status ParseBench(const std::vector<std::string>& args, CommandLine* out) {
   constexpr std::pair<std::string_view, BenchMode> kModes[] = {
       {"rx", BenchMode::kRx}, {"tx", BenchMode::kTx}, {"echo", BenchMode::kEcho}, {"l2fwd", BenchMode::kL2Forward}};
-  constexpr std::pair<std::string_view, XdpMode> kXdpModes[] = {{"auto", XdpMode::kAuto}, {"native", XdpMode::kNative}, {"generic", XdpMode::kGeneric}};
+  constexpr std::pair<std::string_view, XdpMode> kXdpModes[] = {
+      {"auto", XdpMode::kAuto}, {"native", XdpMode::kNative}, {"generic", XdpMode::kGeneric}};
   BenchOptions& bench = out->bench;
   CLI::App app;
   CommandParser parser(&app, &out->help);
@@ -121,7 +133,8 @@ Status ParseBench(const std::vector<std::string>& args, CommandLine* out) {
   if (out->help) return {};
   bench.devices = device->results();
   if (!FindWord(kModes, bench.mode_name, &bench.mode)) {
-    return UsageError("bench: " + (bench.mode_name.empty() ? "no mode is given" : bench.mode_name + ": unknown mode") + " (allowed: rx, tx, echo, l2fwd)");
+    return UsageError("bench: " + (bench.mode_name.empty() ? "no mode is given" : bench.mode_name + ": unknown mode") +
+                      " (allowed: rx, tx, echo, l2fwd)");
   }
   if (xdp_mode->count() != 0 && !FindWord(kXdpModes, xdp_mode->results().back(), &bench.xdp_mode)) {
     return UsageError("--xdp-mode=" + xdp_mode->results().back() + ": not a valid value (allowed: auto, native, generic)");
@@ -130,7 +143,8 @@ Status ParseBench(const std::vector<std::string>& args, CommandLine* out) {
   SLUICE_RETURN_IF_ERROR(ParseNumber("--size", size, 42u, 65000u, &bench.size));
   SLUICE_RETURN_IF_ERROR(ParseNumber("--flows", flows, 1u, 32768u, &bench.flows));
   if (bench.devices.empty()) return UsageError("bench: no device is named (--device=NAME)");
-  if (bench.mode == BenchMode::kL2Forward && bench.devices.size() < 2) return UsageError("bench l2fwd: needs two devices (--device=NAME twice); echo needs one");
+  if (bench.mode == BenchMode::kL2Forward && bench.devices.size() < 2)
+    return UsageError("bench l2fwd: needs two devices (--device=NAME twice); echo needs one");
   return {};
 }
 
@@ -145,7 +159,8 @@ Status ParseInstall(const std::vector<std::string>& args, CommandLine* out) {
   SLUICE_RETURN_IF_ERROR(parser.Parse(args));
   options.flags = app.remaining();
   if (options.flags.empty()) return {};
-  if (options.flags[0] != "--" || out->command == "uninstall") return UsageError(options.flags[0] + ": unknown argument of " + out->command + " (flags for the runtime stand behind --)");
+  if (options.flags[0] != "--" || out->command == "uninstall")
+    return UsageError(options.flags[0] + ": unknown argument of " + out->command + " (flags for the runtime stand behind --)");
   options.flags.erase(options.flags.begin());
   return {};
 }
@@ -175,7 +190,8 @@ Status ParseCommand(const std::vector<std::string>& args, CommandLine* out) {
     out->arguments = args;
     return {};
   }
-  if (std::ranges::find(kLaterCommands, command) != std::end(kLaterCommands)) return Status::Error(command + ": not available in this build");
+  if (std::ranges::find(kLaterCommands, command) != std::end(kLaterCommands))
+    return Status::Error(command + ": not available in this build");
   if (std::ranges::none_of(kCommands, [&](const CommandSpec& c) { return c.name == command; })) {
     return UsageError(command + ": unknown command (see sluice --help)");
   }
@@ -197,7 +213,8 @@ Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out) 
   app.prefix_command();
   app.add_flag("-v,--version", version);
   std::vector<CLI::Option*> options;
-  for (const FlagSpec& flag : FlagTable()) options.push_back(flag.type == "bool" ? parser.Flag("--" + Str(flag.name)) : parser.Option("--" + Str(flag.name)));
+  for (const FlagSpec& flag : FlagTable())
+    options.push_back(flag.type == "bool" ? parser.Flag("--" + Str(flag.name)) : parser.Option("--" + Str(flag.name)));
   SLUICE_RETURN_IF_ERROR(parser.Parse(args));
   std::vector<std::string> rest = app.remaining();
   if (!rest.empty() && rest[0].rfind('-', 0) == 0) return UsageError(rest[0] + ": unknown flag (see sluice flags)");

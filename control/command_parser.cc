@@ -25,7 +25,8 @@ Status CommandParser::Parse(const std::vector<std::string>& args) {
   const auto empty = std::find_if(args.begin(), args.begin() + static_cast<ptrdiff_t>(parsed), [&](const std::string& arg) {
     return arg.rfind("--", 0) == 0 && arg.find('=') == arg.size() - 1 && app_->get_option_no_throw(OptionName(arg)) != nullptr;
   });
-  if (empty != args.begin() + static_cast<ptrdiff_t>(parsed)) return UsageError(OptionName(*empty) + ": an empty value is not allowed");
+  if (empty != args.begin() + static_cast<ptrdiff_t>(parsed))
+    return UsageError(OptionName(*empty) + ": an empty value is not allowed");
   for (const CLI::Option* option : app_->get_options()) {
     if (std::ranges::count(option->results(), "") != 0) return UsageError(option->get_name() + ": an empty value is not allowed");
   }
@@ -34,7 +35,8 @@ Status CommandParser::Parse(const std::vector<std::string>& args) {
 
 Status CommandParser::NothingLeft(const std::string& command) const {
   const auto left = app_->remaining();
-  return left.empty() ? Status() : UsageError(left[0] + ": unknown argument of " + command + " (see sluice " + command + " --help)");
+  return left.empty() ? Status()
+                      : UsageError(left[0] + ": unknown argument of " + command + " (see sluice " + command + " --help)");
 }
 
 }  // namespace sluice

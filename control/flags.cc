@@ -69,7 +69,8 @@ constexpr FlagSpec kFlags[] = {
        f.network = v == "sandbox" ? NetworkMode::kSandbox : v == "host" ? NetworkMode::kHost : NetworkMode::kNone;
        return true;
      }},
-    {"gso", "bool", "true", kBool, "", "segmentation offload by the device (virtio-net header); false works on old kernels and cuts in software",
+    {"gso", "bool", "true", kBool, "",
+     "segmentation offload by the device (virtio-net header); false works on old kernels and cuts in software",
      [](Flags& f, std::string_view v) { return SetBool(f.gso, v); }},
     {"software-gso", "bool", "true", kBool, "",
      "cut large segments in the dataplane where the device does not; false: TCP emits MTU-sized segments there",
@@ -79,8 +80,11 @@ constexpr FlagSpec kFlags[] = {
     {"link", "enum", "auto", "auto, packet, xdp, tap, dpdk", "",
      "how frames reach the device; tap: do without --netns, a TAP device to the host in place of a veth pair; dpdk: bench only",
      [](Flags& f, std::string_view v) {
-       constexpr std::pair<std::string_view, LinkFlag> kLinks[] = {{"auto", LinkFlag::kAuto}, {"packet", LinkFlag::kPacket}, {"xdp", LinkFlag::kXdp},
-                                                                   {"tap", LinkFlag::kTap},   {"dpdk", LinkFlag::kDpdk}};
+       constexpr std::pair<std::string_view, LinkFlag> kLinks[] = {{"auto", LinkFlag::kAuto},
+                                                                   {"packet", LinkFlag::kPacket},
+                                                                   {"xdp", LinkFlag::kXdp},
+                                                                   {"tap", LinkFlag::kTap},
+                                                                   {"dpdk", LinkFlag::kDpdk}};
        const auto link = std::ranges::find(kLinks, v, &std::pair<std::string_view, LinkFlag>::first);
        if (link == std::end(kLinks)) return false;
        f.link = link->second;
@@ -88,34 +92,43 @@ constexpr FlagSpec kFlags[] = {
      }},
     {"num-network-channels", "number", "auto", "auto, 1", "2 and more", "queues (= workers) per device",
      [](Flags&, std::string_view v) { return v == "auto" || v == "1"; }},
-    {"poll", "enum", "adaptive", "adaptive, busy, interrupt", "", "how the worker waits for frames: spin a little then sleep, never sleep, always sleep",
+    {"poll", "enum", "adaptive", "adaptive, busy, interrupt", "",
+     "how the worker waits for frames: spin a little then sleep, never sleep, always sleep",
      [](Flags& f, std::string_view v) {
        if (v != "adaptive" && v != "busy" && v != "interrupt") return false;
        f.poll = v == "adaptive" ? PollMode::kAdaptive : v == "busy" ? PollMode::kBusy : PollMode::kInterrupt;
        return true;
      }},
     {"poll-spin", "duration", "auto", "auto, or a time up to 1s such as 50us or 1ms", "",
-     "how long the adaptive worker spins before it sleeps; auto: three times the cost of one wake-up, measured at start", SetSpin},
-    {"tx-checksum-offload", "enum", "auto", "auto", "true, false", "checksums of sent segments by the device", [](Flags&, std::string_view v) { return v == "auto"; }},
-    {"rx-checksum-offload", "enum", "auto", "auto", "true, false", "trust the device's check of received checksums", [](Flags&, std::string_view v) { return v == "auto"; }},
-    {"qdisc", "enum", "fifo", "fifo", "none, tbf", "queueing discipline of the device inside", [](Flags&, std::string_view v) { return v == "fifo"; }},
+     "how long the adaptive worker spins before it sleeps; auto: three times the cost of one wake-up, measured at start",
+     SetSpin},
+    {"tx-checksum-offload", "enum", "auto", "auto", "true, false", "checksums of sent segments by the device",
+     [](Flags&, std::string_view v) { return v == "auto"; }},
+    {"rx-checksum-offload", "enum", "auto", "auto", "true, false", "trust the device's check of received checksums",
+     [](Flags&, std::string_view v) { return v == "auto"; }},
+    {"qdisc", "enum", "fifo", "fifo", "none, tbf", "queueing discipline of the device inside",
+     [](Flags&, std::string_view v) { return v == "fifo"; }},
     {"qdisc-tbf-rate", "string", "", "", "*", "rate of --qdisc=tbf", nullptr},
     {"qdisc-tbf-burst", "string", "", "", "*", "burst of --qdisc=tbf", nullptr},
     {"net-raw", "bool", "false", kBool, "", "raw sockets inside, for callers with CAP_NET_RAW; ping sockets need neither",
      [](Flags& f, std::string_view v) { return SetBool(f.net_raw, v); }},
-    {"netfilter", "enum", "refuse", "refuse, ignore", "", "what to do where packet filters that others set in the namespace would be bypassed",
+    {"netfilter", "enum", "refuse", "refuse, ignore", "",
+     "what to do where packet filters that others set in the namespace would be bypassed",
      [](Flags& f, std::string_view v) {
        if (v != "refuse" && v != "ignore") return false;
        f.netfilter = v == "refuse" ? NetfilterPolicy::kRefuse : NetfilterPolicy::kIgnore;
        return true;
      }},
-    {"sysctl", "key=value", "", "a key that the stack uses with a value in its range, such as net.ipv4.tcp_rmem='4096 131072 6291456'", "",
+    {"sysctl", "key=value", "",
+     "a key that the stack uses with a value in its range, such as net.ipv4.tcp_rmem='4096 131072 6291456'", "",
      "sets a net.* key for the sandbox; may be repeated", SetSysctl},
-    {"pcap-log", "string", "", "a file that can be written", "", "writes every frame of the sandbox's devices to the file (pcapng)",
+    {"pcap-log", "string", "", "a file that can be written", "",
+     "writes every frame of the sandbox's devices to the file (pcapng)",
      [](Flags& f, std::string_view v) { return SetNonEmpty(f.pcap_log, v); }},
     {"log-packets", "bool", "false", "", "*", "one log line per frame", nullptr},
     {"metrics", "string", "", "", "*", "address at which counters are served for Prometheus", nullptr},
-    {"root", "string", "/run/sluice", "an absolute path", "", "where running sandboxes are registered; for containers: runc's own directory (default: runc's)",
+    {"root", "string", "/run/sluice", "an absolute path", "",
+     "where running sandboxes are registered; for containers: runc's own directory (default: runc's)",
      [](Flags& f, std::string_view v) {
        f.root_given = true;
        return SetNonEmpty(f.root, v) && v[0] == '/';
@@ -127,8 +140,10 @@ constexpr FlagSpec kFlags[] = {
        f.log_json = v == "json";
        return v == "text" || v == "json";
      }},
-    {"debug", "bool", "false", kBool, "", "log more, to stderr where there is no --log", [](Flags& f, std::string_view v) { return SetBool(f.debug, v); }},
-    {"systemd-cgroup", "bool", "false", kBool, "", "containers: have runc use systemd for cgroups", [](Flags& f, std::string_view v) { return SetBool(f.systemd_cgroup, v); }},
+    {"debug", "bool", "false", kBool, "", "log more, to stderr where there is no --log",
+     [](Flags& f, std::string_view v) { return SetBool(f.debug, v); }},
+    {"systemd-cgroup", "bool", "false", kBool, "", "containers: have runc use systemd for cgroups",
+     [](Flags& f, std::string_view v) { return SetBool(f.systemd_cgroup, v); }},
     {"rootless", "enum", "auto", "auto, true, false", "", "containers: as runc; sluice itself needs root",
      [](Flags& f, std::string_view v) {
        f.rootless = v;
@@ -168,7 +183,8 @@ std::span<const FlagSpec> FlagTable() { return kFlags; }
 Status SetFlag(const FlagSpec& flag, std::string_view value, Flags* flags) {
   const std::string shown = "--" + Str(flag.name) + "=" + Str(value);
   if (flag.later == "*") return Status::Error("--" + Str(flag.name) + ": not available in this build");
-  if (IsLaterValue(flag, value)) return Status::Error(shown + ": not available in this build (allowed: " + Str(flag.allowed) + ")");
+  if (IsLaterValue(flag, value))
+    return Status::Error(shown + ": not available in this build (allowed: " + Str(flag.allowed) + ")");
   if (!flag.set(*flags, value)) return Status::Error(shown + ": not a valid value (allowed: " + Str(flag.allowed) + ")");
   return {};
 }

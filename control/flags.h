@@ -60,10 +60,10 @@ struct BenchOptions {
   BenchMode mode = BenchMode::kRx;
   std::string mode_name;
   std::vector<std::string> devices;
-  std::string netns;      // empty: the one sluice runs in
-  uint32_t seconds = 0;   // 0: until a signal
-  uint32_t size = 64;     // of a sent frame, without FCS
-  uint32_t flows = 1;     // source ports of sent frames
+  std::string netns;     // empty: the one sluice runs in
+  uint32_t seconds = 0;  // 0: until a signal
+  uint32_t size = 64;    // of a sent frame, without FCS
+  uint32_t flows = 1;    // source ports of sent frames
   XdpMode xdp_mode = XdpMode::kAuto;
   bool json = false;
 };
@@ -78,8 +78,8 @@ struct InstallOptions {
 
 struct CommandLine {
   Flags flags;
-  std::string command;  // "do", "stats" ...; "help", "version" for the flags of that name
-  bool help = false;    // of `command`
+  std::string command;    // "do", "stats" ...; "help", "version" for the flags of that name
+  bool help = false;      // of `command`
   bool markdown = false;  // of `flags`
   DoOptions do_options;
   BenchOptions bench;
@@ -90,10 +90,10 @@ struct CommandLine {
 
 struct FlagSpec {
   std::string_view name;
-  std::string_view type;       // bool, enum, string, duration, key=value
-  std::string_view initial;    // default, as it would be typed
-  std::string_view allowed;    // values of this build
-  std::string_view later;      // values that exist by design and not in this build; "*": the whole flag
+  std::string_view type;     // bool, enum, string, duration, key=value
+  std::string_view initial;  // default, as it would be typed
+  std::string_view allowed;  // values of this build
+  std::string_view later;    // values that exist by design and not in this build; "*": the whole flag
   std::string_view help;
   bool (*set)(Flags& flags, std::string_view value);  // false: the value is not allowed
 };

@@ -33,7 +33,9 @@ TEST(Flags, EveryShownDefaultIsAcceptedAndChangesNothing) {
 
 TEST(Flags, TakesBothSpellingsAndBareBools) {
   CommandLine line;
-  ASSERT_TRUE(Parse({"--gso=false", "--poll", "busy", "--net-raw", "--network", "none", "do", "--env=A=b=c", "--", "ls", "-l"}, &line).ok());
+  ASSERT_TRUE(
+      Parse({"--gso=false", "--poll", "busy", "--net-raw", "--network", "none", "do", "--env=A=b=c", "--", "ls", "-l"}, &line)
+          .ok());
   EXPECT_FALSE(line.flags.gso);
   EXPECT_TRUE(line.flags.net_raw);
   EXPECT_EQ(line.flags.poll, PollMode::kBusy);
@@ -58,11 +60,15 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
   } cases[] = {
       {{"--network=bridge", "do", "x"}, "--network=bridge: not a valid value (allowed: sandbox, host, none)", 1},
       {{"--gso=maybe", "do", "x"}, "--gso=maybe: not a valid value (allowed: true, false)", 1},
-      {{"--link", "dpdk:net_tap", "do", "x"}, "--link=dpdk:net_tap: not a valid value (allowed: auto, packet, xdp, tap, dpdk)", 1},
+      {{"--link", "dpdk:net_tap", "do", "x"},
+       "--link=dpdk:net_tap: not a valid value (allowed: auto, packet, xdp, tap, dpdk)",
+       1},
       {{"--num-network-channels=4", "do", "x"}, "--num-network-channels=4: not available in this build (allowed: auto, 1)", 1},
       {{"--num-network-channels=0", "do", "x"}, "--num-network-channels=0: not a valid value (allowed: auto, 1)", 1},
       {{"--metrics=:9000", "do", "x"}, "--metrics: not available in this build", 1},
-      {{"--poll-spin=5", "do", "x"}, "--poll-spin=5: not a valid value (allowed: auto, or a time up to 1s such as 50us or 1ms)", 1},
+      {{"--poll-spin=5", "do", "x"},
+       "--poll-spin=5: not a valid value (allowed: auto, or a time up to 1s such as 50us or 1ms)",
+       1},
       {{"--nonsense", "do", "x"}, "--nonsense: unknown flag (see sluice flags)", 2},
       {{"--pcap-log=", "do", "x"}, "--pcap-log: an empty value is not allowed", 2},
       {{"--gso=", "do", "x"}, "--gso: an empty value is not allowed", 2},
@@ -79,7 +85,9 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
       {{"do", "--netns=", "x"}, "--netns: an empty value is not allowed", 2},
       {{"do", "--netns", "", "x"}, "--netns: an empty value is not allowed", 2},
       {{"do", "-x", "y"}, "-x: unknown option of do (allowed: --netns, --device, --env)", 2},
-      {{"do", "--"}, "do: no command is given (usage: sluice do [--netns=NAME|PATH] [--device=NAME]... [--env K=V]... [--] CMD [ARG]...)", 2},
+      {{"do", "--"},
+       "do: no command is given (usage: sluice do [--netns=NAME|PATH] [--device=NAME]... [--env K=V]... [--] CMD [ARG]...)",
+       2},
       {{"sandboxes", "x"}, "x: unknown argument of sandboxes (see sluice sandboxes --help)", 2},
       {{"stats", "a", "b"}, "b: unknown argument of stats (see sluice stats --help)", 2},
       {{"flags", "--nonsense"}, "--nonsense: unknown argument of flags (see sluice flags --help)", 2},
@@ -94,8 +102,12 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
 
 // What stands behind the command of `do` reaches it as it is.
 TEST(Flags, ArgumentsOfTheProgramAreNotInterpreted) {
-  const std::vector<std::vector<std::string>> commands = {
-      {"stats", "--netns=x"}, {"ls", "--", "-l", "--"}, {"printf", "[1,2]", "++", "{}", ""}, {"env", "--env", "A=b", "--device", "--help", "-h"}, {"false"}, {"++", "-1"}};
+  const std::vector<std::vector<std::string>> commands = {{"stats", "--netns=x"},
+                                                          {"ls", "--", "-l", "--"},
+                                                          {"printf", "[1,2]", "++", "{}", ""},
+                                                          {"env", "--env", "A=b", "--device", "--help", "-h"},
+                                                          {"false"},
+                                                          {"++", "-1"}};
   for (const auto& command : commands) {
     for (const bool dashes : {false, true}) {
       std::vector<std::string> args = {"--debug", "do", "--env", "[A=1,2]"};

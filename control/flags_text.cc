@@ -25,8 +25,10 @@ std::string HelpText() {
     out += "  --" + Str(f.name) + (f.initial.empty() ? "" : " (" + Str(f.initial) + ")") + "\n      " + Str(f.help) + "\n";
     if (f.type == "enum" || f.type == "duration" || f.type == "number") out += "      allowed: " + Str(f.allowed) + "\n";
   }
-  out += "  --help, --version\n\nExit status of do: that of CMD, 128 + its signal; 125: the sandbox was ended because a part of sluice died;\n"
-         "126, 127: CMD cannot be run, is not found; 1: wrong value or failed set-up; 2: wrong usage.\n";
+  out +=
+      "  --help, --version\n\nExit status of do: that of CMD, 128 + its signal; 125: the sandbox was ended because a part of "
+      "sluice died;\n"
+      "126, 127: CMD cannot be run, is not found; 1: wrong value or failed set-up; 2: wrong usage.\n";
   return out;
 }
 
@@ -43,8 +45,8 @@ std::string FlagsText() {
   std::string out;
   for (const FlagSpec& f : FlagTable()) {
     if (!Available(f)) continue;
-    out += "--" + Str(f.name) + std::string(width - f.name.size() + 2, ' ') + Str(f.type) + "  default: " + (f.initial.empty() ? "none" : Str(f.initial)) +
-           "  allowed: " + Str(f.allowed) + "\n";
+    out += "--" + Str(f.name) + std::string(width - f.name.size() + 2, ' ') + Str(f.type) +
+           "  default: " + (f.initial.empty() ? "none" : Str(f.initial)) + "  allowed: " + Str(f.allowed) + "\n";
   }
   return out;
 }
@@ -52,13 +54,14 @@ std::string FlagsText() {
 std::string FlagsMarkdown() {
   std::string out =
       "# Flags\n\n"
-      "Generated from the table in `control/flags.cc` (`sluice flags --markdown > docs/flags.md`). Global flags stand before the\n"
+      "Generated from the table in `control/flags.cc` (`sluice flags --markdown > docs/flags.md`). Global flags stand before "
+      "the\n"
       "command: `--flag=value` or `--flag value`; a bool is true where it stands alone and takes a value by `=` only.\n\n"
       "| flag | type | default | allowed | meaning |\n|---|---|---|---|---|\n";
   for (const FlagSpec& f : FlagTable()) {
     if (!Available(f)) continue;
-    out += "| `--" + Str(f.name) + "` | " + Str(f.type) + " | " + (f.initial.empty() ? "" : "`" + Str(f.initial) + "`") + " | " + Str(f.allowed) + " | " +
-           Str(f.help) + " |\n";
+    out += "| `--" + Str(f.name) + "` | " + Str(f.type) + " | " + (f.initial.empty() ? "" : "`" + Str(f.initial) + "`") + " | " +
+           Str(f.allowed) + " | " + Str(f.help) + " |\n";
   }
   out += "\nRefused in this build, never ignored:\n\n| flag | what is refused |\n|---|---|\n";
   for (const FlagSpec& f : FlagTable()) {

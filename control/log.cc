@@ -17,7 +17,8 @@ namespace sluice {
 namespace {
 
 spdlog::level::level_enum SpdLevel(LogLevel level) {
-  constexpr spdlog::level::level_enum kLevels[] = {spdlog::level::debug, spdlog::level::info, spdlog::level::warn, spdlog::level::err};
+  constexpr spdlog::level::level_enum kLevels[] = {spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
+                                                   spdlog::level::err};
   return kLevels[static_cast<int>(level)];
 }
 
@@ -25,7 +26,8 @@ spdlog::level::level_enum SpdLevel(LogLevel level) {
 class JsonText final : public spdlog::custom_flag_formatter {
  public:
   void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& out) override {
-    const std::string text = nlohmann::json(std::string(message.payload.data(), message.payload.size())).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    const std::string text = nlohmann::json(std::string(message.payload.data(), message.payload.size()))
+                                 .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     out.append(text.data(), text.data() + text.size());
   }
   std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<JsonText>(); }
@@ -89,7 +91,9 @@ Status StartLog(const LogOptions& options) {
   state.debug = options.debug;
   state.logger.set_level(SpdLevel(Lowest()));
   if (options.file.empty()) {
-    if (options.debug) state.logger.sinks().push_back(std::make_shared<LineSink>(STDERR_FILENO, "sluice[%P]: %v", LogLevel::kDebug, LogLevel::kInfo));
+    if (options.debug)
+      state.logger.sinks().push_back(
+          std::make_shared<LineSink>(STDERR_FILENO, "sluice[%P]: %v", LogLevel::kDebug, LogLevel::kInfo));
     return {};
   }
   const int fd = open(options.file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
@@ -131,7 +135,8 @@ void RelayLogLine(std::string_view who, std::string_view line) {
   for (const LogLevel level : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
     const auto name = spdlog::level::to_string_view(SpdLevel(level));
     const std::string prefix = std::string(name.data(), name.size()) + " ";
-    if (line.substr(0, prefix.size()) == prefix) return LogLine(level, std::string(who) + ": " + std::string(line.substr(prefix.size())));
+    if (line.substr(0, prefix.size()) == prefix)
+      return LogLine(level, std::string(who) + ": " + std::string(line.substr(prefix.size())));
   }
   // What a failing library or check printed.
   LogLine(LogLevel::kWarning, std::string(who) + ": " + std::string(line));

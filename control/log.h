@@ -1,5 +1,5 @@
-// Lines for the user and the log file, by spdlog. One write(2) per line, so lines of several processes never mix (the file is opened
-// for append). Any thread; no state but what StartLog set before the processes were forked.
+// Lines for the user and the log file, by spdlog. One write(2) per line, so lines of several processes never mix (the file is
+// opened for append). Any thread; no state but what StartLog set before the processes were forked.
 #pragma once
 
 #include <string>
@@ -12,9 +12,9 @@ namespace sluice {
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
 struct LogOptions {
-  std::string file;   // empty: none
+  std::string file;  // empty: none
   bool json = false;
-  bool debug = false; // debug and information lines too: to the file, or to stderr where there is none
+  bool debug = false;  // debug and information lines too: to the file, or to stderr where there is none
 };
 
 // Opens the file. Warnings and errors go to stderr as well ("sluice: ...").

@@ -58,7 +58,9 @@ void EveryLevel() {
   LogLine(LogLevel::kError, "e");
 }
 
-bool EndsWith(const std::string& text, const std::string& end) { return text.size() >= end.size() && text.substr(text.size() - end.size()) == end; }
+bool EndsWith(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
 
 TEST(Log, StderrHasWarningsAndErrors) {
   EXPECT_EQ(Stderr(EveryLevel), (std::vector<std::string>{"sluice: w 5", "sluice: e"}));

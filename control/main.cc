@@ -1,7 +1,8 @@
-#include <cstdio>
 #include <fcntl.h>
-#include <string>
 #include <unistd.h>
+
+#include <cstdio>
+#include <string>
 #include <vector>
 
 #include "control/bench/bench.h"

@@ -95,7 +95,8 @@ Status CreatePair(NetlinkClient& client, int netns_fd, const OwnLink& veth) {
   request.End(info);
   std::string reason;
   if (const int error = client.Transact(request, &reason)) {
-    return Status::Error("cannot make a veth pair " + veth.host_name + ErrnoText(error) + (reason.empty() ? "" : " (" + reason + ")"));
+    return Status::Error("cannot make a veth pair " + veth.host_name + ErrnoText(error) +
+                         (reason.empty() ? "" : " (" + reason + ")"));
   }
   return {};
 }
@@ -107,7 +108,8 @@ Status CreateTaps(int netns_fd, OwnLinkKind kind, OwnLink* link) {
   }
   ScopedNetns inside(netns_fd);
   if (!inside.ok()) return Status::Error("cannot enter our network namespace" + ErrnoText(errno));
-  if (OpenTap({.name = link->inside_name}, &link->holder, &error) != Errno::kOk) return Status::Error("--link=tap: cannot make " + error);
+  if (OpenTap({.name = link->inside_name}, &link->holder, &error) != Errno::kOk)
+    return Status::Error("--link=tap: cannot make " + error);
   return {};
 }
 
@@ -144,7 +146,8 @@ Status OpenNetns(const std::string& name_or_path, UniqueFd* out, std::string* na
     return Status::Error("--netns=" + name_or_path + ": cannot open " + path + ErrnoText(errno) +
                          (errno == ENOENT && !is_path ? " (make it with ip netns add " + name_or_path + ")" : ""));
   }
-  if (ioctl(fd.get(), NS_GET_NSTYPE) != CLONE_NEWNET) return Status::Error("--netns=" + name_or_path + ": " + path + " is not a network namespace");
+  if (ioctl(fd.get(), NS_GET_NSTYPE) != CLONE_NEWNET)
+    return Status::Error("--netns=" + name_or_path + ": " + path + " is not a network namespace");
   *out = std::move(fd);
   return {};
 }

@@ -17,8 +17,9 @@ Status MakeNetns(UniqueFd* out);
 // kernel's default of 10. `cookie` is its SO_NETNS_COOKIE.
 Status MakeStandinNetns(UniqueFd* out, uint64_t* cookie);
 
-// What joins the host and a namespace of our own: a veth pair or, with --link=tap, a TAP device of the host whose frames the sentry
-// moves. The namespace then holds the configuration (address, MTU, routes) on a second TAP device, through which no frame passes.
+// What joins the host and a namespace of our own: a veth pair or, with --link=tap, a TAP device of the host whose frames the
+// sentry moves. The namespace then holds the configuration (address, MTU, routes) on a second TAP device, through which no frame
+// passes.
 struct OwnLink {
   std::string host_name;
   std::string inside_name = "eth0";

@@ -26,25 +26,33 @@ namespace sluice {
 namespace {
 
 Status Found(const std::string& what) {
-  return Status::Error("packet filters in the namespace would be bypassed: " + what + ". Remove them, or start with --netfilter=ignore");
+  return Status::Error("packet filters in the namespace would be bypassed: " + what +
+                       ". Remove them, or start with --netfilter=ignore");
 }
 
 const char* NftFamily(uint8_t family) {
   switch (family) {
-    case NFPROTO_INET: return "inet";
-    case NFPROTO_IPV4: return "ip";
-    case NFPROTO_IPV6: return "ip6";
-    case NFPROTO_ARP: return "arp";
-    case NFPROTO_BRIDGE: return "bridge";
-    case NFPROTO_NETDEV: return "netdev";
-    default: return "other";
+    case NFPROTO_INET:
+      return "inet";
+    case NFPROTO_IPV4:
+      return "ip";
+    case NFPROTO_IPV6:
+      return "ip6";
+    case NFPROTO_ARP:
+      return "arp";
+    case NFPROTO_BRIDGE:
+      return "bridge";
+    case NFPROTO_NETDEV:
+      return "netdev";
+    default:
+      return "other";
   }
 }
 
 std::string Quoted(const std::string& name) { return "\"" + name + "\""; }
 
-// Are these rules of table ip nat (how many, by chain) those of Docker's resolver? A jump from OUTPUT and from POSTROUTING to its own two
-// chains, with one rule for UDP and one for TCP each.
+// Are these rules of table ip nat (how many, by chain) those of Docker's resolver? A jump from OUTPUT and from POSTROUTING to its
+// own two chains, with one rule for UDP and one for TCP each.
 bool AreDockersResolver(const std::map<std::string, int>& rules) {
   return rules == std::map<std::string, int>{{"DOCKER_OUTPUT", 2}, {"DOCKER_POSTROUTING", 2}, {"OUTPUT", 1}, {"POSTROUTING", 1}};
 }
@@ -73,14 +81,17 @@ Status CheckNftables(bool* resolver) {
       ++nat[a.str(NFTA_RULE_CHAIN)];
       return;
     }
-    found = std::string("nftables table ") + NftFamily(header.nfgen_family) + " " + Quoted(a.str(NFTA_RULE_TABLE)) + " has rules in chain " + Quoted(a.str(NFTA_RULE_CHAIN));
+    found = std::string("nftables table ") + NftFamily(header.nfgen_family) + " " + Quoted(a.str(NFTA_RULE_TABLE)) +
+            " has rules in chain " + Quoted(a.str(NFTA_RULE_CHAIN));
   });
   dump(NFT_MSG_GETCHAIN, [&](const nfgenmsg& header, const Attributes& a) {
     if (!a.has(NFTA_CHAIN_HOOK) || ntohl(a.u32(NFTA_CHAIN_POLICY, htonl(NF_ACCEPT))) != NF_DROP) return;
-    found = std::string("nftables table ") + NftFamily(header.nfgen_family) + " " + Quoted(a.str(NFTA_CHAIN_TABLE)) + " drops by policy in chain " + Quoted(a.str(NFTA_CHAIN_NAME));
+    found = std::string("nftables table ") + NftFamily(header.nfgen_family) + " " + Quoted(a.str(NFTA_CHAIN_TABLE)) +
+            " drops by policy in chain " + Quoted(a.str(NFTA_CHAIN_NAME));
   });
   if (resolver != nullptr) *resolver = AreDockersResolver(nat);
-  if (found.empty() && !nat.empty() && !*resolver) found = "nftables table ip \"nat\" has rules in chain " + Quoted(nat.begin()->first);
+  if (found.empty() && !nat.empty() && !*resolver)
+    found = "nftables table ip \"nat\" has rules in chain " + Quoted(nat.begin()->first);
   return found.empty() ? Status() : Found(found);
 }
 
@@ -94,7 +105,8 @@ Status CheckLegacyTables(int family, const char* names_file, int level, int opti
     socklen_t size = sizeof info;
     if (getsockopt(fd.get(), level, option, &info, &size) < 0) continue;
     if (info.num_entries > static_cast<unsigned>(std::popcount(info.valid_hooks)) + 1) {
-      return Found(std::string(tool) + " table " + Quoted(name) + Format(" has %u entries", info.num_entries - std::popcount(info.valid_hooks) - 1));
+      return Found(std::string(tool) + " table " + Quoted(name) +
+                   Format(" has %u entries", info.num_entries - std::popcount(info.valid_hooks) - 1));
     }
   }
   return {};
@@ -117,8 +129,7 @@ bool HasTcFilter(NetlinkClient& client, int ifindex, uint32_t parent) {
   header.tcm_parent = parent;
   request.Header(header);
   bool found = false;
-  client.Dump(
-      request, [&](const nlmsghdr* m) { found = found || m->nlmsg_type == RTM_NEWTFILTER; }, [&] { found = false; });
+  client.Dump(request, [&](const nlmsghdr* m) { found = found || m->nlmsg_type == RTM_NEWTFILTER; }, [&] { found = false; });
   return found;
 }
 
@@ -155,11 +166,20 @@ Status CheckControlGroup() {
   constexpr struct {
     bpf_attach_type type;
     const char* what;
-  } kHooks[] = {{BPF_CGROUP_INET_INGRESS, "ingress"},        {BPF_CGROUP_INET_EGRESS, "egress"},         {BPF_CGROUP_INET_SOCK_CREATE, "socket creation"},
-                {BPF_CGROUP_INET4_BIND, "bind"},             {BPF_CGROUP_INET6_BIND, "bind"},            {BPF_CGROUP_INET4_CONNECT, "connect"},
-                {BPF_CGROUP_INET6_CONNECT, "connect"},       {BPF_CGROUP_INET4_POST_BIND, "bind"},       {BPF_CGROUP_INET6_POST_BIND, "bind"},
-                {BPF_CGROUP_UDP4_SENDMSG, "sending of UDP"}, {BPF_CGROUP_UDP6_SENDMSG, "sending of UDP"}, {BPF_CGROUP_UDP4_RECVMSG, "receiving of UDP"},
-                {BPF_CGROUP_UDP6_RECVMSG, "receiving of UDP"}, {BPF_CGROUP_SOCK_OPS, "TCP sockets"}};
+  } kHooks[] = {{BPF_CGROUP_INET_INGRESS, "ingress"},
+                {BPF_CGROUP_INET_EGRESS, "egress"},
+                {BPF_CGROUP_INET_SOCK_CREATE, "socket creation"},
+                {BPF_CGROUP_INET4_BIND, "bind"},
+                {BPF_CGROUP_INET6_BIND, "bind"},
+                {BPF_CGROUP_INET4_CONNECT, "connect"},
+                {BPF_CGROUP_INET6_CONNECT, "connect"},
+                {BPF_CGROUP_INET4_POST_BIND, "bind"},
+                {BPF_CGROUP_INET6_POST_BIND, "bind"},
+                {BPF_CGROUP_UDP4_SENDMSG, "sending of UDP"},
+                {BPF_CGROUP_UDP6_SENDMSG, "sending of UDP"},
+                {BPF_CGROUP_UDP4_RECVMSG, "receiving of UDP"},
+                {BPF_CGROUP_UDP6_RECVMSG, "receiving of UDP"},
+                {BPF_CGROUP_SOCK_OPS, "TCP sockets"}};
   const std::string path = OwnControlGroup();
   UniqueFd group(path.empty() ? -1 : open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   for (const auto& hook : kHooks) {
@@ -172,7 +192,8 @@ Status CheckControlGroup() {
 Status CheckPacketFilters(const std::vector<LinkInfo>& devices, bool* resolver) {
   SLUICE_RETURN_IF_ERROR(CheckNftables(resolver));
   SLUICE_RETURN_IF_ERROR(CheckLegacyTables(AF_INET, "/proc/self/net/ip_tables_names", IPPROTO_IP, IPT_SO_GET_INFO, "iptables"));
-  SLUICE_RETURN_IF_ERROR(CheckLegacyTables(AF_INET6, "/proc/self/net/ip6_tables_names", IPPROTO_IPV6, IP6T_SO_GET_INFO, "ip6tables"));
+  SLUICE_RETURN_IF_ERROR(
+      CheckLegacyTables(AF_INET6, "/proc/self/net/ip6_tables_names", IPPROTO_IPV6, IP6T_SO_GET_INFO, "ip6tables"));
   UniqueFd fd;
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open({}, &fd));
   NetlinkClient client(std::move(fd));

@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-#include <time.h>
+
 #include <cerrno>
 #include <cstring>
 
@@ -170,7 +170,7 @@ bool WriteSmallFile(const std::string& path, std::string_view text) {
 }
 
 std::optional<NamespaceId> IdOfNamespace(int fd) {
-  struct stat st {};
+  struct stat st{};
   if (fstat(fd, &st) < 0) return std::nullopt;
   return NamespaceId{st.st_dev, st.st_ino};
 }

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "base/bytes.h"
-#include "control/status.h"
 #include "base/unique_fd.h"
+#include "control/status.h"
 
 namespace sluice {
 
@@ -22,7 +22,8 @@ bool PidfdSignal(int pidfd, int signal);
 // Waits for the end of the process, at most `timeout_ms` (-1: for ever). True where it ended.
 bool WaitForEnd(int pidfd, int timeout_ms);
 
-// clone(2) as fork: returns 0 in the child. No stack, no shared memory. `control_group`: the child's (cgroup v2), or -1: the caller's.
+// clone(2) as fork: returns 0 in the child. No stack, no shared memory. `control_group`: the child's (cgroup v2), or -1: the
+// caller's.
 pid_t CloneProcess(uint64_t flags, UniqueFd* pidfd, int control_group = -1);
 
 struct SocketPair {

@@ -22,7 +22,8 @@ namespace {
 
 using nlohmann::json;
 
-// The namespace meant: --netns, a container's id or the beginning of it, a name of ip netns, the guard's process id, or that of any process inside.
+// The namespace meant: --netns, a container's id or the beginning of it, a name of ip netns, the guard's process id, or that of
+// any process inside.
 Status FindSandbox(const CommandLine& line, NamespaceId* out) {
   const std::string& target = line.query.target;
   oci::Container container;
@@ -41,7 +42,9 @@ Status FindSandbox(const CommandLine& line, NamespaceId* out) {
       }
     }
     fd.Reset(open(("/proc/" + target + "/ns/net").c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd) return Status::Error(line.command + " " + target + ": no such process" + (errno == EACCES ? " that may be looked at: run it as root" : ""));
+    if (!fd)
+      return Status::Error(line.command + " " + target + ": no such process" +
+                           (errno == EACCES ? " that may be looked at: run it as root" : ""));
   } else {
     SLUICE_RETURN_IF_ERROR(OpenNetns(target.empty() ? line.query.netns : target, &fd, &name));
   }
@@ -56,7 +59,8 @@ Status Ask(const CommandLine& line, const NamespaceId& id, json* answer) {
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (!fd || path.size() >= sizeof address.sun_path) return Status::Error("--root=" + line.flags.root + ": the path is too long for a socket");
+  if (!fd || path.size() >= sizeof address.sun_path)
+    return Status::Error("--root=" + line.flags.root + ": the path is too long for a socket");
   std::memcpy(address.sun_path, path.c_str(), path.size());
   if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0) {
     const std::string target = line.query.target.empty() ? line.query.netns : line.query.target;
@@ -76,7 +80,8 @@ Status Ask(const CommandLine& line, const NamespaceId& id, json* answer) {
   }
   *answer = json::parse(text, nullptr, false);
   if (!ok || !answer->is_object()) return Status::Error("the sandbox ended while it was asked");
-  if (answer->contains("error")) return Status::Error(answer->at("error").is_string() ? answer->at("error").get<std::string>() : "the sandbox refused");
+  if (answer->contains("error"))
+    return Status::Error(answer->at("error").is_string() ? answer->at("error").get<std::string>() : "the sandbox refused");
   return {};
 }
 
@@ -99,7 +104,8 @@ void PrintStats(const json& a) {
   std::printf("counters\n");
   PrintNonZero(a.at("counters"), "  ");
   for (const json& port : a.at("ports")) {
-    std::printf("port of device %s (%s%s)\n", Plain(port.at("ifindex")).c_str(), Plain(port.at("kind")).c_str(), port.at("dead") == true ? ", dead" : "");
+    std::printf("port of device %s (%s%s)\n", Plain(port.at("ifindex")).c_str(), Plain(port.at("kind")).c_str(),
+                port.at("dead") == true ? ", dead" : "");
     for (const auto& [name, value] : port.items()) {
       if (value.is_number() && name != "ifindex") std::printf("  %-32s %s\n", Clean(name).c_str(), Plain(value).c_str());
     }
@@ -122,17 +128,20 @@ void PrintTable(const json& rows, std::initializer_list<const char*> columns) {
 
 // As ss names them.
 const char* StateName(int state) {
-  constexpr const char* kNames[] = {"UNKNOWN", "ESTAB", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "UNCONN", "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING"};
+  constexpr const char* kNames[] = {"UNKNOWN",   "ESTAB",  "SYN-SENT",   "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2",
+                                    "TIME-WAIT", "UNCONN", "CLOSE-WAIT", "LAST-ACK", "LISTEN",     "CLOSING"};
   return state >= 0 && state < 12 ? kNames[state] : "UNKNOWN";
 }
 
 void PrintSockets(const json& sockets) {
-  std::printf("%-6s %-11s %8s %8s  %-28s %-28s %s\n", "Netid", "State", "Recv-Q", "Send-Q", "Local Address:Port", "Peer Address:Port", "Process");
+  std::printf("%-6s %-11s %8s %8s  %-28s %-28s %s\n", "Netid", "State", "Recv-Q", "Send-Q", "Local Address:Port",
+              "Peer Address:Port", "Process");
   for (const json& s : sockets) {
     std::string process;
     if (s.contains("tid")) process = "tid=" + Plain(s.at("tid")) + ",fd=" + Plain(s.at("fd"));
-    std::printf("%-6s %-11s %8s %8s  %-28s %-28s %s\n", Plain(s.at("protocol")).c_str(), StateName(s.at("state").get<int>()), Plain(s.at("receive_queue")).c_str(),
-                Plain(s.at("send_queue")).c_str(), Plain(s.at("local")).c_str(), Plain(s.at("remote")).c_str(), process.c_str());
+    std::printf("%-6s %-11s %8s %8s  %-28s %-28s %s\n", Plain(s.at("protocol")).c_str(), StateName(s.at("state").get<int>()),
+                Plain(s.at("receive_queue")).c_str(), Plain(s.at("send_queue")).c_str(), Plain(s.at("local")).c_str(),
+                Plain(s.at("remote")).c_str(), process.c_str());
   }
 }
 
@@ -169,14 +178,20 @@ int List(const CommandLine& line) {
   if (line.query.json) {
     json out = json::array();
     for (const Registration& r : all) {
-      out.push_back({{"pid", r.guard_pid}, {"init", r.init_pid}, {"netns", r.netns_name}, {"inode", r.id.inode}, {"network", r.network}, {"command", r.command}});
+      out.push_back({{"pid", r.guard_pid},
+                     {"init", r.init_pid},
+                     {"netns", r.netns_name},
+                     {"inode", r.id.inode},
+                     {"network", r.network},
+                     {"command", r.command}});
     }
     std::printf("%s\n", out.dump().c_str());
     return 0;
   }
   std::printf("%-8s %-16s %-8s %s\n", "PID", "NETNS", "NETWORK", "COMMAND");
   for (const Registration& r : all) {
-    std::printf("%-8d %-16s %-8s %s\n", r.guard_pid, r.netns_name.empty() ? "-" : r.netns_name.c_str(), r.network.c_str(), r.command.c_str());
+    std::printf("%-8d %-16s %-8s %s\n", r.guard_pid, r.netns_name.empty() ? "-" : r.netns_name.c_str(), r.network.c_str(),
+                r.command.c_str());
   }
   return 0;
 }

@@ -29,7 +29,9 @@ Status MakeRoot(const std::string& root) {
   return {};
 }
 
-const char* ModeName(NetworkMode mode) { return mode == NetworkMode::kHost ? "host" : mode == NetworkMode::kNone ? "none" : "sandbox"; }
+const char* ModeName(NetworkMode mode) {
+  return mode == NetworkMode::kHost ? "host" : mode == NetworkMode::kNone ? "none" : "sandbox";
+}
 
 // False for a file that is none of ours.
 bool ReadRegistration(const nlohmann::json& state, Registration* r) try {
@@ -39,7 +41,8 @@ bool ReadRegistration(const nlohmann::json& state, Registration* r) try {
   r->network = state.value("network", "");
   r->id.inode = state.value("inode", uint64_t{0});
   r->id.device = state.value("device", uint64_t{0});
-  for (const auto& word : state.value("command", nlohmann::json::array())) r->command += (r->command.empty() ? "" : " ") + word.get<std::string>();
+  for (const auto& word : state.value("command", nlohmann::json::array()))
+    r->command += (r->command.empty() ? "" : " ") + word.get<std::string>();
   return true;
 } catch (const nlohmann::json::exception&) {
   return false;
@@ -64,10 +67,11 @@ Status TakeNamespace(const SandboxPlan& plan, UniqueFd* lock) {
       for (const Registration& r : ListRegistrations(plan.flags)) {
         if (r.id.inode == plan.netns_id.inode) holder = Format(" (process %d, --network=%s)", r.guard_pid, r.network.c_str());
       }
-      return Status::Error("--netns=" + shown + ": another sluice runs in this network namespace" + holder + "; one at a time has it");
+      return Status::Error("--netns=" + shown + ": another sluice runs in this network namespace" + holder +
+                           "; one at a time has it");
     }
     // A holder that ended meanwhile removed the file that we opened: lock the one that has the name.
-    struct stat ours {}, named {};
+    struct stat ours{}, named{};
     if (fstat(fd.get(), &ours) == 0 && stat(path.c_str(), &named) == 0 && ours.st_ino == named.st_ino) {
       *lock = std::move(fd);
       return {};
@@ -76,12 +80,9 @@ Status TakeNamespace(const SandboxPlan& plan, UniqueFd* lock) {
 }
 
 Status WriteRegistration(const SandboxPlan& plan, pid_t init) {
-  nlohmann::json state{{"pid", plan.guard_pid},
-                       {"init", init},
-                       {"netns", plan.netns_name},
-                       {"inode", plan.netns_id.inode},
-                       {"device", plan.netns_id.device},
-                       {"network", ModeName(plan.flags.network)},
+  nlohmann::json state{{"pid", plan.guard_pid},          {"init", init},
+                       {"netns", plan.netns_name},       {"inode", plan.netns_id.inode},
+                       {"device", plan.netns_id.device}, {"network", ModeName(plan.flags.network)},
                        {"command", plan.options.command}};
   const std::string text = state.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   const std::string path = StatePath(plan.flags, plan.netns_id);
@@ -97,11 +98,13 @@ Status OpenAdminSocket(const SandboxPlan& plan, UniqueFd* out) {
   const std::string path = SocketPath(plan.flags, plan.netns_id);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return Status::Error("--root=" + plan.flags.root + ": the path is too long for a socket");
+  if (path.size() >= sizeof address.sun_path)
+    return Status::Error("--root=" + plan.flags.root + ": the path is too long for a socket");
   std::memcpy(address.sun_path, path.c_str(), path.size());
   unlink(path.c_str());  // of a sandbox that was killed together with its broker; the lock is ours
   UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 || chmod(path.c_str(), 0600) < 0 || listen(fd.get(), 8) < 0) {
+  if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 || chmod(path.c_str(), 0600) < 0 ||
+      listen(fd.get(), 8) < 0) {
     return Status::Error("cannot make " + path + ErrnoText(errno));
   }
   *out = std::move(fd);

@@ -1,5 +1,5 @@
-// Running sandboxes under --root (0700): per network namespace a lock file (held by guard and broker; a dead sandbox's is free by itself), a
-// description and the admin socket, all named after the namespace's inode.
+// Running sandboxes under --root (0700): per network namespace a lock file (held by guard and broker; a dead sandbox's is free by
+// itself), a description and the admin socket, all named after the namespace's inode.
 #pragma once
 
 #include <optional>
@@ -17,8 +17,8 @@ std::string StatePath(const Flags& flags, const NamespaceId& id);
 std::string SocketPath(const Flags& flags, const NamespaceId& id);
 std::string GuardSocketPath(const Flags& flags, const NamespaceId& id);  // of containers: by it front ends speak to the guard
 
-// Makes the folder and takes the namespace: exclusively, or shared with other users of the kernel's stack (--network=host). The lock
-// lasts until the last holder of `lock` closes it.
+// Makes the folder and takes the namespace: exclusively, or shared with other users of the kernel's stack (--network=host). The
+// lock lasts until the last holder of `lock` closes it.
 Status TakeNamespace(const SandboxPlan& plan, UniqueFd* lock);
 Status WriteRegistration(const SandboxPlan& plan, pid_t init);
 Status OpenAdminSocket(const SandboxPlan& plan, UniqueFd* out);

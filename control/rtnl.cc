@@ -73,11 +73,13 @@ nlattr* NetlinkMessage::Begin(uint16_t type) {
 Status NetlinkClient::Open(const std::vector<int>& groups, UniqueFd* out, int protocol) {
   const std::unique_ptr<nl_sock, Free> socket(nl_socket_alloc());
   if (socket == nullptr) return Status::Error("cannot open a netlink socket" + ErrnoText(ENOMEM));
-  if (const int error = nl_connect(socket.get(), protocol)) return Status::Error(std::string("cannot open a netlink socket: ") + nl_geterror(error));
+  if (const int error = nl_connect(socket.get(), protocol))
+    return Status::Error(std::string("cannot open a netlink socket: ") + nl_geterror(error));
   const int fd = nl_socket_get_fd(socket.get());
   const int on = 1;
   for (const int option : {NETLINK_EXT_ACK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK}) {
-    if (setsockopt(fd, SOL_NETLINK, option, &on, sizeof on) < 0) return Status::Error("cannot set up a netlink socket" + ErrnoText(errno));
+    if (setsockopt(fd, SOL_NETLINK, option, &on, sizeof on) < 0)
+      return Status::Error("cannot set up a netlink socket" + ErrnoText(errno));
   }
   const int buffer = 4 << 20;
   setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer);
@@ -96,7 +98,8 @@ NetlinkClient::NetlinkClient(UniqueFd fd) : socket_(nl_socket_alloc()) {
   SLUICE_CHECK(socket_ != nullptr && getsockopt(fd.get(), SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0);
   SLUICE_CHECK(nl_socket_set_fd(socket_.get(), protocol, fd.release()) == 0);
   nl_socket_disable_auto_ack(socket_.get());
-  nl_socket_set_msg_buf_size(socket_.get(), 65536);  // more than the kernel puts in one datagram; without it every one is peeked at first
+  nl_socket_set_msg_buf_size(socket_.get(),
+                             65536);  // more than the kernel puts in one datagram; without it every one is peeked at first
 }
 
 int NetlinkClient::Send(NetlinkMessage& message) {
@@ -149,7 +152,8 @@ int NetlinkClient::Transact(NetlinkMessage& message, std::string* reason) {
       result = ErrorOf(m);
       nlmsgerr header;
       Attributes attributes;  // the request is not repeated before them (NETLINK_CAP_ACK)
-      if (reason != nullptr && (m->nlmsg_flags & NLM_F_ACK_TLVS) != 0 && ParseMessage(m, &header, &attributes)) *reason = attributes.str(NLMSGERR_ATTR_MSG);
+      if (reason != nullptr && (m->nlmsg_flags & NLM_F_ACK_TLVS) != 0 && ParseMessage(m, &header, &attributes))
+        *reason = attributes.str(NLMSGERR_ATTR_MSG);
       return false;
     });
     if (answered || error != 0) return answered ? result : error;
@@ -177,7 +181,8 @@ int NetlinkClient::DumpOnce(NetlinkMessage& message, const std::function<void(co
   }
 }
 
-int NetlinkClient::Dump(NetlinkMessage& message, const std::function<void(const nlmsghdr*)>& each, const std::function<void()>& restart) {
+int NetlinkClient::Dump(NetlinkMessage& message, const std::function<void(const nlmsghdr*)>& each,
+                        const std::function<void()>& restart) {
   // Tables that change all the time would never be dumped in one piece: the last try is kept, the next event brings another.
   for (int attempt = 0;; ++attempt) {
     bool interrupted = false;
@@ -196,7 +201,8 @@ Status ListLinks(NetlinkClient& client, std::vector<LinkInfo>* out) {
         ifinfomsg header;
         Attributes attributes;
         if (m->nlmsg_type != RTM_NEWLINK || !ParseMessage(m, &header, &attributes)) return;
-        LinkInfo link{header.ifi_index, attributes.str(IFLA_IFNAME), header.ifi_flags, attributes.u32(IFLA_MTU), header.ifi_type, false};
+        LinkInfo link{
+            header.ifi_index, attributes.str(IFLA_IFNAME), header.ifi_flags, attributes.u32(IFLA_MTU), header.ifi_type, false};
         link.xdp = Attributes(attributes.get(IFLA_XDP)).u8(IFLA_XDP_ATTACHED) != 0;
         out->push_back(std::move(link));
       },

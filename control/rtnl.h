@@ -1,5 +1,5 @@
-// A small netlink client on libnl: requests of the control plane (make a veth, list links, dump tables) and the parsing of the kernel's
-// messages. Everything that is parsed is bounded by the message it lies in. man 7 netlink, man 7 rtnetlink.
+// A small netlink client on libnl: requests of the control plane (make a veth, list links, dump tables) and the parsing of the
+// kernel's messages. Everything that is parsed is bounded by the message it lies in. man 7 netlink, man 7 rtnetlink.
 #pragma once
 
 #include <linux/netlink.h>
@@ -44,7 +44,8 @@ template <typename T>
 bool ParseMessage(const nlmsghdr* message, T* header, Attributes* attributes) {
   if (!nlmsg_valid_hdr(message, sizeof(T))) return false;
   __builtin_memcpy(header, nlmsg_data(message), sizeof(T));
-  attributes->Parse(Bytes(reinterpret_cast<const uint8_t*>(nlmsg_attrdata(message, sizeof(T))), static_cast<size_t>(nlmsg_attrlen(message, sizeof(T)))));
+  attributes->Parse(Bytes(reinterpret_cast<const uint8_t*>(nlmsg_attrdata(message, sizeof(T))),
+                          static_cast<size_t>(nlmsg_attrlen(message, sizeof(T)))));
   return true;
 }
 
@@ -57,7 +58,9 @@ class NetlinkMessage {
     return Raw(&header, sizeof header);
   }
   NetlinkMessage& Attr(uint16_t type, Bytes value);
-  NetlinkMessage& Attr(uint16_t type, uint32_t value) { return Attr(type, Bytes(reinterpret_cast<uint8_t*>(&value), sizeof value)); }
+  NetlinkMessage& Attr(uint16_t type, uint32_t value) {
+    return Attr(type, Bytes(reinterpret_cast<uint8_t*>(&value), sizeof value));
+  }
   NetlinkMessage& Attr8(uint16_t type, uint8_t value) { return Attr(type, Bytes(&value, 1)); }
   NetlinkMessage& Attr(uint16_t type, std::string_view text);  // with the terminating zero
   nlattr* Begin(uint16_t type);                                // nested attribute
@@ -81,7 +84,8 @@ class NetlinkClient {
   static Status Open(const std::vector<int>& groups, UniqueFd* out, int protocol = NETLINK_ROUTE);
   explicit NetlinkClient(UniqueFd fd);
 
-  // Sends and waits for the acknowledgement; 0 or the kernel's errno. `reason` gets the kernel's extended text where there is one.
+  // Sends and waits for the acknowledgement; 0 or the kernel's errno. `reason` gets the kernel's extended text where there is
+  // one.
   int Transact(NetlinkMessage& message, std::string* reason = nullptr);
   // Calls `each` for every message of the answer; a dump that the kernel marks as interrupted is started again from the
   // beginning (`restart` is called first). 0 or errno.
@@ -111,7 +115,7 @@ struct LinkInfo {
   uint32_t flags = 0;
   uint32_t mtu = 0;
   uint16_t type = 0;  // ARPHRD_*
-  bool xdp = false;  // a program is attached
+  bool xdp = false;   // a program is attached
 };
 Status ListLinks(NetlinkClient& client, std::vector<LinkInfo>* out);
 

@@ -33,8 +33,8 @@ inline constexpr int kExitNotFound = 127;
 
 }  // namespace sluice
 
-#define SLUICE_RETURN_IF_ERROR(expr)                    \
-  do {                                                  \
-    ::sluice::Status sluice_status = (expr);            \
-    if (!sluice_status.ok()) return sluice_status;      \
+#define SLUICE_RETURN_IF_ERROR(expr)               \
+  do {                                             \
+    ::sluice::Status sluice_status = (expr);       \
+    if (!sluice_status.ok()) return sluice_status; \
   } while (false)

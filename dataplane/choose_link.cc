@@ -14,7 +14,8 @@ LinkChoice ChooseLink(const DeviceFacts& device) {
   if (std::find(kZeroCopy.begin(), kZeroCopy.end(), device.driver) != kZeroCopy.end()) {
     return {LinkKind::kXdp, "driver " + device.driver + " has AF_XDP in the driver"};
   }
-  return {LinkKind::kPacket, "driver " + (device.driver.empty() ? std::string("unknown") : device.driver) + " is not known for AF_XDP"};
+  return {LinkKind::kPacket,
+          "driver " + (device.driver.empty() ? std::string("unknown") : device.driver) + " is not known for AF_XDP"};
 }
 
 }  // namespace sluice

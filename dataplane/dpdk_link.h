@@ -17,16 +17,16 @@
 namespace sluice {
 
 struct DpdkOptions {
-  // A device: "net_af_xdp0,iface=eth0", "net_tap0,iface=tap0", "0000:01:00.0" (a PCI device bound to vfio) ... EAL then gets no huge
-  // pages and this one core. Or EAL's own arguments, separated by spaces, where it starts with '-': "-a 0000:01:00.0 -m 1024";
-  // each call with the same arguments opens the next device of them.
+  // A device: "net_af_xdp0,iface=eth0", "net_tap0,iface=tap0", "0000:01:00.0" (a PCI device bound to vfio) ... EAL then gets no
+  // huge pages and this one core. Or EAL's own arguments, separated by spaces, where it starts with '-': "-a 0000:01:00.0 -m
+  // 1024"; each call with the same arguments opens the next device of them.
   std::string device;
-  IfIndex ifindex = 1;         // that the frames carry
-  uint32_t queues = 1;         // ports to open, one per worker
-  bool offloads = true;        // checksums and TSO by the device where it has them; false: all in software
-  bool software_gso = true;    // take GSO frames, and cut them here where the device does not
-  bool promiscuous = true;     // else only frames to the device's own address and to groups
-  std::string module;          // path of the module; empty: where it is installed
+  IfIndex ifindex = 1;       // that the frames carry
+  uint32_t queues = 1;       // ports to open, one per worker
+  bool offloads = true;      // checksums and TSO by the device where it has them; false: all in software
+  bool software_gso = true;  // take GSO frames, and cut them here where the device does not
+  bool promiscuous = true;   // else only frames to the device's own address and to groups
+  std::string module;        // path of the module; empty: where it is installed
 };
 
 struct DpdkLink {

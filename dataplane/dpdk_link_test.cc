@@ -41,7 +41,8 @@ class Dpdk : public ::testing::Test {
   std::unique_ptr<Port> Open(const std::string& device) {
     DpdkLink link;
     std::string error;
-    EXPECT_EQ(OpenDpdk({.device = device, .ifindex = 5, .module = SLUICE_DPDK_MODULE}, pool_, &link, &error), Errno::kOk) << error;
+    EXPECT_EQ(OpenDpdk({.device = device, .ifindex = 5, .module = SLUICE_DPDK_MODULE}, pool_, &link, &error), Errno::kOk)
+        << error;
     return link.queues.empty() ? nullptr : std::move(link.queues[0]);
   }
   static void Send(Port& port, std::vector<Packet> frames) {
@@ -66,7 +67,8 @@ class Dpdk : public ::testing::Test {
   }
   std::vector<Packet> Numbered(uint32_t first, uint32_t count) {
     std::vector<Packet> frames;
-    for (uint32_t i = first; i < first + count; ++i) frames.push_back(MakeFrame(pool_, {.payload = Pattern(4 + i % 1400, i), .partial = i % 2 != 0}));
+    for (uint32_t i = first; i < first + count; ++i)
+      frames.push_back(MakeFrame(pool_, {.payload = Pattern(4 + i % 1400, i), .partial = i % 2 != 0}));
     return frames;
   }
   static void ExpectNumbered(std::vector<Packet> frames, uint32_t first) {
@@ -95,15 +97,18 @@ TEST_F(Dpdk, RefusesWhatIsNoDevice) {
 // In a process of its own: EAL is set up once.
 TEST_F(Dpdk, EalArgumentsGiveTheirDevicesInOrder) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
-  EXPECT_EXIT({
-    OpenByArguments();
-    _exit(HasFailure() ? 1 : 0);
-  }, ::testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(
+      {
+        OpenByArguments();
+        _exit(HasFailure() ? 1 : 0);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
 void Dpdk::OpenByArguments() {
-  const std::string arguments = "--no-huge -m 64 --no-pci --no-shconf --no-telemetry --log-level=*:error --file-prefix=sluice-test-" +
-                                std::to_string(getpid()) + " -l 0 --vdev=net_null0 --vdev=net_ring0";
+  const std::string arguments =
+      "--no-huge -m 64 --no-pci --no-shconf --no-telemetry --log-level=*:error --file-prefix=sluice-test-" +
+      std::to_string(getpid()) + " -l 0 --vdev=net_null0 --vdev=net_ring0";
   auto null = Open(arguments), ring = Open(arguments);
   ASSERT_TRUE(null && ring);
   std::error_code ignored;

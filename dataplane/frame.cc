@@ -50,8 +50,8 @@ bool LocateHeaders(Bytes headers, size_t frame_size, FrameHeaders* out) {
     type = LoadBe16(headers.data() + at);
   }
   out->network = static_cast<uint16_t>(at + 2);
-  const bool ok = type == kEtherIpv4 ? LocateIpv4(headers, frame_size, out)
-                                     : type == kEtherIpv6 && LocateIpv6(headers, frame_size, out);
+  const bool ok =
+      type == kEtherIpv4 ? LocateIpv4(headers, frame_size, out) : type == kEtherIpv6 && LocateIpv6(headers, frame_size, out);
   if (!ok || (out->protocol != kProtocolTcp && out->protocol != kProtocolUdp)) return false;
   const size_t least = out->protocol == kProtocolTcp ? 20 : 8;
   return out->transport + least <= headers.size() && (out->fragment || out->transport + least <= out->end);

@@ -18,14 +18,15 @@ struct FrameHeaders {
   uint32_t end = 0;        // first byte behind the IP packet by its length field (before any Ethernet padding)
   uint8_t protocol = 0;
   bool v6 = false;
-  bool fragment = false;   // an IPv4 fragment: there may be no transport header
+  bool fragment = false;  // an IPv4 fragment: there may be no transport header
 };
 
-// `headers` is the front of a frame of `frame_size` bytes. False where it is no whole IPv4 or IPv6 header with TCP or UDP directly
-// behind it (up to two VLAN tags before). Every offset that is set lies inside `headers`.
+// `headers` is the front of a frame of `frame_size` bytes. False where it is no whole IPv4 or IPv6 header with TCP or UDP
+// directly behind it (up to two VLAN tags before). Every offset that is set lies inside `headers`.
 bool LocateHeaders(Bytes headers, size_t frame_size, FrameHeaders* out);
 
-// The sum (wire/checksum.h: folded, in memory order, not inverted) of the pseudo header of a packet with `length` transport bytes.
+// The sum (wire/checksum.h: folded, in memory order, not inverted) of the pseudo header of a packet with `length` transport
+// bytes.
 uint16_t PseudoHeaderSum(Bytes frame, const FrameHeaders& headers, uint32_t length);
 
 // Puts the 802.1Q tag of `has_vlan` into the frame. False where there is no headroom.

@@ -91,7 +91,8 @@ bool GroPort::Join(Packet& frame, const Segment& segment) {
     if (flow.head == nullptr || !SameFlow(*flow.head, flow.first, frame, segment)) continue;
     const bool fits = segment.seq == flow.next_seq && segment.payload <= flow.first.payload &&
                       flow.size + segment.payload <= kMaxPacket && SameHeaders(*flow.head, flow.first, frame, segment) &&
-                      ChecksumRight(frame, segment) && flow.head->AddSlice(frame.LinearSlice(segment.payload_at, segment.payload));
+                      ChecksumRight(frame, segment) &&
+                      flow.head->AddSlice(frame.LinearSlice(segment.payload_at, segment.payload));
     if (!fits) {
       Finish(flow);
       break;

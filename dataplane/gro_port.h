@@ -3,8 +3,8 @@
 // length, identification and checksum; no flag but ACK and PSH; payload of equal size but for the last; checksum right.
 //
 // A super-segment is the first frame followed by the payload of the others as slices: nothing is copied, and the stack's receive
-// queue takes slices as they are. Nothing is held back beyond the burst, so coalescing adds no delay. A frame that does not fit ends
-// its flow's super-segment, so the order within a flow is kept.
+// queue takes slices as they are. Nothing is held back beyond the burst, so coalescing adds no delay. A frame that does not fit
+// ends its flow's super-segment, so the order within a flow is kept.
 #pragma once
 
 #include <array>
@@ -38,7 +38,7 @@ class GroPort final : public WrappedPort {
     Packet* head = nullptr;
     Segment first;
     uint32_t next_seq = 0;
-    uint32_t size = 0;      // bytes of the IP packet so far
+    uint32_t size = 0;  // bytes of the IP packet so far
     uint16_t segments = 0;
   };
 

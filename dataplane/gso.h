@@ -23,8 +23,8 @@ class GsoCutter {
   bool valid() const { return valid_; }
   size_t segments() const { return segments_; }
   bool done() const { return next_ >= segments_; }
-  size_t next_size() const;      // bytes of the next segment, headers included
-  size_t max_size() const;       // of the largest segment
+  size_t next_size() const;  // bytes of the next segment, headers included
+  size_t max_size() const;   // of the largest segment
   // Writes the next segment to the front of `out` (next_size() bytes at least); returns its size.
   size_t Next(MutableBytes out);
 
@@ -40,14 +40,15 @@ class GsoCutter {
   FrameHeaders headers_;
   uint8_t header_bytes_[kMaxHeaders];
   size_t header_len_ = 0;
-  size_t payload_ = 0;   // bytes of payload of the whole frame
+  size_t payload_ = 0;  // bytes of payload of the whole frame
   size_t mss_ = 0;
   size_t segments_ = 0;
   size_t next_ = 0;
   bool valid_ = false;
 };
 
-// Appends the finished segments of a frame to `out`, in blocks of `pool`: all or none. One of several segments is counted in `cut_frames`.
+// Appends the finished segments of a frame to `out`, in blocks of `pool`: all or none. One of several segments is counted in
+// `cut_frames`.
 bool CutFrame(const Packet& frame, BlockPool& pool, std::vector<Packet>* out, uint64_t* cut_frames);
 
 }  // namespace sluice

@@ -53,7 +53,8 @@ TEST_P(GsoRoundTrip, SegmentsHaveRightChecksumsAndGiveThePayloadBack) {
 
 INSTANTIATE_TEST_SUITE_P(Frames, GsoRoundTrip,
                          ::testing::Combine(::testing::Bool(), ::testing::Bool(), ::testing::Bool(),
-                                            ::testing::Values(size_t{1}, size_t{1448}, size_t{1449}, size_t{33333}, size_t{65160})));
+                                            ::testing::Values(size_t{1}, size_t{1448}, size_t{1449}, size_t{33333},
+                                                              size_t{65160})));
 
 TEST(GsoCutter, NumbersSegmentsAndPlacesFlagsAsLinuxDoes) {
   HeapBlockPool pool(1 << 20);
@@ -96,8 +97,8 @@ TEST(GsoCutter, RefusesMetadataThatDoesNotFit) {
   EXPECT_TRUE(invalid([](Packet& p) { p.offload.hdr_len = 58; }));
   EXPECT_TRUE(invalid([](Packet& p) { p.offload.gso = GsoType::kTcpV6; }));
   EXPECT_TRUE(invalid([](Packet& p) { p.offload.gso = GsoType::kUdp; }));
-  EXPECT_TRUE(invalid([](Packet& p) { p.data()[46] = 0x10; }));  // TCP data offset below the header
-  EXPECT_TRUE(invalid([](Packet& p) { StoreBe16(p.data() + 16, 65535); }));  // longer than the frame
+  EXPECT_TRUE(invalid([](Packet& p) { p.data()[46] = 0x10; }));               // TCP data offset below the header
+  EXPECT_TRUE(invalid([](Packet& p) { StoreBe16(p.data() + 16, 65535); }));   // longer than the frame
   EXPECT_TRUE(invalid([](Packet& p) { StoreBe16(p.data() + 20, 0x2000); }));  // a fragment
 }
 

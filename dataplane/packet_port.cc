@@ -22,7 +22,8 @@ constexpr int kMaxReceiveErrors = 8;
 bool ParseVnetHeader(const VnetHeader& header, Packet* frame) {
   Offload offload;
   if ((header.flags & kNeedsChecksum) != 0) {
-    if (header.csum_start < kEthernetHeader || size_t{header.csum_start} + header.csum_offset + 2 > frame->linear_size()) return false;
+    if (header.csum_start < kEthernetHeader || size_t{header.csum_start} + header.csum_offset + 2 > frame->linear_size())
+      return false;
     offload.checksum = ChecksumState::kPartial;
     offload.csum_start = header.csum_start;
     offload.csum_offset = header.csum_offset;
@@ -31,11 +32,19 @@ bool ParseVnetHeader(const VnetHeader& header, Packet* frame) {
   }
   offload.ecn = (header.gso_type & kGsoEcn) != 0;
   switch (header.gso_type & ~kGsoEcn) {
-    case kGsoNone: break;
-    case kGsoTcpV4: offload.gso = GsoType::kTcpV4; break;
-    case kGsoTcpV6: offload.gso = GsoType::kTcpV6; break;
-    case kGsoUdpL4: offload.gso = GsoType::kUdp; break;
-    default: return false;
+    case kGsoNone:
+      break;
+    case kGsoTcpV4:
+      offload.gso = GsoType::kTcpV4;
+      break;
+    case kGsoTcpV6:
+      offload.gso = GsoType::kTcpV6;
+      break;
+    case kGsoUdpL4:
+      offload.gso = GsoType::kUdp;
+      break;
+    default:
+      return false;
   }
   if (offload.gso != GsoType::kNone) {
     // The kernel says how much of the frame lay in its first fragment, which may be more than the headers: find them.
@@ -43,7 +52,8 @@ bool ParseVnetHeader(const VnetHeader& header, Packet* frame) {
     if (header.gso_size == 0 || !LocateHeaders(frame->linear(), frame->size(), &headers)) return false;
     const bool udp = headers.protocol == kProtocolUdp;
     const size_t transport = udp ? 8 : (frame->data()[headers.transport + 12] >> 4) * size_t{4};
-    if (headers.fragment || udp != (offload.gso == GsoType::kUdp) || headers.transport + transport > frame->linear_size()) return false;
+    if (headers.fragment || udp != (offload.gso == GsoType::kUdp) || headers.transport + transport > frame->linear_size())
+      return false;
     offload.gso_size = header.gso_size;
     offload.hdr_len = static_cast<uint16_t>(headers.transport + transport);
   }
@@ -59,10 +69,17 @@ VnetHeader MakeVnetHeader(const Offload& offload) {
     header.csum_offset = offload.csum_offset;
   }
   switch (offload.gso) {
-    case GsoType::kNone: return header;
-    case GsoType::kTcpV4: header.gso_type = kGsoTcpV4; break;
-    case GsoType::kTcpV6: header.gso_type = kGsoTcpV6; break;
-    case GsoType::kUdp: header.gso_type = kGsoUdpL4; break;
+    case GsoType::kNone:
+      return header;
+    case GsoType::kTcpV4:
+      header.gso_type = kGsoTcpV4;
+      break;
+    case GsoType::kTcpV6:
+      header.gso_type = kGsoTcpV6;
+      break;
+    case GsoType::kUdp:
+      header.gso_type = kGsoUdpL4;
+      break;
   }
   if (offload.ecn) header.gso_type |= kGsoEcn;
   header.gso_size = offload.gso_size;
@@ -230,7 +247,8 @@ bool PacketPort::MakePacket(RxSlot& slot, size_t size, Packet* out) {
 
 void PacketPort::ParseAuxdata(msghdr& message, Packet* frame) const {
   for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-    if (c->cmsg_level != SOL_PACKET || c->cmsg_type != PACKET_AUXDATA || c->cmsg_len < CMSG_LEN(sizeof(tpacket_auxdata))) continue;
+    if (c->cmsg_level != SOL_PACKET || c->cmsg_type != PACKET_AUXDATA || c->cmsg_len < CMSG_LEN(sizeof(tpacket_auxdata)))
+      continue;
     tpacket_auxdata aux;
     std::memcpy(&aux, CMSG_DATA(c), sizeof aux);
     frame->has_vlan = (aux.tp_status & TP_STATUS_VLAN_VALID) != 0;
@@ -300,8 +318,11 @@ size_t PacketPort::TransmitBatch(std::span<Packet> burst, bool with_offload) {
 bool PacketPort::OnSendError(int error, Packet& head) {
   const bool metadata = head.offload.gso != GsoType::kNone || head.offload.checksum == ChecksumState::kPartial;
   switch (error) {
-    case EINTR: return false;
-    case EAGAIN: tx_blocked_on_socket_ = true; return false;
+    case EINTR:
+      return false;
+    case EAGAIN:
+      tx_blocked_on_socket_ = true;
+      return false;
     case ENOBUFS:
     case ENOMEM:
       // The device's queue is full, or a filter on egress eats every frame: wait a little, but not for ever.
@@ -322,8 +343,11 @@ bool PacketPort::OnSendError(int error, Packet& head) {
       return true;
     case ENETDOWN:
     case ENXIO:
-    case ENODEV: OnSocketError(error); break;
-    default: break;
+    case ENODEV:
+      OnSocketError(error);
+      break;
+    default:
+      break;
   }
   ++stats_.tx_dropped;
   head = Packet();
@@ -388,7 +412,9 @@ std::vector<std::string> PacketPort::describe() const {
   const bool whole = facts_.vnet_header && !facts_.vnet_header_refused;
   return {"link=packet",
           "vnet_header=" + std::string(whole ? "true" : "false"),
-          "gso=" + std::string(whole ? "device" : options_.software_gso ? "software" : "off"),
+          "gso=" + std::string(whole                   ? "device"
+                               : options_.software_gso ? "software"
+                                                       : "off"),
           "gso_max_size=" + std::to_string(features().gso_max_size),
           "mtu=" + std::to_string(facts_.mtu),
           "receive_buffer=" + std::to_string(facts_.receive_buffer),

@@ -105,7 +105,7 @@ class PacketPort final : public Port {
   std::array<mmsghdr, kTxBatch> tx_messages_{};
   std::array<VnetHeader, kTxBatch> tx_headers_{};
   std::array<std::array<iovec, kTxPieces>, kTxBatch> tx_pieces_{};
-  std::vector<Packet> cut_;   // segments of frames already taken, in order
+  std::vector<Packet> cut_;  // segments of frames already taken, in order
   size_t cut_next_ = 0;
   bool udp_gso_ = true;       // until the kernel refuses the type
   int offload_refusals_ = 0;  // EINVAL in a row for frames with metadata; the header is left empty after some

@@ -91,12 +91,23 @@ void ParseLink(const std::vector<uint8_t>& reply, DeviceFacts* out) {
       return v;
     };
     switch (a->rta_type & NLA_TYPE_MASK) {
-      case IFLA_IFNAME: out->name.assign(static_cast<const char*>(data), strnlen(static_cast<const char*>(data), RTA_PAYLOAD(a))); break;
-      case IFLA_MTU: out->mtu = u32(); break;
-      case IFLA_GSO_MAX_SIZE: out->gso_max_size = u32(); break;
-      case IFLA_NUM_RX_QUEUES: out->rx_queues = u32(); break;
-      case IFLA_LINKINFO: ParseLinkInfo(a, out); break;
-      default: break;
+      case IFLA_IFNAME:
+        out->name.assign(static_cast<const char*>(data), strnlen(static_cast<const char*>(data), RTA_PAYLOAD(a)));
+        break;
+      case IFLA_MTU:
+        out->mtu = u32();
+        break;
+      case IFLA_GSO_MAX_SIZE:
+        out->gso_max_size = u32();
+        break;
+      case IFLA_NUM_RX_QUEUES:
+        out->rx_queues = u32();
+        break;
+      case IFLA_LINKINFO:
+        ParseLinkInfo(a, out);
+        break;
+      default:
+        break;
     }
   }
 }
@@ -117,7 +128,8 @@ void ReadEthtool(DeviceFacts* out) {
   ethtool_drvinfo driver{};
   driver.cmd = ETHTOOL_GDRVINFO;
   request.ifr_data = reinterpret_cast<char*>(&driver);
-  if (ioctl(fd.get(), SIOCETHTOOL, &request) == 0) out->driver.assign(driver.driver, strnlen(driver.driver, sizeof driver.driver));
+  if (ioctl(fd.get(), SIOCETHTOOL, &request) == 0)
+    out->driver.assign(driver.driver, strnlen(driver.driver, sizeof driver.driver));
 }
 
 }  // namespace
@@ -135,7 +147,8 @@ Errno OpenPacketSocket(IfIndex ifindex, const PacketSocketOptions& options, Pack
   DeviceFacts device;
   if (Errno e = ReadDeviceFacts(ifindex, &device, error); e != Errno::kOk) return e;
   if (device.arp_type != 1) {
-    return Fail(error, "device " + device.name + " carries no Ethernet frames (type " + std::to_string(device.arp_type) + ")", EOPNOTSUPP);
+    return Fail(error, "device " + device.name + " carries no Ethernet frames (type " + std::to_string(device.arp_type) + ")",
+                EOPNOTSUPP);
   }
   PacketSocket result;
   // Protocol 0: nothing is queued before bind names device and protocol together.

@@ -73,8 +73,13 @@ void PcapWriter::Write(uint32_t interface, Direction direction, const Packet& fr
   timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   const uint64_t time = static_cast<uint64_t>(now.tv_sec) * 1000000000 + static_cast<uint64_t>(now.tv_nsec);
-  const uint32_t head[] = {kEnhancedPacket, length, interface, static_cast<uint32_t>(time >> 32), static_cast<uint32_t>(time),
-                           static_cast<uint32_t>(captured), static_cast<uint32_t>(size)};
+  const uint32_t head[] = {kEnhancedPacket,
+                           length,
+                           interface,
+                           static_cast<uint32_t>(time >> 32),
+                           static_cast<uint32_t>(time),
+                           static_cast<uint32_t>(captured),
+                           static_cast<uint32_t>(size)};
   Append(head, sizeof head);
   const size_t at = buffer_.size();
   buffer_.resize(at + Padded(captured));

@@ -1,5 +1,5 @@
-// Capture to pcapng (draft-ietf-opsawg-pcapng): a Port around a Port that writes what passes in both directions. Super-segments are
-// written whole, as they pass the port; checksums that the device or the peer finishes are seen unfinished.
+// Capture to pcapng (draft-ietf-opsawg-pcapng): a Port around a Port that writes what passes in both directions. Super-segments
+// are written whole, as they pass the port; checksums that the device or the peer finishes are seen unfinished.
 #pragma once
 
 #include <memory>

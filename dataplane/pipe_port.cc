@@ -89,9 +89,11 @@ class PipePort final : public Port {
 
 }  // namespace
 
-std::pair<std::unique_ptr<Port>, std::unique_ptr<Port>> MakePipePorts(IfIndex first, IfIndex second, BlockPool& pool, size_t capacity) {
+std::pair<std::unique_ptr<Port>, std::unique_ptr<Port>> MakePipePorts(IfIndex first, IfIndex second, BlockPool& pool,
+                                                                      size_t capacity) {
   auto forth = std::make_shared<Direction>(), back = std::make_shared<Direction>();
-  return {std::make_unique<PipePort>(first, back, forth, pool, capacity), std::make_unique<PipePort>(second, forth, back, pool, capacity)};
+  return {std::make_unique<PipePort>(first, back, forth, pool, capacity),
+          std::make_unique<PipePort>(second, forth, back, pool, capacity)};
 }
 
 }  // namespace sluice

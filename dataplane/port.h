@@ -13,10 +13,11 @@
 namespace sluice {
 
 struct PortStats {
-  uint64_t rx_frames = 0, rx_bytes = 0, rx_dropped = 0;  // rx_dropped: by the kernel before us (socket queue full) or malformed metadata
+  uint64_t rx_frames = 0, rx_bytes = 0,
+           rx_dropped = 0;  // rx_dropped: by the kernel before us (socket queue full) or malformed metadata
   uint64_t tx_frames = 0, tx_bytes = 0, tx_dropped = 0;  // tx_dropped: refused by the device for good
   uint64_t rx_syscalls = 0, tx_syscalls = 0;
-  uint64_t software_gso_frames = 0;                      // frames cut here
+  uint64_t software_gso_frames = 0;  // frames cut here
 };
 
 // Middlewares (pcap, impairment) wrap a Port and are Ports.

@@ -51,7 +51,8 @@ std::unique_ptr<Port> OpenTap(BlockPool& pool, bool vnet) {
 std::unique_ptr<Port> OpenDpdkPort(const std::string& device, IfIndex ifindex, BlockPool& pool) {
   DpdkLink link;
   std::string error;
-  EXPECT_EQ(OpenDpdk({.device = device, .ifindex = ifindex, .module = SLUICE_DPDK_MODULE}, pool, &link, &error), Errno::kOk) << error;
+  EXPECT_EQ(OpenDpdk({.device = device, .ifindex = ifindex, .module = SLUICE_DPDK_MODULE}, pool, &link, &error), Errno::kOk)
+      << error;
   return link.queues.empty() ? nullptr : std::move(link.queues[0]);
 }
 #endif
@@ -63,7 +64,9 @@ std::unique_ptr<Port> OpenXdp(IfIndex ifindex, BlockPool& pool, XdpMode mode, bo
   XdpAttachment attachment;
   std::vector<Xsk> sockets;
   std::string error;
-  EXPECT_EQ(OpenXdpDevice(ifindex, 1, {.veth = true}, {.mode = mode, .scatter = scatter}, &attachment, &sockets, &error), Errno::kOk) << error;
+  EXPECT_EQ(OpenXdpDevice(ifindex, 1, {.veth = true}, {.mode = mode, .scatter = scatter}, &attachment, &sockets, &error),
+            Errno::kOk)
+      << error;
   if (sockets.empty()) return nullptr;
   EXPECT_EQ(sockets[0].facts.native, mode == XdpMode::kNative);
   attachments.push_back(std::move(attachment));
@@ -84,7 +87,8 @@ class PortConformance : public ::testing::TestWithParam<PortKind> {
     ASSERT_NE(port_, nullptr);
     if (GetParam().tap != nullptr) ASSERT_EQ(veth_->Run(device_netns(), "ip link set " + device() + " up"), 0);
     testing::InNetns in(veth_->peer());
-    peer_ = OpenPacket(GetParam().tap != nullptr ? static_cast<IfIndex>(if_nametoindex(GetParam().tap)) : veth_->peer_index(), pool_, true);
+    peer_ = OpenPacket(GetParam().tap != nullptr ? static_cast<IfIndex>(if_nametoindex(GetParam().tap)) : veth_->peer_index(),
+                       pool_, true);
   }
   int device_netns() const { return GetParam().tap != nullptr ? veth_->peer() : veth_->ours(); }
   std::string device() const { return GetParam().tap != nullptr ? GetParam().tap : "sl0"; }
@@ -113,7 +117,8 @@ class PortConformance : public ::testing::TestWithParam<PortKind> {
     std::vector<Packet> all;
     size_t have = 0;
     // A port without descriptors is polled.
-    for (auto quiet_since = std::chrono::steady_clock::now(); have < bytes && std::chrono::steady_clock::now() - quiet_since < std::chrono::seconds(2);) {
+    for (auto quiet_since = std::chrono::steady_clock::now();
+         have < bytes && std::chrono::steady_clock::now() - quiet_since < std::chrono::seconds(2);) {
       Packet burst[16];
       const size_t n = port.Receive(burst);
       for (size_t i = 0; i < n; ++i) {
@@ -284,8 +289,9 @@ TEST(XdpDevice, FallsBackAndRefusesWithReasons) {
   std::string error;
   const XdpDeviceFacts device{.veth = true};
   // As before 6.6: generic mode would lose super-segments.
-  EXPECT_EQ(OpenXdpDevice(veth.our_index(), 1, device, {.mode = XdpMode::kGeneric, .scatter = false}, &attachment, &sockets, &error),
-            Errno::kEOPNOTSUPP);
+  EXPECT_EQ(
+      OpenXdpDevice(veth.our_index(), 1, device, {.mode = XdpMode::kGeneric, .scatter = false}, &attachment, &sockets, &error),
+      Errno::kEOPNOTSUPP);
   EXPECT_NE(error.find("super-segments"), std::string::npos) << error;
   ASSERT_EQ(OpenXdpDevice(veth.our_index(), 1, device, {.scatter = false}, &attachment, &sockets, &error), Errno::kOk) << error;
   EXPECT_TRUE(sockets[0].facts.native);
@@ -367,13 +373,15 @@ TEST(PacketPort, DropsAndCountsWhenMemoryIsAtItsBound) {
 
 INSTANTIATE_TEST_SUITE_P(
     Ports, PortConformance,
-    ::testing::Values(PortKind{"Packet", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, true); }, true},
-                      PortKind{"PacketWithoutHeader", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, false); }, false},
-                      PortKind{"Tap", [](IfIndex, BlockPool& pool) { return OpenTap(pool, true); }, true, "tp0"},
-                      PortKind{"TapWithoutHeader", [](IfIndex, BlockPool& pool) { return OpenTap(pool, false); }, false, "tp0"},
-                      PortKind{"XdpGeneric", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kGeneric, true); }, false},
-                      PortKind{"XdpNativeUnscattered", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kNative, false); }, false},
-                      PortKind{"XdpNative", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kNative, true); }, false}),
+    ::testing::Values(
+        PortKind{"Packet", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, true); }, true},
+        PortKind{"PacketWithoutHeader", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, false); }, false},
+        PortKind{"Tap", [](IfIndex, BlockPool& pool) { return OpenTap(pool, true); }, true, "tp0"},
+        PortKind{"TapWithoutHeader", [](IfIndex, BlockPool& pool) { return OpenTap(pool, false); }, false, "tp0"},
+        PortKind{"XdpGeneric", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kGeneric, true); }, false},
+        PortKind{"XdpNativeUnscattered", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kNative, false); },
+                 false},
+        PortKind{"XdpNative", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kNative, true); }, false}),
     [](const auto& info) { return info.param.name; });
 
 #ifdef SLUICE_DPDK_MODULE

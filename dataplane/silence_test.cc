@@ -1,5 +1,4 @@
 // The silencing programs on a veth between fresh namespaces, and by bpf_prog_test_run. Lives here for the veth of the tests.
-#include "xdp/bpf_calls.h"
 #include "xdp/silence.h"
 
 #include <arpa/inet.h>
@@ -18,6 +17,7 @@
 #include "dataplane/packet_socket.h"
 #include "dataplane/testing/test_netns.h"
 #include "silence.skel.h"
+#include "xdp/bpf_calls.h"
 
 namespace sluice {
 namespace {

@@ -1,6 +1,7 @@
-// Whether spinning pays is not to be known beforehand: it saves the worker's own wake-ups, which cost much where the programs it talks to
-// run on other cores and next to nothing where all share one, and it takes processor time. So it is tried: for one epoch now and then
-// the worker does the other thing, and stays with it where more work got done; where neither is better it sleeps. Pure; one thread.
+// Whether spinning pays is not to be known beforehand: it saves the worker's own wake-ups, which cost much where the programs it
+// talks to run on other cores and next to nothing where all share one, and it takes processor time. So it is tried: for one epoch
+// now and then the worker does the other thing, and stays with it where more work got done; where neither is better it sleeps.
+// Pure; one thread.
 #pragma once
 
 #include <algorithm>

@@ -25,7 +25,9 @@ Errno Fail(std::string* error, const std::string& what, int saved_errno) {
 
 Errno OpenQueue(const TapOptions& options, UniqueFd* out, std::string* error) {
   UniqueFd fd(open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
-  if (!fd) return Fail(error, errno == ENOENT ? "/dev/net/tun (the kernel's module tun is missing: modprobe tun)" : "/dev/net/tun", errno);
+  if (!fd)
+    return Fail(error, errno == ENOENT ? "/dev/net/tun (the kernel's module tun is missing: modprobe tun)" : "/dev/net/tun",
+                errno);
   ifreq request{};
   std::strncpy(request.ifr_name, options.name.c_str(), IFNAMSIZ - 1);
   int flags = IFF_TAP | IFF_NO_PI;
@@ -33,7 +35,8 @@ Errno OpenQueue(const TapOptions& options, UniqueFd* out, std::string* error) {
   // Of several queues only the first makes the device.
   if (options.queues > 1) flags |= IFF_MULTI_QUEUE;
   request.ifr_flags = static_cast<short>(flags);
-  if (ioctl(fd.get(), TUNSETIFF, &request) != 0) return Fail(error, "the tap device " + options.name + " (needs CAP_NET_ADMIN)", errno);
+  if (ioctl(fd.get(), TUNSETIFF, &request) != 0)
+    return Fail(error, "the tap device " + options.name + " (needs CAP_NET_ADMIN)", errno);
   *out = std::move(fd);
   return Errno::kOk;
 }
@@ -62,7 +65,8 @@ Errno ReadFacts(const TapOptions& options, TapFacts* facts, std::string* error) 
 }  // namespace
 
 Errno OpenTap(const TapOptions& options, TapQueues* out, std::string* error) {
-  if (options.name.empty() || options.name.size() >= IFNAMSIZ) return Fail(error, "tap device name '" + options.name + "'", EINVAL);
+  if (options.name.empty() || options.name.size() >= IFNAMSIZ)
+    return Fail(error, "tap device name '" + options.name + "'", EINVAL);
   // TUNSETIFF would attach to a persistent tap of somebody else.
   if (if_nametoindex(options.name.c_str()) != 0) return Fail(error, "the tap device " + options.name, EEXIST);
   TapQueues result;
@@ -72,7 +76,8 @@ Errno OpenTap(const TapOptions& options, TapQueues* out, std::string* error) {
     result.fds.push_back(std::move(fd));
   }
   if (result.fds.empty()) return Fail(error, "a tap device without queues", EINVAL);
-  if (options.vnet_header && !AcceptOffloads(result.fds[0].get(), &result.facts)) return Fail(error, "TUNSETOFFLOAD on " + options.name, errno);
+  if (options.vnet_header && !AcceptOffloads(result.fds[0].get(), &result.facts))
+    return Fail(error, "TUNSETOFFLOAD on " + options.name, errno);
   if (Errno e = ReadFacts(options, &result.facts, error); e != Errno::kOk) return e;
   *out = std::move(result);
   return Errno::kOk;

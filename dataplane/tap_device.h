@@ -1,5 +1,5 @@
-// The privileged half of the tap port: makes a TAP device in the namespace of the calling thread and opens its queues. The other end
-// of the device is that namespace's kernel. Needs CAP_NET_ADMIN over it and /dev/net/tun.
+// The privileged half of the tap port: makes a TAP device in the namespace of the calling thread and opens its queues. The other
+// end of the device is that namespace's kernel. Needs CAP_NET_ADMIN over it and /dev/net/tun.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +20,11 @@ struct TapOptions {
 
 // Plain values: they are passed to the process that uses the queues beside the descriptors.
 struct TapFacts {
-  IfIndex ifindex = 0;       // that the port's frames carry: the kernel's device, unless its maker says otherwise
-  uint32_t mtu = 1500;       // of the kernel's device
+  IfIndex ifindex = 0;  // that the port's frames carry: the kernel's device, unless its maker says otherwise
+  uint32_t mtu = 1500;  // of the kernel's device
   bool vnet_header = false;
-  bool udp_gso = false;      // the kernel hands over UDP super-segments (6.2)
-  char name[16] = {};        // of the kernel's device
+  bool udp_gso = false;  // the kernel hands over UDP super-segments (6.2)
+  char name[16] = {};    // of the kernel's device
 };
 
 struct TapQueues {

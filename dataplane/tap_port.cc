@@ -109,8 +109,10 @@ size_t TapPort::Receive(std::span<Packet> out) {
   for (int dropped = 0; taken < out.size() && !dead_ && dropped < kMaxDropsPerBurst;) {
     const Read read = ReadFrame(&out[taken]);
     if (read == Read::kNone) break;
-    if (read == Read::kFrame) ++taken;
-    else ++dropped;
+    if (read == Read::kFrame)
+      ++taken;
+    else
+      ++dropped;
   }
   return taken;
 }
@@ -208,8 +210,12 @@ std::vector<std::string> TapPort::describe() const {
   return {"link=tap",
           std::string("device=") + facts_.name,
           std::string("vnet_header=") + (facts_.vnet_header ? "true" : "false"),
-          std::string("gso=") + (facts_.vnet_header ? "device" : options_.software_gso ? "software" : "off"),
-          std::string("udp_gso=") + (!facts_.vnet_header ? "software" : udp_gso_ ? "device" : "software"),
+          std::string("gso=") + (facts_.vnet_header      ? "device"
+                                 : options_.software_gso ? "software"
+                                                         : "off"),
+          std::string("udp_gso=") + (!facts_.vnet_header ? "software"
+                                     : udp_gso_          ? "device"
+                                                         : "software"),
           "mtu=" + std::to_string(facts_.mtu)};
 }
 

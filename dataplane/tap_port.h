@@ -1,9 +1,9 @@
-// A Port over one queue of a TAP device that somebody with the right opened (tap_device.h). Needs no privilege. What the kernel sends
-// into the device is received here, what is transmitted here the kernel receives from it.
+// A Port over one queue of a TAP device that somebody with the right opened (tap_device.h). Needs no privilege. What the kernel
+// sends into the device is received here, what is transmitted here the kernel receives from it.
 //
-// One system call per frame in both directions (the device has no other way), but a frame may be a super-segment of 64 KiB: partial
-// checksums and GSO pass in the virtio-net header, as on the packet port. Without that header (--gso=false) checksums are finished and
-// GSO frames cut here.
+// One system call per frame in both directions (the device has no other way), but a frame may be a super-segment of 64 KiB:
+// partial checksums and GSO pass in the virtio-net header, as on the packet port. Without that header (--gso=false) checksums are
+// finished and GSO frames cut here.
 #pragma once
 
 #include <array>
@@ -62,10 +62,10 @@ class TapPort final : public Port {
   TapPortOptions options_;
   BlockPool& pool_;
   const size_t vnet_len_;
-  BlockRef small_, big_;      // of the next frame
-  std::vector<Packet> cut_;   // segments of a frame already taken, in order
+  BlockRef small_, big_;     // of the next frame
+  std::vector<Packet> cut_;  // segments of a frame already taken, in order
   size_t cut_next_ = 0;
-  bool udp_gso_ = true;       // until the kernel refuses the type (before 6.2)
+  bool udp_gso_ = true;  // until the kernel refuses the type (before 6.2)
   bool blocked_ = false;
   bool dead_ = false;
   PortStats stats_;

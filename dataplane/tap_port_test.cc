@@ -63,12 +63,15 @@ TEST_F(Tap, QueuesFollowTheFlow) {
   TapQueues queues;
   std::string error;
   ASSERT_EQ(Open({.name = "tp0", .queues = 4}, &queues, &error), Errno::kOk) << error;
-  ASSERT_EQ(veth_->Run(veth_->ours(), "ip addr add 10.99.0.2/24 dev tp0 && ip link set tp0 address 02:00:00:00:00:02 && ip link set tp0 up && "
-                                      "ip neigh add 10.99.0.1 lladdr 02:00:00:00:00:01 dev tp0"), 0);
+  ASSERT_EQ(veth_->Run(veth_->ours(),
+                       "ip addr add 10.99.0.2/24 dev tp0 && ip link set tp0 address 02:00:00:00:00:02 && ip link set tp0 up && "
+                       "ip neigh add 10.99.0.1 lladdr 02:00:00:00:00:01 dev tp0"),
+            0);
   std::vector<std::unique_ptr<TapPort>> ports;
-  for (UniqueFd& fd : queues.fds) ports.push_back(std::make_unique<TapPort>(std::move(fd), queues.facts, TapPortOptions{}, pool_));
-  // The kernel of the device answers an ACK for a port that nobody listens on with a reset of the same flow. It learns the queue of a
-  // frame behind its answer to it, so the second answer comes to the right one.
+  for (UniqueFd& fd : queues.fds)
+    ports.push_back(std::make_unique<TapPort>(std::move(fd), queues.facts, TapPortOptions{}, pool_));
+  // The kernel of the device answers an ACK for a port that nobody listens on with a reset of the same flow. It learns the queue
+  // of a frame behind its answer to it, so the second answer comes to the right one.
   for (auto& port : ports) {
     for (int i = 0; i < 2; ++i) {
       Packet frame = MakeFrame(pool_, {.payload = Pattern(10, 1)});

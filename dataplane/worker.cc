@@ -31,8 +31,8 @@ constexpr int kWakesPerSpin = 3;
 constexpr Duration kMinSpin = Duration::Microseconds(20), kMaxSpin = Duration::Microseconds(200);
 // A spinning turn that took so long was not alone on its core: then the worker sleeps until the next event.
 constexpr Duration kTakenAway = Duration::Microseconds(20);
-// What is known of the gaps between events: one more for a gap that a spin covers, two less for a longer one. The worker spins from
-// kSpinConfidence on, so that of three spins at least two are worth their price.
+// What is known of the gaps between events: one more for a gap that a spin covers, two less for a longer one. The worker spins
+// from kSpinConfidence on, so that of three spins at least two are worth their price.
 constexpr int kMaxConfidence = 4, kSpinConfidence = 2;
 // A link that is full and has no descriptor to wait for is tried again after this.
 constexpr Duration kTransmitRetry = Duration::Microseconds(500);
@@ -172,16 +172,19 @@ class Worker::Impl {
   std::mutex mail_mutex_;
   std::vector<std::function<void()>> mail_;
 
-  Duration spin_limit_{0};   // zero: never spin
-  Instant idle_since_;       // when the last turn that had work ended
+  Duration spin_limit_{0};  // zero: never spin
+  Instant idle_since_;      // when the last turn that had work ended
   int confidence_ = kSpinConfidence;
   SpinChoice choice_;
-  bool core_wanted_ = false; // by others, since the last event
+  bool core_wanted_ = false;  // by others, since the last event
   WorkerStats stats_;
 };
 
 Worker::Impl::Impl(const WorkerOptions& options, Worker& worker)
-    : worker_(worker), stack_(worker.stack()), options_(options), epoll_(epoll_create1(EPOLL_CLOEXEC)),
+    : worker_(worker),
+      stack_(worker.stack()),
+      options_(options),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   SLUICE_CHECK(epoll_ && wake_);
   const Errno e = Add(wake_.get(), EPOLLIN, nullptr, EntryKind::kWake);
@@ -289,7 +292,8 @@ void Worker::Impl::CollectEvents(int count) {
       uint64_t value;
       [[maybe_unused]] const ssize_t n = read(timer_.get(), &value, sizeof value);
     } else if (entry.kind == EntryKind::kPort) {
-      if ((events_[static_cast<size_t>(i)].events & ~uint32_t{EPOLLOUT}) != 0 && !entry.port->polled()) readable_.push_back(entry.port);
+      if ((events_[static_cast<size_t>(i)].events & ~uint32_t{EPOLLOUT}) != 0 && !entry.port->polled())
+        readable_.push_back(entry.port);
       if ((entry.events & EPOLLOUT) != 0) (void)Modify(static_cast<int>(fd), entry.events & ~uint32_t{EPOLLOUT});
     }
   }
@@ -362,7 +366,8 @@ bool Worker::Impl::FlushAll() {
     if (port->tx_pending() || (!all && port->tx_wait_fd() >= 0)) WaitForRoom(*port);
   }
   if (!all) {
-    const bool waiting = std::any_of(worker_.ports_.begin(), worker_.ports_.end(), [](const auto& p) { return p->tx_wait_fd() >= 0; });
+    const bool waiting =
+        std::any_of(worker_.ports_.begin(), worker_.ports_.end(), [](const auto& p) { return p->tx_wait_fd() >= 0; });
     if (!waiting) transmit_retry_ = true;
   }
   return all;

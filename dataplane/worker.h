@@ -23,7 +23,7 @@ struct WorkerOptions {
   // How long to spin after the last event before sleeping, where events were coming that often; zero or less: three times what a
   // wake-up costs, measured at start.
   Duration spin{0};
-  int cpu = -1;  // pin to this core, or -1
+  int cpu = -1;                // pin to this core, or -1
   bool force_timerfd = false;  // sleep as on kernels without epoll_pwait2 (before 5.11)
   // A port was found dead and removed. Worker's thread.
   std::function<void(IfIndex ifindex, std::string_view kind)> on_port_dead;
@@ -46,7 +46,8 @@ class TurnTask {
   virtual ~TurnTask() = default;
   // Returns true where it did something (the turn counts as busy).
   virtual bool OnTurn() = 0;
-  // Work came up since OnTurn (Stack::Flush delivered looped-back packets to sockets, say): the worker must not sleep, but turn again.
+  // Work came up since OnTurn (Stack::Flush delivered looped-back packets to sockets, say): the worker must not sleep, but turn
+  // again.
   virtual bool HasWork() const { return false; }
 };
 
@@ -63,7 +64,7 @@ class Worker {
   ~Worker();
 
   // Worker's own thread (or before Run) only:
-  void AddPort(std::unique_ptr<Port> port);      // attaches it to the stack
+  void AddPort(std::unique_ptr<Port> port);  // attaches it to the stack
   void RemovePort(IfIndex ifindex);
   Errno AddFd(int fd, uint32_t epoll_events, FdHandler* handler);  // level-triggered unless EPOLLET is given
   Errno ModifyFd(int fd, uint32_t epoll_events);

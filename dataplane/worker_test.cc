@@ -68,7 +68,9 @@ class WorkerThread {
 
 class WorkerTest : public ::testing::Test {
  protected:
-  WorkerTest() : secure_(7), stack_(Now(), secure_, pool_) { stack_.ApplyConfig(std::make_shared<NetConfig>(LoopbackOnlyConfig())); }
+  WorkerTest() : secure_(7), stack_(Now(), secure_, pool_) {
+    stack_.ApplyConfig(std::make_shared<NetConfig>(LoopbackOnlyConfig()));
+  }
 
   HeapBlockPool pool_{64 << 20};
   testing::TestSecureRng secure_;
@@ -179,7 +181,8 @@ class WorkerOnVeth : public ::testing::TestWithParam<DeviceCase> {
     auto config = std::make_shared<NetConfig>(testing::HostConfig("10.77.0.1/24"));
     ReplaceIndex(config.get());
     stack_->ApplyConfig(config);
-    worker_ = std::make_unique<Worker>(WorkerOptions{.on_port_dead = [this](IfIndex i, std::string_view) { dead_ = i; }}, *stack_);
+    worker_ =
+        std::make_unique<Worker>(WorkerOptions{.on_port_dead = [this](IfIndex i, std::string_view) { dead_ = i; }}, *stack_);
     worker_->AddPort(OpenPort());
   }
   void TearDown() override {
@@ -288,8 +291,8 @@ TEST_P(WorkerOnVeth, ReportsAndRemovesADeadPort) {
 }
 
 #ifdef SLUICE_HAVE_TCP
-// A program's side on the worker: accepts one connection, answers the first 8 bytes (a count, big endian) with so many pattern bytes
-// while it counts and checks what comes.
+// A program's side on the worker: accepts one connection, answers the first 8 bytes (a count, big endian) with so many pattern
+// bytes while it counts and checks what comes.
 class BulkServer : public TurnTask, public SocketObserver {
  public:
   BulkServer(Stack& stack, BlockPool& pool) : pool_(pool), listener_(stack.NewTcpSocket(Family::kIpv4)) {

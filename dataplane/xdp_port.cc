@@ -18,14 +18,15 @@ constexpr int kMaxKicks = 64;       // in copy mode a call moves 32 descriptors
 
 }  // namespace
 
-std::unique_ptr<XdpPort> XdpPort::Create(UniqueFd fd, UniqueFd umem, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool,
-                                         std::string* error) {
+std::unique_ptr<XdpPort> XdpPort::Create(UniqueFd fd, UniqueFd umem, const XskFacts& facts, const XdpPortOptions& options,
+                                         BlockPool& pool, std::string* error) {
   std::unique_ptr<XskMapping> rings;
   if (Errno e = XskMapping::Map(fd.get(), umem.get(), facts, &rings, error); e != Errno::kOk) return nullptr;
   return std::unique_ptr<XdpPort>(new XdpPort(std::move(fd), facts, options, pool, std::move(rings)));
 }
 
-XdpPort::XdpPort(UniqueFd fd, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool, std::unique_ptr<XskMapping> rings)
+XdpPort::XdpPort(UniqueFd fd, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool,
+                 std::unique_ptr<XskMapping> rings)
     : fd_(std::move(fd)), facts_(facts), options_(options), pool_(pool), rings_(std::move(rings)) {
   XskRing& fill = rings_->fill;
   const uint32_t at = __atomic_load_n(fill.producer, __ATOMIC_RELAXED);
@@ -84,10 +85,11 @@ bool XdpPort::TakeFrame(uint32_t first, uint32_t count, size_t bytes, Packet* ou
   }
   frame.ifindex = facts_.ifindex;
   if ((frame.data()[0] & 1) != 0) {
-    frame.link_type = MacAddress{{frame.data()[0], frame.data()[1], frame.data()[2], frame.data()[3], frame.data()[4], frame.data()[5]}}
-                              .IsBroadcast()
-                          ? 1
-                          : 2;
+    frame.link_type =
+        MacAddress{{frame.data()[0], frame.data()[1], frame.data()[2], frame.data()[3], frame.data()[4], frame.data()[5]}}
+                .IsBroadcast()
+            ? 1
+            : 2;
   }
   SetOffload(&frame);
   *out = std::move(frame);

@@ -1,12 +1,12 @@
 // A Port over an AF_XDP socket that somebody with the right opened (xdp/xsk.h). Needs no privilege.
 //
-// Receive: a frame of one or several descriptors is copied into one pooled linear block and its chunks go straight back to the fill
-// ring, so a slow reader never starves the device. Transmit: frames are copied into chunks, cut to segments on the way (AF_XDP
-// carries no offload metadata), with checksums finished here.
+// Receive: a frame of one or several descriptors is copied into one pooled linear block and its chunks go straight back to the
+// fill ring, so a slow reader never starves the device. Transmit: frames are copied into chunks, cut to segments on the way
+// (AF_XDP carries no offload metadata), with checksums finished here.
 //
-// A local sender leaves the checksum to be finished and nothing says so: exactly the pseudo header's sum in the field is taken for
-// that (kPartial) on links with a local peer, and for frames above the MTU, which only a local sender or GRO can have made. Where it
-// is not that, the stack checks it.
+// A local sender leaves the checksum to be finished and nothing says so: exactly the pseudo header's sum in the field is taken
+// for that (kPartial) on links with a local peer, and for frames above the MTU, which only a local sender or GRO can have made.
+// Where it is not that, the stack checks it.
 //
 // The kernel wakes nobody when the device goes: dead() is found at the next call. Who follows the devices removes the port.
 #pragma once
@@ -29,8 +29,8 @@ struct XdpPortOptions {
 class XdpPort final : public Port {
  public:
   // Maps rings and UMEM and fills the fill ring. nullptr with `error` where that fails. `pool` outlives the port.
-  static std::unique_ptr<XdpPort> Create(UniqueFd fd, UniqueFd umem, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool,
-                                         std::string* error);
+  static std::unique_ptr<XdpPort> Create(UniqueFd fd, UniqueFd umem, const XskFacts& facts, const XdpPortOptions& options,
+                                         BlockPool& pool, std::string* error);
   ~XdpPort() override;
 
   LinkFeatures features() const override;
@@ -74,8 +74,8 @@ class XdpPort final : public Port {
   std::vector<uint8_t> scratch_;   // a frame longer than a chunk
   uint32_t tx_head_ = 0;           // producer index, published once per burst
   bool dead_ = false;
-  bool down_ = false;              // the last kick said ENETDOWN
-  uint64_t exhausted_ = 0;         // transmissions that found no chunk
+  bool down_ = false;       // the last kick said ENETDOWN
+  uint64_t exhausted_ = 0;  // transmissions that found no chunk
   PortStats stats_;
 };
 

@@ -18,12 +18,12 @@ struct LinkConfig {
   MacAddress mac;
   MacAddress broadcast;
   uint32_t mtu = 1500;
-  uint32_t flags = 0;     // IFF_*
-  uint16_t type = 1;      // ARPHRD_*
+  uint32_t flags = 0;  // IFF_*
+  uint16_t type = 1;   // ARPHRD_*
   uint32_t tx_queue_len = 1000;
   uint8_t operstate = 0;  // IF_OPER_*
   bool carrier = true;
-  bool attached = false;  // frames flow: a port exists for it
+  bool attached = false;         // frames flow: a port exists for it
   std::vector<uint8_t> netlink;  // the kernel's own RTM_NEWLINK message, for dumps inside
 
   bool up() const { return (flags & 0x1) != 0; }        // IFF_UP
@@ -37,31 +37,31 @@ struct AddressConfig {
   IpAddress peer;       // IFA_ADDRESS: equals local, but on point-to-point devices
   IpAddress broadcast;  // IFA_BROADCAST or none
   uint8_t prefix_len = 0;
-  uint8_t scope = 0;    // RT_SCOPE_*
-  uint32_t flags = 0;   // IFA_F_*
+  uint8_t scope = 0;   // RT_SCOPE_*
+  uint32_t flags = 0;  // IFA_F_*
   std::string label;
   std::vector<uint8_t> netlink;  // RTM_NEWADDR
 };
 
 struct NextHop {
-  IpAddress gateway;    // none: on-link
+  IpAddress gateway;  // none: on-link
   IfIndex ifindex = 0;
   uint32_t weight = 1;  // rtnh_hops + 1
   uint32_t flags = 0;   // RTNH_F_ONLINK, RTNH_F_DEAD, RTNH_F_LINKDOWN
 };
 
 struct RouteConfig {
-  IpAddress dst;        // with prefix_len; Any(family) and 0 for a default route
+  IpAddress dst;  // with prefix_len; Any(family) and 0 for a default route
   uint8_t prefix_len = 0;
   uint32_t table = 254;
-  uint8_t type = 1;     // RTN_UNICAST, LOCAL, BROADCAST, ANYCAST, MULTICAST, BLACKHOLE, UNREACHABLE, PROHIBIT, THROW
-  uint8_t scope = 0;    // RT_SCOPE_*
-  uint8_t protocol = 0; // RTPROT_*
+  uint8_t type = 1;      // RTN_UNICAST, LOCAL, BROADCAST, ANYCAST, MULTICAST, BLACKHOLE, UNREACHABLE, PROHIBIT, THROW
+  uint8_t scope = 0;     // RT_SCOPE_*
+  uint8_t protocol = 0;  // RTPROT_*
   uint8_t tos = 0;
   uint32_t priority = 0;  // metric; lower wins
   IpAddress prefsrc;
-  uint32_t mtu = 0;       // RTAX_MTU or 0
-  uint32_t advmss = 0;    // RTAX_ADVMSS or 0
+  uint32_t mtu = 0;     // RTAX_MTU or 0
+  uint32_t advmss = 0;  // RTAX_ADVMSS or 0
   uint32_t initcwnd = 0;
   uint32_t initrwnd = 0;
   uint32_t hoplimit = 0;
@@ -72,12 +72,12 @@ struct RouteConfig {
 struct RuleConfig {
   Family family = Family::kIpv4;
   uint32_t priority = 0;
-  IpAddress src, dst;     // none: any
+  IpAddress src, dst;  // none: any
   uint8_t src_len = 0, dst_len = 0;
   uint8_t tos = 0;
   uint32_t fwmark = 0, fwmask = 0;
   std::string iif, oif;
-  uint8_t action = 1;     // FR_ACT_TO_TBL, GOTO, NOP, BLACKHOLE, UNREACHABLE, PROHIBIT
+  uint8_t action = 1;  // FR_ACT_TO_TBL, GOTO, NOP, BLACKHOLE, UNREACHABLE, PROHIBIT
   uint32_t table = 254;
   uint32_t goto_target = 0;
   bool invert = false;
@@ -97,9 +97,9 @@ struct NeighborConfig {
 using SysctlMap = std::map<std::string, std::string, std::less<>>;
 
 struct NetConfig {
-  std::vector<LinkConfig> links;          // the loopback (index 1, always up) first
-  std::vector<AddressConfig> addresses;   // 127.0.0.1/8 and ::1/128 of the loopback included
-  std::vector<RouteConfig> routes;        // all tables; local and broadcast routes of the loopback included
+  std::vector<LinkConfig> links;         // the loopback (index 1, always up) first
+  std::vector<AddressConfig> addresses;  // 127.0.0.1/8 and ::1/128 of the loopback included
+  std::vector<RouteConfig> routes;       // all tables; local and broadcast routes of the loopback included
   std::vector<RuleConfig> rules;
   std::vector<NeighborConfig> neighbors;
   SysctlMap sysctls;

@@ -10,7 +10,8 @@ constexpr uint8_t kScopeUniverse = 0, kScopeLink = 253, kScopeHost = 254;
 constexpr uint32_t kTableMain = 254, kTableLocal = 255;
 constexpr uint8_t kByKernel = 2, kByBoot = 3;  // RTPROT_*
 
-RouteConfig Route4(const IpAddress& dst, uint8_t length, uint8_t type, uint8_t scope, uint32_t table, IfIndex ifindex, const IpAddress& source) {
+RouteConfig Route4(const IpAddress& dst, uint8_t length, uint8_t type, uint8_t scope, uint32_t table, IfIndex ifindex,
+                   const IpAddress& source) {
   RouteConfig r;
   r.dst = dst;
   r.prefix_len = length;
@@ -71,7 +72,8 @@ void AddAddress(NetConfig* config, IfIndex ifindex, const Prefix& p) {
 
 void AddRoute(NetConfig* config, const Prefix& to, const IpAddress& gateway, IfIndex ifindex, uint32_t metric) {
   const bool on_link = gateway == IpAddress();
-  RouteConfig r = Route4(to.network(), to.length, kUnicast, on_link ? kScopeLink : kScopeUniverse, kTableMain, ifindex, IpAddress());
+  RouteConfig r =
+      Route4(to.network(), to.length, kUnicast, on_link ? kScopeLink : kScopeUniverse, kTableMain, ifindex, IpAddress());
   r.protocol = kByBoot;
   r.priority = metric;
   if (!on_link) r.next_hops[0].gateway = gateway;

@@ -1,5 +1,5 @@
-// Configurations made by hand, for programs that link the stack: what `ip link`, `ip addr add` and `ip route add` would make of them.
-// The sentry does not need this: it mirrors the kernel's tables.
+// Configurations made by hand, for programs that link the stack: what `ip link`, `ip addr add` and `ip route add` would make of
+// them. The sentry does not need this: it mirrors the kernel's tables.
 #pragma once
 
 #include <cstdint>

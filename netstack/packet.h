@@ -44,9 +44,14 @@ class BlockRef {
  public:
   BlockRef() = default;
   explicit BlockRef(Block* b) : b_(b) {}  // takes over one reference
-  BlockRef(const BlockRef& o) : b_(o.b_) { if (b_ != nullptr) ++b_->refs; }
+  BlockRef(const BlockRef& o) : b_(o.b_) {
+    if (b_ != nullptr) ++b_->refs;
+  }
   BlockRef(BlockRef&& o) noexcept : b_(std::exchange(o.b_, nullptr)) {}
-  BlockRef& operator=(BlockRef o) noexcept { std::swap(b_, o.b_); return *this; }
+  BlockRef& operator=(BlockRef o) noexcept {
+    std::swap(b_, o.b_);
+    return *this;
+  }
   ~BlockRef() { Reset(); }
   void Reset() {
     if (b_ != nullptr && --b_->refs == 0) b_->pool->Free(b_);
@@ -82,9 +87,9 @@ enum class ChecksumState : uint8_t {
 struct Offload {
   GsoType gso = GsoType::kNone;
   ChecksumState checksum = ChecksumState::kNone;
-  bool ecn = false;         // GSO with CWR in the first segment only
-  uint16_t gso_size = 0;    // payload bytes per segment
-  uint16_t hdr_len = 0;     // link + network + transport header of a GSO frame
+  bool ecn = false;       // GSO with CWR in the first segment only
+  uint16_t gso_size = 0;  // payload bytes per segment
+  uint16_t hdr_len = 0;   // link + network + transport header of a GSO frame
   uint16_t csum_start = 0;
   uint16_t csum_offset = 0;
 };
@@ -137,10 +142,10 @@ class Packet {
   const BlockRef& head_block() const { return head_; }
 
   Offload offload;
-  IfIndex ifindex = 0;      // receive: ingress device; transmit: egress device
-  Instant received;         // receive: when the burst was taken
-  uint8_t link_type = 0;    // receive: 0 to us, 1 broadcast, 2 multicast, 3 other host, 4 outgoing (PACKET_HOST ...)
-  uint16_t vlan_tci = 0;    // 802.1Q tag that the device took off; valid where has_vlan
+  IfIndex ifindex = 0;    // receive: ingress device; transmit: egress device
+  Instant received;       // receive: when the burst was taken
+  uint8_t link_type = 0;  // receive: 0 to us, 1 broadcast, 2 multicast, 3 other host, 4 outgoing (PACKET_HOST ...)
+  uint16_t vlan_tci = 0;  // 802.1Q tag that the device took off; valid where has_vlan
   bool has_vlan = false;
 
  private:
@@ -174,7 +179,9 @@ class HeapBlockPool final : public BlockPool {
 
  private:
   static constexpr int kClasses = 4;
-  struct FreeNode { FreeNode* next; };
+  struct FreeNode {
+    FreeNode* next;
+  };
   bool Reserve(size_t bytes);  // makes room below the limit, by giving back cached blocks where needed
   FreeNode* free_[kClasses] = {};
   size_t limit_;

@@ -40,15 +40,15 @@ struct NeighborInfo {
   IfIndex ifindex;
   IpAddress address;
   MacAddress mac;
-  uint16_t state;       // NUD_*
+  uint16_t state;  // NUD_*
   Duration confirmed_ago, used_ago, updated_ago;
   uint32_t probes;
 };
 
 struct SocketInfo {  // for `ss` and `sluice sockets`
   Family family;
-  uint8_t protocol;   // IPPROTO_*
-  int state;          // TCP_* states; UDP: 1 connected, 7 otherwise
+  uint8_t protocol;  // IPPROTO_*
+  int state;         // TCP_* states; UDP: 1 connected, 7 otherwise
   Endpoint local;
   Endpoint remote;
   IfIndex ifindex;
@@ -57,7 +57,7 @@ struct SocketInfo {  // for `ss` and `sluice sockets`
   uint8_t timer;
   uint32_t timer_ms;
   uint32_t retransmits;
-  uint32_t owner;     // cookie set by the owner
+  uint32_t owner;  // cookie set by the owner
   std::optional<TcpInfo> tcp;
 };
 
@@ -84,14 +84,16 @@ class Stack {
   // nullptr where memory is at its bound. The caller closes it.
   StreamSocket* NewTcpSocket(Family family);
   DatagramSocket* NewUdpSocket(Family family);
-  DatagramSocket* NewPingSocket(Family family);                        // SOCK_DGRAM, IPPROTO_ICMP
-  DatagramSocket* NewRawSocket(Family family, uint8_t protocol);       // SOCK_RAW
+  DatagramSocket* NewPingSocket(Family family);                   // SOCK_DGRAM, IPPROTO_ICMP
+  DatagramSocket* NewRawSocket(Family family, uint8_t protocol);  // SOCK_RAW
 
   Route Lookup(const RouteQuery& query);  // for RTM_GETROUTE
   std::vector<NeighborInfo> Neighbors() const;
   std::vector<SocketInfo> Sockets(bool with_tcp_info) const;
   const Counters& counters() const;
-  struct LinkCounters { uint64_t rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped; };
+  struct LinkCounters {
+    uint64_t rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped;
+  };
   LinkCounters link_counters(IfIndex ifindex) const;
 
  private:

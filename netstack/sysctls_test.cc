@@ -28,8 +28,10 @@ TEST(Sysctls, ParsesWhatIsThereAndKeepsDefaultsForTheRest) {
 
 TEST(Sysctls, ReportsWhatDoesNotParseAndKeepsTheDefault) {
   std::vector<std::string> problems;
-  const Sysctls s = ParseSysctls({{"net.ipv4.tcp_rmem", "4096 131072"}, {"net.ipv4.ip_default_ttl", "0"},
-                                  {"net.ipv4.ip_local_port_range", "2000 1000"}, {"net.ipv4.tcp_ecn", "x"}},
+  const Sysctls s = ParseSysctls({{"net.ipv4.tcp_rmem", "4096 131072"},
+                                  {"net.ipv4.ip_default_ttl", "0"},
+                                  {"net.ipv4.ip_local_port_range", "2000 1000"},
+                                  {"net.ipv4.tcp_ecn", "x"}},
                                  &problems);
   EXPECT_EQ(problems.size(), 4u);
   EXPECT_THAT(problems, Contains(HasSubstr("net.ipv4.ip_default_ttl")));

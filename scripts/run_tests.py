@@ -103,8 +103,9 @@ SANITIZER_ENV = {
 
 
 def stage_layers(_, tally):
-    for argv in (["scripts/check_layers.py", "--self-test"], ["scripts/check_layers.py"]):
-        status, out = run(["/usr/bin/python3"] + argv, 60)
+    python = "/usr/bin/python3"
+    for argv in ([python, "scripts/check_layers.py", "--self-test"], [python, "scripts/check_layers.py"], ["scripts/format", "--check", "--all"]):
+        status, out = run(argv, 120)
         tally.add(status == 0, " ".join(argv), tail(out))
     scripts = ["scripts/setup", "scripts/test", "scripts/format", "scripts/tidy", "scripts/demo", "scripts/bench", ".ci/run"]
     for s in filter(lambda s: os.path.exists(os.path.join(ROOT, s)), scripts):

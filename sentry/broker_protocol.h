@@ -21,10 +21,10 @@ enum class MessageType : uint8_t {
   kFetched,       // Fetched; with the descriptor where it was found
   kNetChanged,    // NetChanged
   // sentry -> broker
-  kResult,        // Result + PartResult[count] + bytes; with the descriptor to install for accept
-  kFetch,         // Fetch
-  kNetChange,     // NetChangeRequest; with a pidfd of who asked for it where that call has returned (send without an address)
-  kRunAhead,      // Fetch, with the sentry's end of the stream: both ends get a send buffer of kRunAheadBytes; no answer
+  kResult,     // Result + PartResult[count] + bytes; with the descriptor to install for accept
+  kFetch,      // Fetch
+  kNetChange,  // NetChangeRequest; with a pidfd of who asked for it where that call has returned (send without an address)
+  kRunAhead,   // Fetch, with the sentry's end of the stream: both ends get a send buffer of kRunAheadBytes; no answer
 };
 
 // The calls that are notified, whatever variant the program used.
@@ -33,14 +33,14 @@ enum class CallKind : uint8_t {
   kBind,
   kConnect,
   kListen,
-  kAccept,    // accept and accept4: args[3] holds the flags of accept4, 0 for accept
+  kAccept,  // accept and accept4: args[3] holds the flags of accept4, 0 for accept
   kShutdown,
   kGetSockName,
   kGetPeerName,
   kGetSockOpt,
   kSetSockOpt,
-  kSend,      // sendto, sendmsg, sendmmsg: one Part per message
-  kReceive,   // recvfrom, recvmsg, recvmmsg: one Part per message
+  kSend,     // sendto, sendmsg, sendmmsg: one Part per message
+  kReceive,  // recvfrom, recvmsg, recvmmsg: one Part per message
   kIoctl,
 };
 
@@ -52,11 +52,11 @@ enum Rights : uint16_t {
   kRightNetBindService = 1u << 3,
 };
 
-inline constexpr size_t kMaxAddress = 128;         // sizeof(sockaddr_storage)
-inline constexpr size_t kMaxControl = 4096;        // control data of one message; more is ENOBUFS
-inline constexpr size_t kMaxData = 65536;          // payload of one call; a longer datagram is cut here and refused by its true length
-inline constexpr size_t kMaxOption = 4096;         // optval
-inline constexpr size_t kMaxParts = 16;            // messages of one sendmmsg or recvmmsg: a longer vector is answered in part
+inline constexpr size_t kMaxAddress = 128;   // sizeof(sockaddr_storage)
+inline constexpr size_t kMaxControl = 4096;  // control data of one message; more is ENOBUFS
+inline constexpr size_t kMaxData = 65536;    // payload of one call; a longer datagram is cut here and refused by its true length
+inline constexpr size_t kMaxOption = 4096;   // optval
+inline constexpr size_t kMaxParts = 16;      // messages of one sendmmsg or recvmmsg: a longer vector is answered in part
 inline constexpr size_t kMaxMessage = kMaxData + kMaxParts * (kMaxAddress + 64) + kMaxControl + 1024;
 
 // Send buffer of both ends of a stream that moves much, as SO_SNDBUFFORCE takes it (the kernel doubles it).
@@ -66,28 +66,28 @@ struct Envelope {
   MessageType type{};
   uint8_t reserved = 0;
   uint16_t listener = 0;
-  uint32_t tid = 0;   // the calling thread as the broker's pid namespace names it
-  uint64_t id = 0;    // notification id, unique per listener
+  uint32_t tid = 0;  // the calling thread as the broker's pid namespace names it
+  uint64_t id = 0;   // notification id, unique per listener
 };
 
 struct Call {
   Envelope envelope;
   CallKind kind{};
-  uint8_t count = 0;          // Parts that follow
-  uint16_t rights = 0;        // Rights
-  int32_t nr = 0;             // system call number
-  uint32_t file_flags = 0;    // F_GETFL of the stand-in
-  uint32_t tgid = 0;          // process id as the program sees it; only for socket(AF_NETLINK)
-  uint64_t cookie = 0;        // SO_COOKIE of the stand-in; 0 for socket()
-  uint64_t args[6] = {};      // as the program passed them; pointers are for information only
-  uint32_t timeout_ms = 0;    // recvmmsg with a timeout: its value, 0xffffffff: none
-  uint32_t answered = 0;      // 1: the program has its answer already (an option that cannot fail); only the effect is due
+  uint8_t count = 0;        // Parts that follow
+  uint16_t rights = 0;      // Rights
+  int32_t nr = 0;           // system call number
+  uint32_t file_flags = 0;  // F_GETFL of the stand-in
+  uint32_t tgid = 0;        // process id as the program sees it; only for socket(AF_NETLINK)
+  uint64_t cookie = 0;      // SO_COOKIE of the stand-in; 0 for socket()
+  uint64_t args[6] = {};    // as the program passed them; pointers are for information only
+  uint32_t timeout_ms = 0;  // recvmmsg with a timeout: its value, 0xffffffff: none
+  uint32_t answered = 0;    // 1: the program has its answer already (an option that cannot fail); only the effect is due
 };
 
 // One message of a call. For sending calls the bytes of name, control and data follow all Parts, part by part; for receiving
-// calls the lengths are capacities and nothing follows. bind and connect: name. setsockopt: data = optval. getsockopt: data_length is
-// the optlen given, its bytes follow (some options read their buffer). ioctl: data = argument, control = second buffer.
-// getsockname, getpeername, accept: name_length is the capacity (has_name false: NULL was passed).
+// calls the lengths are capacities and nothing follows. bind and connect: name. setsockopt: data = optval. getsockopt:
+// data_length is the optlen given, its bytes follow (some options read their buffer). ioctl: data = argument, control = second
+// buffer. getsockname, getpeername, accept: name_length is the capacity (has_name false: NULL was passed).
 struct Part {
   uint32_t name_length = 0;
   uint32_t control_length = 0;
@@ -107,28 +107,28 @@ struct Result {
 };
 
 struct PartResult {
-  uint32_t name_length = 0;     // true length of the name (may exceed capacity); bytes that follow: at most the capacity
+  uint32_t name_length = 0;  // true length of the name (may exceed capacity); bytes that follow: at most the capacity
   uint32_t control_length = 0;
-  uint32_t data_length = 0;     // bytes that follow and are written; getsockopt: also the optlen reported
-  uint32_t return_value = 0;    // of this message (msg_len of the m-variants); getsockopt: the optlen to report
+  uint32_t data_length = 0;   // bytes that follow and are written; getsockopt: also the optlen reported
+  uint32_t return_value = 0;  // of this message (msg_len of the m-variants); getsockopt: the optlen to report
   uint32_t msg_flags = 0;
   uint32_t reserved = 0;
 };
 
 struct Delivered {
   Envelope envelope;
-  // 0: the program has it. ENOENT: the call was interrupted or its thread died, undo. EFAULT: memory was bad and the program was told
-  // so; undo where Linux would. EMFILE: no descriptor number was free (accept).
+  // 0: the program has it. ENOENT: the call was interrupted or its thread died, undo. EFAULT: memory was bad and the program was
+  // told so; undo where Linux would. EMFILE: no descriptor number was free (accept).
   int32_t error = 0;
-  int32_t fd = -1;        // accept: the number it got
-  uint32_t parts = 0;     // recvmmsg: messages whose memory could be written (the rest is to be undone)
+  int32_t fd = -1;     // accept: the number it got
+  uint32_t parts = 0;  // recvmmsg: messages whose memory could be written (the rest is to be undone)
   uint32_t reserved = 0;
 };
 
-// Asks for a copy of a stand-in that has no call under way: descriptor `fd` of thread `tid`, or, where that is another file by now,
-// the first one with inode `inode` that is found among the sandbox's processes.
+// Asks for a copy of a stand-in that has no call under way: descriptor `fd` of thread `tid`, or, where that is another file by
+// now, the first one with inode `inode` that is found among the sandbox's processes.
 struct Fetch {
-  Envelope envelope;      // id: chosen by the sentry, comes back; tid: last known holder
+  Envelope envelope;  // id: chosen by the sentry, comes back; tid: last known holder
   int32_t fd = -1;
   uint32_t reserved = 0;
   uint64_t cookie = 0;
@@ -137,15 +137,15 @@ struct Fetch {
 
 struct Fetched {
   Envelope envelope;
-  int32_t error = 0;      // 0: the descriptor is attached. ENOENT: nobody holds it that could be found
+  int32_t error = 0;  // 0: the descriptor is attached. ENOENT: nobody holds it that could be found
   uint32_t reserved = 0;
 };
 
 struct NetChangeRequest {
-  Envelope envelope;      // listener, id, tid of the live call on whose behalf; zeroes where a pidfd of the sender comes with it
+  Envelope envelope;  // listener, id, tid of the live call on whose behalf; zeroes where a pidfd of the sender comes with it
   uint32_t sender_uid = 0;  // with a pidfd: the real user as it was when it sent
   uint32_t reserved = 0;
-  uint64_t token = 0;     // comes back
+  uint64_t token = 0;  // comes back
   netlink::NetChange change;
 };
 

@@ -27,8 +27,6 @@ bool IncomingCall::Parse(Bytes message) {
   return true;
 }
 
-HeldCall::HeldCall(Bytes message) : storage(message.begin(), message.end()) {
-  (void)call.Parse(storage);
-}
+HeldCall::HeldCall(Bytes message) : storage(message.begin(), message.end()) { (void)call.Parse(storage); }
 
 }  // namespace sluice

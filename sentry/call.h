@@ -34,8 +34,8 @@ struct IncomingCall {
   int int_arg(int i) const { return static_cast<int>(head.args[i]); }
 };
 
-// A blocking call that waits: the notification is held, no thread is. The caller may be interrupted or die at any moment without a
-// word; whoever answers it learns that from the answer's failure.
+// A blocking call that waits: the notification is held, no thread is. The caller may be interrupted or die at any moment without
+// a word; whoever answers it learns that from the answer's failure.
 struct HeldCall {
   explicit HeldCall(Bytes message);  // a copy of the whole message; the descriptor is the caller's to move in
   IncomingCall call;

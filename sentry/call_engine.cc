@@ -306,8 +306,8 @@ bool CallEngine::Replace(const Envelope& to, int fd, int number, bool close_on_e
   return ioctl(it->second.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0;
 }
 
-void CallEngine::Result(const Envelope& to, int64_t value, std::span<const ResultPart> parts, int fd, bool close_on_exec, StandIn* owner,
-                        DeliveryDone done) {
+void CallEngine::Result(const Envelope& to, int64_t value, std::span<const ResultPart> parts, int fd, bool close_on_exec,
+                        StandIn* owner, DeliveryDone done) {
   calls::Result head;
   head.envelope = to;
   head.envelope.type = MessageType::kResult;
@@ -448,12 +448,15 @@ void CallEngine::OnCloses() {
 // -- the channel
 
 // False where there is no room now. That the broker is gone is seen by receiving.
-bool CallEngine::TrySend(Bytes message, int fd) { return calls::SendMessage(options_.calls_fd, message, fd) != calls::SendOutcome::kFull; }
+bool CallEngine::TrySend(Bytes message, int fd) {
+  return calls::SendMessage(options_.calls_fd, message, fd) != calls::SendOutcome::kFull;
+}
 
 void CallEngine::Send(Bytes message, int fd, UniqueFd) {
   if (!connected_) return;
   if (queue_.empty() && TrySend(message, fd)) return;
-  queue_.push_back({std::vector<uint8_t>(message.begin(), message.end()), UniqueFd(fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1)});
+  queue_.push_back(
+      {std::vector<uint8_t>(message.begin(), message.end()), UniqueFd(fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1)});
   (void)ToInt(worker_.ModifyFd(options_.calls_fd, EPOLLIN | EPOLLOUT));
 }
 
@@ -498,8 +501,12 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
   if (message.size() < sizeof e) return;
   memcpy(&e, message.data(), sizeof e);
   switch (e.type) {
-    case MessageType::kListener: listeners_[e.listener] = std::move(fd); return;
-    case MessageType::kListenerGone: listeners_.erase(e.listener); return;
+    case MessageType::kListener:
+      listeners_[e.listener] = std::move(fd);
+      return;
+    case MessageType::kListenerGone:
+      listeners_.erase(e.listener);
+      return;
     case MessageType::kCall: {
       IncomingCall call;
       if (!call.Parse(message)) return;
@@ -524,7 +531,8 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
       memcpy(&c, message.data(), sizeof c);
       return backend_->OnChanged(c);
     }
-    default: return;
+    default:
+      return;
   }
 }
 

@@ -57,7 +57,7 @@ class StandIn {
 
   CallEngine& engine_;
   uint64_t cookie_ = 0, inode_ = 0;
-  uint32_t tid_ = 0;     // last known holder, its number and the filter it runs under
+  uint32_t tid_ = 0;  // last known holder, its number and the filter it runs under
   int number_ = -1;
   uint16_t listener_ = 0;
   int watch_ = -1;
@@ -70,7 +70,7 @@ class StandIn {
 // One message of a result.
 struct ResultPart {
   Bytes name;
-  uint32_t name_length = 0;   // true length
+  uint32_t name_length = 0;  // true length
   Bytes control, data;
   uint32_t return_value = 0;
   uint32_t msg_flags = 0;
@@ -85,14 +85,16 @@ class CallEngine : public TurnTask {
   // False: the caller is gone or was interrupted; what the answer promised is to be undone.
   bool Answer(const calls::Envelope& to, int64_t value);
   bool Answer(const calls::Envelope& to, Errno error) { return Answer(to, -int64_t{ToInt(error)}); }
-  // Installs `fd` and answers with its number, in one step: the number, or -errno (-ENOENT: caller gone; others were answered so).
+  // Installs `fd` and answers with its number, in one step: the number, or -errno (-ENOENT: caller gone; others were answered
+  // so).
   int Install(const calls::Envelope& to, int fd, bool close_on_exec);
   // Puts `fd` in place of the caller's descriptor `number`, without answering.
   bool Replace(const calls::Envelope& to, int fd, int number, bool close_on_exec);
-  // An answer with results in memory, by way of the broker. `done` hears what became of it, always, unless `owner` is destroyed first.
+  // An answer with results in memory, by way of the broker. `done` hears what became of it, always, unless `owner` is destroyed
+  // first.
   using DeliveryDone = std::function<void(const calls::Delivered&)>;
-  void Result(const calls::Envelope& to, int64_t value, std::span<const ResultPart> parts, int fd, bool close_on_exec, StandIn* owner,
-              DeliveryDone done);
+  void Result(const calls::Envelope& to, int64_t value, std::span<const ResultPart> parts, int fd, bool close_on_exec,
+              StandIn* owner, DeliveryDone done);
   bool StillValid(const calls::Envelope& call) const;
 
   // -- tables
@@ -186,7 +188,7 @@ class CallEngine : public TurnTask {
   std::unique_ptr<NetlinkBackend> backend_;
   std::unique_ptr<netlink::NetlinkServer> netlink_;
   BlockRef scratch_;
-  std::vector<uint8_t> buffer_;           // for datagrams and results
+  std::vector<uint8_t> buffer_;  // for datagrams and results
   std::vector<uint8_t> incoming_;
   mutable uint64_t sysctls_generation_ = ~0ull;
   mutable std::unique_ptr<Sysctls> sysctls_;

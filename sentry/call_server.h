@@ -1,10 +1,9 @@
 // The sentry's half of the interception: answers the notified calls that the broker passes on, owns the stand-ins' other ends and
 // moves bytes between them and the stack's sockets. Attached to a worker; everything runs on its thread.
 //
-// Must be made in the private network namespace and, where `native_options` is given, in the control group that has the options program
-// (the stand-ins belong to the maker's), with a private /proc mounted
-// (inotify watches on /proc/self/fd tell of the last close), before the sentry's own seccomp filter is installed or with the calls
-// of `RequiredSyscalls` allowed.
+// Must be made in the private network namespace and, where `native_options` is given, in the control group that has the options
+// program (the stand-ins belong to the maker's), with a private /proc mounted (inotify watches on /proc/self/fd tell of the last
+// close), before the sentry's own seccomp filter is installed or with the calls of `RequiredSyscalls` allowed.
 #pragma once
 
 #include <cstdint>
@@ -21,16 +20,16 @@ class NativeOptions;
 class CallServer {
  public:
   struct Options {
-    int calls_fd = -1;            // the sentry's end of the SOCK_SEQPACKET pair; stays the caller's
-    BlockPool* pool = nullptr;    // for payload; must outlive the Stack (the one given to it will do)
-    bool net_raw = false;         // --net-raw: SOCK_RAW for callers with CAP_NET_RAW
-    size_t max_sockets = 16384;   // stand-ins of the sandbox; beyond: ENFILE. Also bounded by RLIMIT_NOFILE
+    int calls_fd = -1;                        // the sentry's end of the SOCK_SEQPACKET pair; stays the caller's
+    BlockPool* pool = nullptr;                // for payload; must outlive the Stack (the one given to it will do)
+    bool net_raw = false;                     // --net-raw: SOCK_RAW for callers with CAP_NET_RAW
+    size_t max_sockets = 16384;               // stand-ins of the sandbox; beyond: ENFILE. Also bounded by RLIMIT_NOFILE
     NativeOptions* native_options = nullptr;  // where the kernel answers some socket options itself; must outlive the object
   };
 
   struct Stats {
     uint64_t calls = 0, answered = 0, undone = 0, held = 0, fetches = 0;
-    uint64_t streams = 0, datagrams = 0, listeners = 0, netlinks = 0;       // open now
+    uint64_t streams = 0, datagrams = 0, listeners = 0, netlinks = 0;  // open now
     uint64_t stream_bytes_in = 0, stream_bytes_out = 0, datagrams_in = 0, datagrams_out = 0;
     uint64_t datagrams_dropped = 0;  // to the program: its queue was full and could not be kept
     bool native_options = false;     // the kernel answers some socket options
@@ -49,9 +48,9 @@ class CallServer {
 
   Stats stats() const;
   struct Owner {
-    uint32_t cookie;   // as SocketInfo::owner
-    uint32_t tid;      // thread that made or last used it, as the broker's pid namespace names it
-    int fd;            // its number there, or -1
+    uint32_t cookie;  // as SocketInfo::owner
+    uint32_t tid;     // thread that made or last used it, as the broker's pid namespace names it
+    int fd;           // its number there, or -1
   };
   std::vector<Owner> Owners() const;
 

@@ -28,7 +28,8 @@ std::vector<uint8_t> Message(calls::CallKind kind, std::initializer_list<calls::
 }
 
 TEST(IncomingCall, CutsTheBytesPartByPart) {
-  const auto message = Message(calls::CallKind::kSend, {{.name_length = 2, .control_length = 1, .data_length = 3}, {.data_length = 4}}, 10);
+  const auto message =
+      Message(calls::CallKind::kSend, {{.name_length = 2, .control_length = 1, .data_length = 3}, {.data_length = 4}}, 10);
   IncomingCall call;
   ASSERT_TRUE(call.Parse(message));
   ASSERT_EQ(2u, call.count());
@@ -46,13 +47,15 @@ TEST(IncomingCall, ReceivingCallsHaveCapacitiesAndNoBytes) {
 }
 
 TEST(IncomingCall, RefusesEveryCutOfAMessage) {
-  const auto message = Message(calls::CallKind::kSend, {{.name_length = 2, .control_length = 1, .data_length = 3}, {.data_length = 4}}, 10);
+  const auto message =
+      Message(calls::CallKind::kSend, {{.name_length = 2, .control_length = 1, .data_length = 3}, {.data_length = 4}}, 10);
   for (size_t n = 0; n < message.size(); ++n) {
     IncomingCall call;
     EXPECT_FALSE(call.Parse(Bytes(message).first(n))) << n;
   }
   IncomingCall call;
-  EXPECT_FALSE(call.Parse(Message(calls::CallKind::kSend, {{.name_length = 0xffffffff, .control_length = 0xffffffff, .data_length = 2}}, 100)));
+  EXPECT_FALSE(call.Parse(
+      Message(calls::CallKind::kSend, {{.name_length = 0xffffffff, .control_length = 0xffffffff, .data_length = 2}}, 100)));
 }
 
 TEST(HeldCall, KeepsBytesOfItsOwn) {
@@ -81,7 +84,8 @@ TEST(Sockaddr, TakesLengthsAndFamiliesAsLinuxDoes) {
   EXPECT_EQ(Errno::kOk, ParseSockaddr(BytesOf(in), AF_INET, false, &out));
   EXPECT_EQ(IpAddress::V4(127, 0, 0, 1), out.address);
   EXPECT_EQ(80, out.port);
-  for (size_t n = 0; n < sizeof in; ++n) EXPECT_EQ(Errno::kEINVAL, ParseSockaddr(BytesOf(in).first(n), AF_INET, false, &out)) << n;
+  for (size_t n = 0; n < sizeof in; ++n)
+    EXPECT_EQ(Errno::kEINVAL, ParseSockaddr(BytesOf(in).first(n), AF_INET, false, &out)) << n;
   EXPECT_EQ(Errno::kEAFNOSUPPORT, ParseSockaddr(BytesOf(In(AF_INET6, 1, 1)), AF_INET, false, &out));
   EXPECT_EQ(Errno::kOk, ParseSockaddr(BytesOf(In(AF_UNSPEC, 0, 1)), AF_INET, true, &out));
   EXPECT_EQ(Errno::kEAFNOSUPPORT, ParseSockaddr(BytesOf(In(AF_UNSPEC, 1, 1)), AF_INET, true, &out));

@@ -1,4 +1,3 @@
-#include "netstack/sysctls.h"
 #include "sentry/datagram_stand_in.h"
 
 #include <errno.h>
@@ -14,6 +13,7 @@
 #include <algorithm>
 #include <array>
 
+#include "netstack/sysctls.h"
 #include "sentry/message_control.h"
 #include "sentry/sockaddr.h"
 
@@ -101,13 +101,19 @@ Errno DatagramStandIn::Create(CallEngine& engine, IncomingCall& call, int type, 
 
 void DatagramStandIn::OnCall(IncomingCall& call, Bytes message) {
   switch (call.head.kind) {
-    case CallKind::kConnect: return OnConnect(call);
-    case CallKind::kShutdown: return OnShutdown(call);
-    case CallKind::kSend: return OnSend(call, message);
-    case CallKind::kReceive: return OnReceive(call, message);
+    case CallKind::kConnect:
+      return OnConnect(call);
+    case CallKind::kShutdown:
+      return OnShutdown(call);
+    case CallKind::kSend:
+      return OnSend(call, message);
+    case CallKind::kReceive:
+      return OnReceive(call, message);
     case CallKind::kListen:
-    case CallKind::kAccept: return (void)engine_.Answer(call.envelope(), Errno::kEOPNOTSUPP);
-    default: return OnCommonCall(call);
+    case CallKind::kAccept:
+      return (void)engine_.Answer(call.envelope(), Errno::kEOPNOTSUPP);
+    default:
+      return OnCommonCall(call);
   }
 }
 
@@ -156,7 +162,9 @@ Errno DatagramStandIn::SendPart(const CallPart& part, bool* would_block) {
     Endpoint to;
     if (Errno e = ParseSockaddr(part.name, family_, false, &to); e != Errno::kOk) {
       // Linux takes AF_UNSPEC with an AF_INET address from old programs.
-      if (family_ != AF_INET || SockaddrFamily(part.name) != AF_UNSPEC || ParseSockaddr(part.name, family_, true, &to) != Errno::kOk) return e;
+      if (family_ != AF_INET || SockaddrFamily(part.name) != AF_UNSPEC ||
+          ParseSockaddr(part.name, family_, true, &to) != Errno::kOk)
+        return e;
     }
     how.destination = to;
   }
@@ -274,8 +282,8 @@ void DatagramStandIn::OnWork() {
   if ((socket_->events() & (kError | kErrorQueue)) != 0) ShowError();
 }
 
-// One datagram of P's queue; its metadata is that of the first one whose sending ended after its time stamp: those before were read
-// by the program itself.
+// One datagram of P's queue; its metadata is that of the first one whose sending ended after its time stamp: those before were
+// read by the program itself.
 bool DatagramStandIn::ReadCopy(int p, size_t capacity, int flags, Received* out) {
   std::vector<uint8_t>& buffer = engine_.buffer();
   iovec iov{buffer.data(), std::min(capacity, buffer.size())};
@@ -441,7 +449,8 @@ bool DatagramStandIn::ReceiveError(IncomingCall& call) {
     part.name_length = name.length;
   }
   part.return_value = static_cast<uint32_t>(copied);
-  part.msg_flags = MSG_ERRQUEUE | (copied < data.size() ? uint32_t{MSG_TRUNC} : 0u) | (control.truncated() ? uint32_t{MSG_CTRUNC} : 0u);
+  part.msg_flags =
+      MSG_ERRQUEUE | (copied < data.size() ? uint32_t{MSG_TRUNC} : 0u) | (control.truncated() ? uint32_t{MSG_CTRUNC} : 0u);
   int64_t value = call.head.nr == SYS_recvmmsg ? 1 : static_cast<int64_t>(copied);
   engine_.Result(call.envelope(), value, {&part, 1}, -1, false, this, nullptr);
   return true;

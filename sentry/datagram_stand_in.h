@@ -1,5 +1,5 @@
-// A UDP, ping or raw socket of the program. Datagrams wait in P's own queue, so poll, read and recv are native; their metadata waits in
-// a list here, and calls that want it (recvfrom with an address, recvmsg) are made by the sentry on a copy of P.
+// A UDP, ping or raw socket of the program. Datagrams wait in P's own queue, so poll, read and recv are native; their metadata
+// waits in a list here, and calls that want it (recvfrom with an address, recvmsg) are made by the sentry on a copy of P.
 #pragma once
 
 #include <deque>
@@ -25,13 +25,13 @@ class DatagramStandIn final : public InetStandIn, private FdHandler {
   Errno TakePendingError() override;
 
  private:
-  struct Sent {            // a datagram in P's queue, or read from it since
-    int64_t after_ns;      // CLOCK_REALTIME when the send had returned
+  struct Sent {        // a datagram in P's queue, or read from it since
+    int64_t after_ns;  // CLOCK_REALTIME when the send had returned
     DatagramMeta meta;
   };
-  struct Received {        // read on behalf of a call
+  struct Received {  // read on behalf of a call
     std::vector<uint8_t> bytes;
-    size_t length = 0;     // true length
+    size_t length = 0;  // true length
     DatagramMeta meta;
   };
 

@@ -25,17 +25,20 @@ using Context = std::unique_ptr<void, ContextDeleter>;
 int AddRule(scmp_filter_ctx ctx, const filter::Rule& rule) {
   std::vector<scmp_arg_cmp> conditions;
   for (const filter::Test& t : rule.tests) {
-    conditions.push_back(t.differs ? scmp_arg_cmp{t.arg, SCMP_CMP_NE, t.value, 0} : scmp_arg_cmp{t.arg, SCMP_CMP_MASKED_EQ, t.mask, t.value});
+    conditions.push_back(t.differs ? scmp_arg_cmp{t.arg, SCMP_CMP_NE, t.value, 0}
+                                   : scmp_arg_cmp{t.arg, SCMP_CMP_MASKED_EQ, t.mask, t.value});
   }
   const uint32_t action = rule.error == 0 ? SCMP_ACT_NOTIFY : SCMP_ACT_ERRNO(static_cast<unsigned>(rule.error));
   return seccomp_rule_add_array(ctx, action, rule.nr, static_cast<unsigned>(conditions.size()), conditions.data());
 }
 
-// setsockopt is notified but for the options that the kernel answers: the complement of these, by single conditions where that is possible
-// (bounds look at 64 bits: a value whose upper half is set is notified, and taken there as the kernel takes it).
+// setsockopt is notified but for the options that the kernel answers: the complement of these, by single conditions where that is
+// possible (bounds look at 64 bits: a value whose upper half is set is notified, and taken there as the kernel takes it).
 std::vector<std::vector<scmp_arg_cmp>> NotNativeOptions() {
   constexpr unsigned kLevel = 1, kName = 2, kLength = 4;
-  const auto equals = [](unsigned arg, int value) { return scmp_arg_cmp{arg, SCMP_CMP_MASKED_EQ, 0xffffffff, static_cast<uint32_t>(value)}; };
+  const auto equals = [](unsigned arg, int value) {
+    return scmp_arg_cmp{arg, SCMP_CMP_MASKED_EQ, 0xffffffff, static_cast<uint32_t>(value)};
+  };
   const auto at_least = [](unsigned arg, int value) { return scmp_arg_cmp{arg, SCMP_CMP_GE, static_cast<uint32_t>(value), 0}; };
   std::vector<std::vector<scmp_arg_cmp>> out{{{kLength, SCMP_CMP_NE, sizeof(int), 0}}};
   std::map<int, std::set<int>> natives;
@@ -70,7 +73,9 @@ Context Build(const ProgramFilterOptions& options, int* error) {
   }
   if (!options.native_options) return ctx;
   for (const auto& c : NotNativeOptions()) {
-    if (*error == 0) *error = -seccomp_rule_add_array(ctx.get(), SCMP_ACT_NOTIFY, SCMP_SYS(setsockopt), static_cast<unsigned>(c.size()), c.data());
+    if (*error == 0)
+      *error =
+          -seccomp_rule_add_array(ctx.get(), SCMP_ACT_NOTIFY, SCMP_SYS(setsockopt), static_cast<unsigned>(c.size()), c.data());
   }
   return ctx;
 }

@@ -29,7 +29,9 @@ class Table {
   std::span<const Rule> rules() const { return rules_; }
 
  private:
-  void Add(const char* name, int error, Tests tests = {}) { rules_.push_back({seccomp_syscall_resolve_name(name), name, error, std::move(tests)}); }
+  void Add(const char* name, int error, Tests tests = {}) {
+    rules_.push_back({seccomp_syscall_resolve_name(name), name, error, std::move(tests)});
+  }
   void Notify(const char* name, Tests tests = {}) { Add(name, kNotified, std::move(tests)); }
   void AddressCalls();
   void DataCalls();
@@ -42,7 +44,8 @@ Table::Table() {
   Notify("socket", {Differs(0, AF_UNIX)});
   AddressCalls();
   // Also accept without an address: a connection that was accepted natively could not be told reset from ended (docs/limits.md).
-  for (const char* name : {"listen", "accept", "accept4", "shutdown", "getsockname", "getpeername", "getsockopt", "setsockopt"}) Notify(name);
+  for (const char* name : {"listen", "accept", "accept4", "shutdown", "getsockname", "getpeername", "getsockopt", "setsockopt"})
+    Notify(name);
   DataCalls();
   Notify("ioctl", {Masked(1, 0xffffff00, 0x8900)});
   Notify("ioctl", {Equals(1, kSiocOutq)});
@@ -50,8 +53,8 @@ Table::Table() {
 }
 
 void Table::AddressCalls() {
-  // Lengths of inet, inet6 (24: without the scope), netlink (within 16..28) and storage addresses; a program's own AF_UNIX sockets
-  // mostly use others, and those that do not are answered with CONTINUE.
+  // Lengths of inet, inet6 (24: without the scope), netlink (within 16..28) and storage addresses; a program's own AF_UNIX
+  // sockets mostly use others, and those that do not are answered with CONTINUE.
   for (const char* name : {"bind", "connect"}) {
     Notify(name, {Masked(2, 0xfffffff8, 16)});
     Notify(name, {Masked(2, 0xfffffffc, 24)});

@@ -1,5 +1,5 @@
-// What the seccomp filter says about each system call it looks at: one table for `sluice do` (filter.cc, libseccomp) and for containers,
-// whose profile in config.json is merged with it (control/oci/seccomp_profile.h).
+// What the seccomp filter says about each system call it looks at: one table for `sluice do` (filter.cc, libseccomp) and for
+// containers, whose profile in config.json is merged with it (control/oci/seccomp_profile.h).
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,8 @@ struct Rule {
   Tests tests;
 };
 
-// Several rules for one call: any of them, the first that holds. A call that none names, or none of whose rules holds, is allowed.
+// Several rules for one call: any of them, the first that holds. A call that none names, or none of whose rules holds, is
+// allowed.
 std::span<const Rule> ProgramRules();
 
 // The algebra that a profile with a default of refusing needs, where what stays allowed has to be said as well.

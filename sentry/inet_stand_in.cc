@@ -1,4 +1,3 @@
-#include "netstack/sysctls.h"
 #include "sentry/inet_stand_in.h"
 
 #include <errno.h>
@@ -11,6 +10,7 @@
 #include <algorithm>
 #include <array>
 
+#include "netstack/sysctls.h"
 #include "sentry/netlink/if_ioctl.h"
 #include "sentry/options.h"
 #include "sentry/sockaddr.h"
@@ -32,17 +32,23 @@ Errno InetStandIn::TakePendingError() { return socket() == nullptr ? Errno::kOk 
 
 void InetStandIn::OnCommonCall(IncomingCall& call) {
   switch (call.head.kind) {
-    case CallKind::kBind: return OnBind(call);
-    case CallKind::kGetSockName: return AnswerName(call, socket()->local());
+    case CallKind::kBind:
+      return OnBind(call);
+    case CallKind::kGetSockName:
+      return AnswerName(call, socket()->local());
     case CallKind::kGetPeerName: {
       std::optional<Endpoint> remote = socket()->remote();
       if (!remote) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
       return AnswerName(call, *remote);
     }
-    case CallKind::kGetSockOpt: return OnGetOption(call);
-    case CallKind::kSetSockOpt: return OnSetOption(call);
-    case CallKind::kIoctl: return OnIoctl(call);
-    default: engine_.Answer(call.envelope(), Errno::kEOPNOTSUPP);
+    case CallKind::kGetSockOpt:
+      return OnGetOption(call);
+    case CallKind::kSetSockOpt:
+      return OnSetOption(call);
+    case CallKind::kIoctl:
+      return OnIoctl(call);
+    default:
+      engine_.Answer(call.envelope(), Errno::kEOPNOTSUPP);
   }
 }
 
@@ -85,7 +91,7 @@ void InetStandIn::OnSetOption(IncomingCall& call) {
 namespace {
 
 constexpr std::array<SockOpt, SLUICE_OPTIONS> kNativeSockOpts = {
-    SockOpt::kTcpNoDelay,    SockOpt::kTcpCork,    SockOpt::kTcpQuickAck,    SockOpt::kTcpKeepIdle,
+    SockOpt::kTcpNoDelay,   SockOpt::kTcpCork,    SockOpt::kTcpQuickAck,    SockOpt::kTcpKeepIdle,
     SockOpt::kTcpKeepIntvl, SockOpt::kTcpKeepCnt, SockOpt::kTcpUserTimeout, SockOpt::kKeepAlive,
 };
 
@@ -128,14 +134,18 @@ void InetStandIn::OnIoctl(IncomingCall& call) {
   uint32_t request = static_cast<uint32_t>(call.arg(1));
   int value = 0;
   switch (request) {
-    case SIOCOUTQ: value = static_cast<int>(QueuedOut()); break;
+    case SIOCOUTQ:
+      value = static_cast<int>(QueuedOut());
+      break;
     case 0x894B:  // SIOCOUTQNSD
       if (stream() == nullptr) return (void)engine_.Answer(call.envelope(), Errno::kENOTTY);
       value = static_cast<int>(stream()->unsent_bytes());
       break;
-    case 0x8906: case 0x8907:  // SIOCGSTAMP, SIOCGSTAMPNS: no datagram with a time stamp was read
+    case 0x8906:
+    case 0x8907:  // SIOCGSTAMP, SIOCGSTAMPNS: no datagram with a time stamp was read
       return (void)engine_.Answer(call.envelope(), Errno::kENOENT);
-    default: return AnswerDeviceIoctl(engine_, call, family_);
+    default:
+      return AnswerDeviceIoctl(engine_, call, family_);
   }
   ResultPart part{.data = {reinterpret_cast<uint8_t*>(&value), sizeof value}};
   engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
@@ -143,7 +153,8 @@ void InetStandIn::OnIoctl(IncomingCall& call) {
 
 namespace {
 
-void ApplyChanges(CallEngine& engine, calls::Envelope to, netlink::Caller caller, std::shared_ptr<std::vector<netlink::NetChange>> left) {
+void ApplyChanges(CallEngine& engine, calls::Envelope to, netlink::Caller caller,
+                  std::shared_ptr<std::vector<netlink::NetChange>> left) {
   if (left->empty()) return (void)engine.Answer(to, Errno::kOk);
   netlink::NetChange next = left->back();
   left->pop_back();
@@ -162,7 +173,8 @@ void AnswerDeviceIoctl(CallEngine& engine, IncomingCall& call, int family) {
   caller.known = true;
   caller.net_admin = (call.head.rights & calls::kRightNetAdmin) != 0;  // a change is judged once more, by the broker
   caller.call = engine.RememberCall(call.envelope());
-  netlink::IoctlResult result = netlink::DeviceIoctl(engine.backend(), family, request, call.parts[0].data, call.parts[0].control, caller);
+  netlink::IoctlResult result =
+      netlink::DeviceIoctl(engine.backend(), family, request, call.parts[0].data, call.parts[0].control, caller);
   if (!result.changes.empty()) {
     // One after the other; the first refusal is the call's result.
     auto left = std::make_shared<std::vector<netlink::NetChange>>(result.changes.rbegin(), result.changes.rend());

@@ -58,8 +58,8 @@ class InetStandIn : public StandIn, public SocketObserver {
   void ApplyOptions();
   void SetOptionInterest(NativeOptions::Interest interest);
 
-  // Keeps the call until RetryHeld; a call of the same thread that was kept before was interrupted and is forgotten. `deadline`: when
-  // Expired is to answer it. `watch_closely`: learn soon that the caller was interrupted.
+  // Keeps the call until RetryHeld; a call of the same thread that was kept before was interrupted and is forgotten. `deadline`:
+  // when Expired is to answer it. `watch_closely`: learn soon that the caller was interrupted.
   void Hold(IncomingCall& call, Bytes message, Duration timeout, bool watch_closely);
   void ForgetHeldOf(uint32_t tid);
   // Offers every held call of `kind` to OnCall again (which may hold it anew, its deadline kept).

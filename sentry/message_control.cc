@@ -45,7 +45,8 @@ Errno ParseIp(int type, Bytes data, DatagramSend* how) {
       if (value < 0 || value > 255) return Errno::kEINVAL;
       how->tos = static_cast<uint8_t>(value);
       return Errno::kOk;
-    default: return Errno::kEINVAL;
+    default:
+      return Errno::kEINVAL;
   }
 }
 
@@ -68,7 +69,8 @@ Errno ParseIpv6(int type, Bytes data, DatagramSend* how) {
       if (data.size() != sizeof value || !Load(data, &value) || value < -1 || value > 255) return Errno::kEINVAL;
       if (value >= 0) how->tos = static_cast<uint8_t>(value);
       return Errno::kOk;
-    default: return Errno::kEINVAL;
+    default:
+      return Errno::kEINVAL;
   }
 }
 
@@ -85,14 +87,15 @@ Errno ParseOne(int family, int level, int type, Bytes data, DatagramSend* how) {
   return Errno::kOk;  // Linux skips levels that are not the socket's own
 }
 
-// What an answer sends back of the options it came with (linux ip_options_echo): record route and time stamps. Source routes do not
-// reach a socket.
+// What an answer sends back of the options it came with (linux ip_options_echo): record route and time stamps. Source routes do
+// not reach a socket.
 std::vector<uint8_t> ReturnOptions(Bytes options) {
   constexpr uint8_t kEnd = 0, kNop = 1, kRecordRoute = 7, kTimestamp = 68;
   std::vector<uint8_t> out;
   while (!options.empty() && options[0] != kEnd) {
     const size_t length = options[0] == kNop || options.size() < 2 ? 1 : std::clamp<size_t>(options[1], 2, options.size());
-    if (options[0] == kRecordRoute || options[0] == kTimestamp) out.insert(out.end(), options.begin(), options.begin() + static_cast<ptrdiff_t>(length));
+    if (options[0] == kRecordRoute || options[0] == kTimestamp)
+      out.insert(out.end(), options.begin(), options.begin() + static_cast<ptrdiff_t>(length));
     options = options.subspan(length);
   }
   while (out.size() % 4 != 0) out.push_back(kEnd);

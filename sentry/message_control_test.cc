@@ -1,11 +1,10 @@
 #include "sentry/message_control.h"
 
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <time.h>
-
 #include <linux/errqueue.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cstring>

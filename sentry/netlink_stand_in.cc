@@ -51,12 +51,14 @@ Errno NetlinkStandIn::Create(CallEngine& engine, IncomingCall& call, int type, i
   Errno error = Errno::kOk;
   std::unique_ptr<netlink::NetlinkSocket> socket = engine.netlink().NewSocket(type, protocol, &error);
   if (socket == nullptr) return error == Errno::kOk ? Errno::kEPROTONOSUPPORT : error;
-  auto made = std::make_unique<NetlinkStandIn>(engine, type, protocol, call.head.tgid, (call.head.rights & calls::kRightNetAdmin) != 0, std::move(socket));
+  auto made = std::make_unique<NetlinkStandIn>(engine, type, protocol, call.head.tgid,
+                                               (call.head.rights & calls::kRightNetAdmin) != 0, std::move(socket));
   NetlinkStandIn* n = made.get();
   engine.Own(std::move(made));
   // Connected from the start: send() without an address goes to the kernel on a netlink socket.
-  if (!n->ends_.Make(engine.RandomName(), engine.RandomName(), (flags & SOCK_NONBLOCK) != 0) || !n->ends_.ConnectEnd(n->ends_.p.get()) ||
-      !n->Adopt(n->ends_.p.get()) || engine.worker().AddFd(n->ends_.s.get(), EPOLLIN | EPOLLOUT | EPOLLET, n) != Errno::kOk) {
+  if (!n->ends_.Make(engine.RandomName(), engine.RandomName(), (flags & SOCK_NONBLOCK) != 0) ||
+      !n->ends_.ConnectEnd(n->ends_.p.get()) || !n->Adopt(n->ends_.p.get()) ||
+      engine.worker().AddFd(n->ends_.s.get(), EPOLLIN | EPOLLOUT | EPOLLET, n) != Errno::kOk) {
     engine.Destroy(n);
     return Errno::kENFILE;
   }
@@ -86,21 +88,32 @@ netlink::Caller NetlinkStandIn::CallerOf(const calls::Envelope& e) {
 void NetlinkStandIn::OnCall(IncomingCall& call, Bytes message) {
   const calls::Envelope& to = call.envelope();
   switch (call.head.kind) {
-    case CallKind::kBind: return (void)engine_.Answer(to, socket_->Bind(call.parts[0].name, CallerOf(to)));
-    case CallKind::kConnect: return (void)engine_.Answer(to, socket_->Connect(call.parts[0].name, CallerOf(to)));
-    case CallKind::kGetSockName: return AnswerName(call, socket_->LocalName());
-    case CallKind::kGetPeerName: return AnswerName(call, socket_->PeerName());
-    case CallKind::kSend: return OnSend(call);
-    case CallKind::kReceive: return OnReceive(call, message);
-    case CallKind::kGetSockOpt: return OnGetOption(call);
-    case CallKind::kSetSockOpt: return OnSetOption(call);
-    case CallKind::kIoctl: return AnswerDeviceIoctl(engine_, call, AF_NETLINK);
-    default: engine_.Answer(to, Errno::kEOPNOTSUPP);
+    case CallKind::kBind:
+      return (void)engine_.Answer(to, socket_->Bind(call.parts[0].name, CallerOf(to)));
+    case CallKind::kConnect:
+      return (void)engine_.Answer(to, socket_->Connect(call.parts[0].name, CallerOf(to)));
+    case CallKind::kGetSockName:
+      return AnswerName(call, socket_->LocalName());
+    case CallKind::kGetPeerName:
+      return AnswerName(call, socket_->PeerName());
+    case CallKind::kSend:
+      return OnSend(call);
+    case CallKind::kReceive:
+      return OnReceive(call, message);
+    case CallKind::kGetSockOpt:
+      return OnGetOption(call);
+    case CallKind::kSetSockOpt:
+      return OnSetOption(call);
+    case CallKind::kIoctl:
+      return AnswerDeviceIoctl(engine_, call, AF_NETLINK);
+    default:
+      engine_.Answer(to, Errno::kEOPNOTSUPP);
   }
 }
 
 void NetlinkStandIn::AnswerName(IncomingCall& call, const sockaddr_nl& name) {
-  ResultPart part{.name = AsBytes(name).first(std::min<size_t>(call.parts[0].head.name_length, sizeof name)), .name_length = sizeof name};
+  ResultPart part{.name = AsBytes(name).first(std::min<size_t>(call.parts[0].head.name_length, sizeof name)),
+                  .name_length = sizeof name};
   engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
 }
 
@@ -320,15 +333,31 @@ void NetlinkStandIn::OnGetOption(IncomingCall& call) {
 bool NetlinkStandIn::GetSocketLevel(int name, int p, int* value) {
   socklen_t length = sizeof *value;
   switch (name) {
-    case SO_KEEPALIVE: return getsockopt(p, SOL_SOCKET, name, value, &length) == 0;  // means nothing: P keeps it
-    case SO_TYPE: *value = type_; return true;
-    case SO_DOMAIN: *value = AF_NETLINK; return true;
-    case SO_PROTOCOL: *value = protocol_; return true;
-    case SO_RCVBUF: *value = receive_buffer_; return true;
-    case SO_SNDBUF: *value = send_buffer_; return true;
-    case SO_ERROR: *value = ToInt(socket_->TakeError()); return true;
-    case SO_ACCEPTCONN: *value = 0; return true;
-    default: return false;
+    case SO_KEEPALIVE:
+      return getsockopt(p, SOL_SOCKET, name, value, &length) == 0;  // means nothing: P keeps it
+    case SO_TYPE:
+      *value = type_;
+      return true;
+    case SO_DOMAIN:
+      *value = AF_NETLINK;
+      return true;
+    case SO_PROTOCOL:
+      *value = protocol_;
+      return true;
+    case SO_RCVBUF:
+      *value = receive_buffer_;
+      return true;
+    case SO_SNDBUF:
+      *value = send_buffer_;
+      return true;
+    case SO_ERROR:
+      *value = ToInt(socket_->TakeError());
+      return true;
+    case SO_ACCEPTCONN:
+      *value = 0;
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -337,7 +366,8 @@ Errno NetlinkStandIn::SetSocketLevel(IncomingCall& call) {
   Bytes data = call.parts[0].data;
   int name = call.int_arg(2);
   if (name == SO_RCVTIMEO || name == SO_SNDTIMEO || name == SO_KEEPALIVE) {
-    if (!call.fd || setsockopt(call.fd.get(), SOL_SOCKET, name, data.data(), static_cast<socklen_t>(data.size())) == 0) return Errno::kOk;
+    if (!call.fd || setsockopt(call.fd.get(), SOL_SOCKET, name, data.data(), static_cast<socklen_t>(data.size())) == 0)
+      return Errno::kOk;
     return static_cast<Errno>(errno);
   }
   if (data.size() < sizeof value) return Errno::kEINVAL;
@@ -355,7 +385,8 @@ Errno NetlinkStandIn::SetSocketLevel(IncomingCall& call) {
       if (receive) socket_->set_receive_buffer(static_cast<size_t>(doubled));
       return Errno::kOk;
     }
-    default: return Errno::kENOPROTOOPT;
+    default:
+      return Errno::kENOPROTOOPT;
   }
 }
 

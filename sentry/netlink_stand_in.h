@@ -13,7 +13,8 @@ class NetlinkStandIn final : public StandIn, private FdHandler {
  public:
   static Errno Create(CallEngine& engine, IncomingCall& call, int type, int flags, int protocol);
   // `net_admin`: who made the socket has CAP_NET_ADMIN; Linux asks that of the maker and of each sender.
-  NetlinkStandIn(CallEngine& engine, int type, int protocol, uint32_t tgid, bool net_admin, std::unique_ptr<netlink::NetlinkSocket> socket);
+  NetlinkStandIn(CallEngine& engine, int type, int protocol, uint32_t tgid, bool net_admin,
+                 std::unique_ptr<netlink::NetlinkSocket> socket);
   ~NetlinkStandIn() override;
 
   void OnCall(IncomingCall& call, Bytes message) override;
@@ -54,7 +55,7 @@ class NetlinkStandIn final : public StandIn, private FdHandler {
   bool s_readable_ = false, s_writable_ = true;
   int receive_buffer_ = 212992, send_buffer_ = 212992;
   std::deque<Sent> sent_;
-  std::deque<Waiting> changes_;                  // sendmsg calls that wait for a change to be made
+  std::deque<Waiting> changes_;                    // sendmsg calls that wait for a change to be made
   std::deque<std::unique_ptr<HeldCall>> readers_;  // blocking receives
 };
 

@@ -1,4 +1,3 @@
-#include "netstack/sysctls.h"
 #include "sentry/options.h"
 
 #include <errno.h>
@@ -9,6 +8,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "netstack/sysctls.h"
 #include "sentry/broker_protocol.h"
 #include "sentry/inet_stand_in.h"
 #include "sentry/special_options.h"
@@ -29,14 +29,16 @@ struct Entry {
   const char* level_text;
   const char* text;
   uint8_t protocols;
-  SockOpt option;          // where special is kNone
+  SockOpt option;  // where special is kNone
   S special = S::kNone;
   uint8_t access = 0;
   Need need = Need::kNone;
 };
 
-#define OPT(level, name, protocols, option, ...) {level, name, #level, #name, protocols, SockOpt::option, S::kNone __VA_OPT__(,) __VA_ARGS__}
-#define SPECIAL(level, name, protocols, special, ...) {level, name, #level, #name, protocols, SockOpt::kCount, S::special __VA_OPT__(,) __VA_ARGS__}
+#define OPT(level, name, protocols, option, ...) \
+  {level, name, #level, #name, protocols, SockOpt::option, S::kNone __VA_OPT__(, ) __VA_ARGS__}
+#define SPECIAL(level, name, protocols, special, ...) \
+  {level, name, #level, #name, protocols, SockOpt::kCount, S::special __VA_OPT__(, ) __VA_ARGS__}
 
 // Numbers that older headers lack.
 #define SOL_IPV6 41
@@ -49,10 +51,31 @@ struct Entry {
 #undef SOL_RAW
 #define SOL_RAW 255
 enum : int {
-  IP_LOCAL_PORT_RANGE_ = 51, TCP_NODELAY = 1, TCP_MAXSEG, TCP_CORK, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_SYNCNT, TCP_LINGER2,
-  TCP_DEFER_ACCEPT, TCP_WINDOW_CLAMP, TCP_INFO, TCP_QUICKACK, TCP_CONGESTION, TCP_THIN_LINEAR_TIMEOUTS = 16, TCP_USER_TIMEOUT = 18,
-  TCP_FASTOPEN = 23, TCP_NOTSENT_LOWAT = 25, TCP_SAVE_SYN = 27,
-  UDP_CORK = 1, UDP_NO_CHECK6_TX = 101, UDP_NO_CHECK6_RX = 102, UDP_SEGMENT = 103, UDP_GRO = 104, ICMP_FILTER = 1,
+  IP_LOCAL_PORT_RANGE_ = 51,
+  TCP_NODELAY = 1,
+  TCP_MAXSEG,
+  TCP_CORK,
+  TCP_KEEPIDLE,
+  TCP_KEEPINTVL,
+  TCP_KEEPCNT,
+  TCP_SYNCNT,
+  TCP_LINGER2,
+  TCP_DEFER_ACCEPT,
+  TCP_WINDOW_CLAMP,
+  TCP_INFO,
+  TCP_QUICKACK,
+  TCP_CONGESTION,
+  TCP_THIN_LINEAR_TIMEOUTS = 16,
+  TCP_USER_TIMEOUT = 18,
+  TCP_FASTOPEN = 23,
+  TCP_NOTSENT_LOWAT = 25,
+  TCP_SAVE_SYN = 27,
+  UDP_CORK = 1,
+  UDP_NO_CHECK6_TX = 101,
+  UDP_NO_CHECK6_RX = 102,
+  UDP_SEGMENT = 103,
+  UDP_GRO = 104,
+  ICMP_FILTER = 1,
 };
 #ifndef IPV6_MINHOPCOUNT
 #define IPV6_MINHOPCOUNT 73
@@ -222,7 +245,8 @@ Errno CheckRights(Need need, uint16_t rights) {
 // As Linux has it: a level that is another protocol's ends in ip_getsockopt or ipv6_getsockopt, which say different things.
 Errno UnknownToGet(const InetStandIn& s, int level) {
   const uint8_t protocol = ProtocolBit(s);
-  const bool own = (level == SOL_TCP && protocol == kStream) || (level == SOL_UDP && protocol == kUdp) || level == SOL_SOCKET || level == SOL_IP;
+  const bool own = (level == SOL_TCP && protocol == kStream) || (level == SOL_UDP && protocol == kUdp) || level == SOL_SOCKET ||
+                   level == SOL_IP;
   return own || s.family() == AF_INET6 ? Errno::kENOPROTOOPT : Errno::kEOPNOTSUPP;
 }
 
@@ -251,13 +275,15 @@ Errno SetSocketOption(InetStandIn& s, int level, int name, Bytes value, uint32_t
   if (Errno error = CheckRights(e->need, rights); error != Errno::kOk) return error;
   if (e->special != S::kNone) return SetSpecialOption(s, e->special, value, length, number, rights, p);
   const Errno error = s.socket()->SetOption(e->option, number);
-  if (error == Errno::kOk && (e->option == SockOpt::kSndBuf || e->option == SockOpt::kSndBufForce)) s.stand_in_options().send_buffer_set = true;
+  if (error == Errno::kOk && (e->option == SockOpt::kSndBuf || e->option == SockOpt::kSndBufForce))
+    s.stand_in_options().send_buffer_set = true;
   return error;
 }
 
 bool SocketOptionNeedsRights(int level, int name) {
   return std::any_of(std::begin(kTable), std::end(kTable), [=](const Entry& e) {
-    return e.level == level && e.name == name && (e.need != Need::kNone || e.special == S::kBindToDevice || e.special == S::kPriority);
+    return e.level == level && e.name == name &&
+           (e.need != Need::kNone || e.special == S::kBindToDevice || e.special == S::kPriority);
   });
 }
 
@@ -281,7 +307,9 @@ std::string DescribeSocketOptions() {
       add(kRaw, "raw");
     }
     const char* access = e.access == kReadOnly ? "get" : e.access == kWriteOnly ? "set" : "get, set";
-    const char* need = e.need == Need::kNetAdmin ? "CAP_NET_ADMIN" : e.need == Need::kNetRawOrAdmin ? "CAP_NET_RAW or CAP_NET_ADMIN" : "";
+    const char* need = e.need == Need::kNetAdmin        ? "CAP_NET_ADMIN"
+                       : e.need == Need::kNetRawOrAdmin ? "CAP_NET_RAW or CAP_NET_ADMIN"
+                                                        : "";
     text += "| " + std::string(e.level_text) + " | " + e.text + " | " + sockets + " | " + access + " | " + need + " |\n";
   }
   return text;

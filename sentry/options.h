@@ -1,5 +1,5 @@
-// Socket options: one table of everything that get- and setsockopt know, with Linux's length rules and errno. What is not in the table
-// is ENOPROTOOPT. docs/socket-options.md is printed from it (DescribeSocketOptions).
+// Socket options: one table of everything that get- and setsockopt know, with Linux's length rules and errno. What is not in the
+// table is ENOPROTOOPT. docs/socket-options.md is printed from it (DescribeSocketOptions).
 #pragma once
 
 #include <cstdint>

@@ -35,7 +35,8 @@ Errno ParseSockaddr(Bytes name, int family, bool for_bind, Endpoint* out) {
   if (given != AF_INET6) return for_bind ? Errno::kEINVAL : Errno::kEAFNOSUPPORT;
   sockaddr_in6 in6{};
   memcpy(&in6, name.data(), std::min(name.size(), sizeof in6));
-  *out = Endpoint{IpAddress::FromBytes({in6.sin6_addr.s6_addr, 16}), ntohs(in6.sin6_port), static_cast<IfIndex>(in6.sin6_scope_id)};
+  *out =
+      Endpoint{IpAddress::FromBytes({in6.sin6_addr.s6_addr, 16}), ntohs(in6.sin6_port), static_cast<IfIndex>(in6.sin6_scope_id)};
   return Errno::kOk;
 }
 

@@ -1,4 +1,3 @@
-#include "netstack/sysctls.h"
 #include "sentry/special_options.h"
 
 #include <errno.h>
@@ -11,6 +10,7 @@
 #include <algorithm>
 #include <string>
 
+#include "netstack/sysctls.h"
 #include "sentry/broker_protocol.h"
 #include "sentry/inet_stand_in.h"
 #include "sentry/options.h"
@@ -51,7 +51,8 @@ Errno SetTimeout(InetStandIn& s, bool receive, Bytes value, int p) {
   if (!Load(value, &tv)) return Errno::kEINVAL;
   if (tv.tv_usec < 0 || tv.tv_usec >= 1000000) return Errno::kEDOM;
   // On P: native reads and writes obey it by themselves.
-  if (p >= 0 && setsockopt(p, SOL_SOCKET, receive ? SO_RCVTIMEO : SO_SNDTIMEO, &tv, sizeof tv) != 0) return static_cast<Errno>(errno);
+  if (p >= 0 && setsockopt(p, SOL_SOCKET, receive ? SO_RCVTIMEO : SO_SNDTIMEO, &tv, sizeof tv) != 0)
+    return static_cast<Errno>(errno);
   Duration d{0};
   if (tv.tv_sec < 0) {
     d = Duration::Nanoseconds(1);  // Linux: a negative time is no waiting at all
@@ -141,7 +142,8 @@ Errno SetMulticastInterface(InetStandIn& s, Bytes value) {
   } else if (!Load(value, &address)) {
     return Errno::kEINVAL;
   }
-  return s.datagram()->SetMulticastInterface(address.s_addr == 0 ? IpAddress() : IpAddress::V4(ntohl(address.s_addr)), full.imr_ifindex);
+  return s.datagram()->SetMulticastInterface(address.s_addr == 0 ? IpAddress() : IpAddress::V4(ntohl(address.s_addr)),
+                                             full.imr_ifindex);
 }
 
 // -- the device
@@ -188,13 +190,50 @@ Errno GetTcpInfo(InetStandIn& s, uint32_t capacity, OptionValue* out) {
   t.tcpi_rcv_wscale = i.rcv_wscale & 0xf;
   t.tcpi_delivery_rate_app_limited = i.delivery_rate_app_limited;
 #define COPY(name) t.tcpi_##name = i.name
-  COPY(rto); COPY(ato); COPY(snd_mss); COPY(rcv_mss); COPY(unacked); COPY(sacked); COPY(lost); COPY(retrans);
-  COPY(last_data_sent); COPY(last_data_recv); COPY(last_ack_recv); COPY(pmtu); COPY(rcv_ssthresh); COPY(rtt); COPY(rttvar);
-  COPY(snd_ssthresh); COPY(snd_cwnd); COPY(advmss); COPY(reordering); COPY(rcv_rtt); COPY(rcv_space); COPY(total_retrans);
-  COPY(pacing_rate); COPY(max_pacing_rate); COPY(bytes_acked); COPY(bytes_received); COPY(segs_out); COPY(segs_in);
-  COPY(notsent_bytes); COPY(min_rtt); COPY(data_segs_in); COPY(data_segs_out); COPY(delivery_rate); COPY(busy_time);
-  COPY(rwnd_limited); COPY(sndbuf_limited); COPY(delivered); COPY(delivered_ce); COPY(bytes_sent); COPY(bytes_retrans);
-  COPY(dsack_dups); COPY(reord_seen); COPY(rcv_ooopack); COPY(snd_wnd);
+  COPY(rto);
+  COPY(ato);
+  COPY(snd_mss);
+  COPY(rcv_mss);
+  COPY(unacked);
+  COPY(sacked);
+  COPY(lost);
+  COPY(retrans);
+  COPY(last_data_sent);
+  COPY(last_data_recv);
+  COPY(last_ack_recv);
+  COPY(pmtu);
+  COPY(rcv_ssthresh);
+  COPY(rtt);
+  COPY(rttvar);
+  COPY(snd_ssthresh);
+  COPY(snd_cwnd);
+  COPY(advmss);
+  COPY(reordering);
+  COPY(rcv_rtt);
+  COPY(rcv_space);
+  COPY(total_retrans);
+  COPY(pacing_rate);
+  COPY(max_pacing_rate);
+  COPY(bytes_acked);
+  COPY(bytes_received);
+  COPY(segs_out);
+  COPY(segs_in);
+  COPY(notsent_bytes);
+  COPY(min_rtt);
+  COPY(data_segs_in);
+  COPY(data_segs_out);
+  COPY(delivery_rate);
+  COPY(busy_time);
+  COPY(rwnd_limited);
+  COPY(sndbuf_limited);
+  COPY(delivered);
+  COPY(delivered_ce);
+  COPY(bytes_sent);
+  COPY(bytes_retrans);
+  COPY(dsack_dups);
+  COPY(reord_seen);
+  COPY(rcv_ooopack);
+  COPY(snd_wnd);
 #undef COPY
   return Put(t, capacity, out);
 }
@@ -238,51 +277,74 @@ bool SpecialIsInt(Special special) {
     case S::kTimestampNs:
     case S::kMulticastIf6:
       return true;
-    default: return false;
+    default:
+      return false;
   }
 }
 
 Errno GetSpecialOption(InetStandIn& s, Special special, uint32_t capacity, int p, OptionValue* out) {
   StandInOptions& o = s.stand_in_options();
   switch (special) {
-    case S::kPriority: return PutSocketInt(s, SockOpt::kPriority, capacity, out);
-    case S::kOobInline: return PutSocketInt(s, SockOpt::kOobInline, capacity, out);
-    case S::kReceiveLowWater: return PutSocketInt(s, SockOpt::kRcvLowat, capacity, out);
+    case S::kPriority:
+      return PutSocketInt(s, SockOpt::kPriority, capacity, out);
+    case S::kOobInline:
+      return PutSocketInt(s, SockOpt::kOobInline, capacity, out);
+    case S::kReceiveLowWater:
+      return PutSocketInt(s, SockOpt::kRcvLowat, capacity, out);
     case S::kPacingRate: {
       int64_t rate = 0;
       if (Errno e = s.socket()->GetOption(SockOpt::kMaxPacingRate, &rate); e != Errno::kOk) return e;
       if (capacity >= sizeof(uint64_t)) return Put(static_cast<uint64_t>(rate), capacity, out);
       return Put(static_cast<uint32_t>(std::min<uint64_t>(static_cast<uint64_t>(rate), UINT32_MAX)), capacity, out);
     }
-    case S::kOne: return Put(1, capacity, out);
-    case S::kType: return Put(s.type(), capacity, out);
-    case S::kDomain: return Put(s.family(), capacity, out);
-    case S::kProtocol: return Put(s.protocol(), capacity, out);
-    case S::kAcceptConn: return Put(s.stream() != nullptr && s.stream()->listening() ? 1 : 0, capacity, out);
-    case S::kError: return GetError(s, capacity, p, out);
-    case S::kPeerName: return GetPeerName(s, capacity, out);
-    case S::kPeerCred: return Put(ucred{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)}, capacity, out);
-    case S::kCookie: return capacity < 8 ? Errno::kEINVAL : Put(s.cookie(), capacity, out);
-    case S::kLinger: return GetLinger(s, capacity, out);
-    case S::kReceiveTimeout: return Put(o.receive_timeout_raw, capacity, out);
-    case S::kSendTimeout: return Put(o.send_timeout_raw, capacity, out);
-    case S::kTimestamp: return Put(o.timestamp ? 1 : 0, capacity, out);
-    case S::kTimestampNs: return Put(o.timestamp_ns ? 1 : 0, capacity, out);
-    case S::kBindToDevice: return GetBoundDevice(s, capacity, out);
+    case S::kOne:
+      return Put(1, capacity, out);
+    case S::kType:
+      return Put(s.type(), capacity, out);
+    case S::kDomain:
+      return Put(s.family(), capacity, out);
+    case S::kProtocol:
+      return Put(s.protocol(), capacity, out);
+    case S::kAcceptConn:
+      return Put(s.stream() != nullptr && s.stream()->listening() ? 1 : 0, capacity, out);
+    case S::kError:
+      return GetError(s, capacity, p, out);
+    case S::kPeerName:
+      return GetPeerName(s, capacity, out);
+    case S::kPeerCred:
+      return Put(ucred{0, static_cast<uid_t>(-1), static_cast<gid_t>(-1)}, capacity, out);
+    case S::kCookie:
+      return capacity < 8 ? Errno::kEINVAL : Put(s.cookie(), capacity, out);
+    case S::kLinger:
+      return GetLinger(s, capacity, out);
+    case S::kReceiveTimeout:
+      return Put(o.receive_timeout_raw, capacity, out);
+    case S::kSendTimeout:
+      return Put(o.send_timeout_raw, capacity, out);
+    case S::kTimestamp:
+      return Put(o.timestamp ? 1 : 0, capacity, out);
+    case S::kTimestampNs:
+      return Put(o.timestamp_ns ? 1 : 0, capacity, out);
+    case S::kBindToDevice:
+      return GetBoundDevice(s, capacity, out);
     case S::kMulticastIf: {
       const IpAddress address = s.datagram()->multicast_interface().address;
       return Put(in_addr{address.is_v4() ? htonl(address.v4()) : INADDR_ANY}, capacity, out);
     }
-    case S::kMulticastIf6: return Put(static_cast<int>(s.datagram()->multicast_interface().ifindex), capacity, out);
-    case S::kIpOptions: return Errno::kOk;  // none: length 0
-    case S::kTcpInfo: return GetTcpInfo(s, capacity, out);
+    case S::kMulticastIf6:
+      return Put(static_cast<int>(s.datagram()->multicast_interface().ifindex), capacity, out);
+    case S::kIpOptions:
+      return Errno::kOk;  // none: length 0
+    case S::kTcpInfo:
+      return GetTcpInfo(s, capacity, out);
     case S::kTcpCongestion: {
       char name[16] = {};
       std::string current = s.stream()->congestion_control();
       memcpy(name, current.data(), std::min<size_t>(current.size(), 15));
       return Put(name, capacity, out);
     }
-    default: return Errno::kENOPROTOOPT;
+    default:
+      return Errno::kENOPROTOOPT;
   }
 }
 
@@ -295,7 +357,8 @@ Errno SetSpecialOption(InetStandIn& s, Special special, Bytes value, uint32_t le
     case S::kOobInline:
     case S::kReceiveLowWater: {
       Errno e = s.socket()->SetOption(special == S::kOobInline ? SockOpt::kOobInline : SockOpt::kRcvLowat, number);
-      if (e == Errno::kOk && p >= 0) setsockopt(p, SOL_SOCKET, special == S::kOobInline ? SO_OOBINLINE : SO_RCVLOWAT, &number, sizeof number);
+      if (e == Errno::kOk && p >= 0)
+        setsockopt(p, SOL_SOCKET, special == S::kOobInline ? SO_OOBINLINE : SO_RCVLOWAT, &number, sizeof number);
       return e;
     }
     case S::kPacingRate: {
@@ -315,8 +378,10 @@ Errno SetSpecialOption(InetStandIn& s, Special special, Bytes value, uint32_t le
       if (s.stream() != nullptr) s.stream()->SetLinger(l.l_onoff != 0 ? std::optional<int>(l.l_linger) : std::nullopt);
       return Errno::kOk;
     }
-    case S::kReceiveTimeout: return SetTimeout(s, true, value, p);
-    case S::kSendTimeout: return SetTimeout(s, false, value, p);
+    case S::kReceiveTimeout:
+      return SetTimeout(s, true, value, p);
+    case S::kSendTimeout:
+      return SetTimeout(s, false, value, p);
     case S::kTimestamp:
       o.timestamp = number != 0;
       if (o.timestamp) o.timestamp_ns = false;
@@ -325,20 +390,34 @@ Errno SetSpecialOption(InetStandIn& s, Special special, Bytes value, uint32_t le
       o.timestamp_ns = number != 0;
       if (o.timestamp_ns) o.timestamp = false;
       return Errno::kOk;
-    case S::kBindToDevice: return BindToDevice(s, value, length, rights);
-    case S::kIpOptions: return length == 0 ? Errno::kOk : Errno::kENOPROTOOPT;
-    case S::kMulticastIf: return SetMulticastInterface(s, value);
-    case S::kMulticastIf6: return s.datagram()->SetMulticastInterface(IpAddress(), number);
-    case S::kIpJoin: return IpMembership(s, value, true);
-    case S::kIpLeave: return IpMembership(s, value, false);
-    case S::kIpJoinSource: return IpSourceMembership(s, value, true);
-    case S::kIpLeaveSource: return IpSourceMembership(s, value, false);
-    case S::kIpv6Join: return Ipv6Membership(s, value, true);
-    case S::kIpv6Leave: return Ipv6Membership(s, value, false);
-    case S::kJoin: return GenericMembership(s, value, true, false);
-    case S::kLeave: return GenericMembership(s, value, false, false);
-    case S::kJoinSource: return GenericMembership(s, value, true, true);
-    case S::kLeaveSource: return GenericMembership(s, value, false, true);
+    case S::kBindToDevice:
+      return BindToDevice(s, value, length, rights);
+    case S::kIpOptions:
+      return length == 0 ? Errno::kOk : Errno::kENOPROTOOPT;
+    case S::kMulticastIf:
+      return SetMulticastInterface(s, value);
+    case S::kMulticastIf6:
+      return s.datagram()->SetMulticastInterface(IpAddress(), number);
+    case S::kIpJoin:
+      return IpMembership(s, value, true);
+    case S::kIpLeave:
+      return IpMembership(s, value, false);
+    case S::kIpJoinSource:
+      return IpSourceMembership(s, value, true);
+    case S::kIpLeaveSource:
+      return IpSourceMembership(s, value, false);
+    case S::kIpv6Join:
+      return Ipv6Membership(s, value, true);
+    case S::kIpv6Leave:
+      return Ipv6Membership(s, value, false);
+    case S::kJoin:
+      return GenericMembership(s, value, true, false);
+    case S::kLeave:
+      return GenericMembership(s, value, false, false);
+    case S::kJoinSource:
+      return GenericMembership(s, value, true, true);
+    case S::kLeaveSource:
+      return GenericMembership(s, value, false, true);
     case S::kIcmpFilter: {
       uint32_t mask = 0;
       if (!Load(value, &mask)) return Errno::kEINVAL;
@@ -350,7 +429,8 @@ Errno SetSpecialOption(InetStandIn& s, Special special, Bytes value, uint32_t le
       name.resize(strnlen(name.c_str(), name.size()));
       return s.stream()->SetCongestionControl(name);
     }
-    default: return Errno::kENOPROTOOPT;
+    default:
+      return Errno::kENOPROTOOPT;
   }
 }
 

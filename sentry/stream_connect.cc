@@ -41,7 +41,8 @@ bool StreamStandIn::Join(int p) {
   s_ = UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!s_) return false;
   int off = 0;
-  // Descriptors that the program sends by SCM_RIGHTS must not gather here (6.16; before, they are closed when the bytes are read).
+  // Descriptors that the program sends by SCM_RIGHTS must not gather here (6.16; before, they are closed when the bytes are
+  // read).
   setsockopt(s_.get(), SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off);
   return true;
 }
@@ -79,7 +80,8 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
   if (family == AF_UNSPEC) return OnDisconnect(call);
   bool wait = !call.nonblocking();
   switch (state_) {
-    case State::kListening: return (void)engine_.Answer(to, Errno::kEISCONN);
+    case State::kListening:
+      return (void)engine_.Answer(to, Errno::kEISCONN);
     case State::kWaiting:
     case State::kHidden:
       if (!wait) return (void)engine_.Answer(to, Errno::kEALREADY);
@@ -98,7 +100,8 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
       }
       if (!ReplaceEnd(call)) return (void)engine_.Answer(to, Errno::kECONNABORTED);
       break;
-    default: break;
+    default:
+      break;
   }
   StartConnect(call, message);
 }

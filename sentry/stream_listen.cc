@@ -1,6 +1,6 @@
-// Listening: P is a listening AF_UNIX socket, readable exactly while a connection waits, because one socket of ours is connected to it
-// per waiting connection (a token). All accepts are notified: the sentry takes the token off P's queue and gives the program the
-// end that the token stands for.
+// Listening: P is a listening AF_UNIX socket, readable exactly while a connection waits, because one socket of ours is connected
+// to it per waiting connection (a token). All accepts are notified: the sentry takes the token off P's queue and gives the
+// program the end that the token stands for.
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -17,7 +17,7 @@
 namespace sluice {
 namespace {
 
-constexpr int kTokens = 4096;      // connections offered to P at a time; the rest waits in the stack's queue
+constexpr int kTokens = 4096;  // connections offered to P at a time; the rest waits in the stack's queue
 constexpr size_t kMaxTokens = 4000;
 
 }  // namespace
@@ -138,7 +138,8 @@ void StreamStandIn::Accept(IncomingCall& call) {
   if (options_.receive_timeout > Duration(0)) {
     setsockopt(end.get(), SOL_SOCKET, SO_RCVTIMEO, &options_.receive_timeout_raw, sizeof(timeval));
   }
-  if (options_.send_timeout > Duration(0)) setsockopt(end.get(), SOL_SOCKET, SO_SNDTIMEO, &options_.send_timeout_raw, sizeof(timeval));
+  if (options_.send_timeout > Duration(0))
+    setsockopt(end.get(), SOL_SOCKET, SO_SNDTIMEO, &options_.send_timeout_raw, sizeof(timeval));
   if (!c->Adopt(end.get())) {
     engine_.Answer(to, Errno::kENFILE);
     return Requeue(c, std::move(end));

@@ -38,8 +38,9 @@ void StreamStandIn::DropS() {
   s_.reset();
 }
 
-// A writer that found its buffer full sleeps until three quarters of it are read: with the default buffer of 208 KiB the reader runs dry
-// before the other core has woken up. Bulk streams get larger ones, which takes a right; not where the program chose a size itself.
+// A writer that found its buffer full sleeps until three quarters of it are read: with the default buffer of 208 KiB the reader
+// runs dry before the other core has woken up. Bulk streams get larger ones, which takes a right; not where the program chose a
+// size itself.
 void StreamStandIn::LetRunAhead() {
   if (runs_ahead_ || !s_ || number_ < 0 || options_.send_buffer_set) return;
   runs_ahead_ = true;
@@ -79,7 +80,8 @@ bool StreamStandIn::SendToStack(size_t n) {
     slice = Slice{engine_.TakeScratch(), 0, static_cast<uint32_t>(n)};
   }
   engine_.stats().stream_bytes_out += n;
-  // An error means that the connection is gone: what the program writes then goes nowhere, as on Linux; the error is shown by events.
+  // An error means that the connection is gone: what the program writes then goes nowhere, as on Linux; the error is shown by
+  // events.
   if (socket_->Send(std::move(slice), false) != Errno::kOk) MarkDirty();
   return true;
 }

@@ -1,4 +1,3 @@
-#include "netstack/sysctls.h"
 #include "sentry/stream_stand_in.h"
 
 #include <errno.h>
@@ -11,6 +10,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "netstack/sysctls.h"
 #include "sentry/sockaddr.h"
 
 namespace sluice {
@@ -58,13 +58,20 @@ void StreamStandIn::OnCall(IncomingCall& call, Bytes message) {
   // A reset that could not be shown for want of P's descriptor can be now.
   if (reset_pending_ && call.fd) ResetWith(call.fd.get());
   switch (call.head.kind) {
-    case CallKind::kConnect: return OnConnect(call, message);
-    case CallKind::kListen: return OnListen(call);
-    case CallKind::kAccept: return OnAccept(call, message);
-    case CallKind::kShutdown: return OnShutdown(call);
-    case CallKind::kSend: return OnSend(call, message);
-    case CallKind::kReceive: return OnReceive(call, message);
-    default: return OnCommonCall(call);
+    case CallKind::kConnect:
+      return OnConnect(call, message);
+    case CallKind::kListen:
+      return OnListen(call);
+    case CallKind::kAccept:
+      return OnAccept(call, message);
+    case CallKind::kShutdown:
+      return OnShutdown(call);
+    case CallKind::kSend:
+      return OnSend(call, message);
+    case CallKind::kReceive:
+      return OnReceive(call, message);
+    default:
+      return OnCommonCall(call);
   }
 }
 
@@ -101,21 +108,31 @@ void StreamStandIn::OnFdEvents(uint32_t events) {
 void StreamStandIn::OnWork() {
   switch (state_) {
     case State::kWaiting:
-    case State::kHidden: OnConnectProgress(); break;
-    case State::kListening: TakeConnections(); break;
+    case State::kHidden:
+      OnConnectProgress();
+      break;
+    case State::kListening:
+      TakeConnections();
+      break;
     case State::kConnected:
-    case State::kQueued: Pump(); break;
-    default: break;
+    case State::kQueued:
+      Pump();
+      break;
+    default:
+      break;
   }
 }
 
 void StreamStandIn::OnLastClose() {
   switch (state_) {
-    case State::kListening: CloseListener(); break;
+    case State::kListening:
+      CloseListener();
+      break;
     case State::kConnected:  // what it wrote before goes out first
       p_closed_ = s_readable_ = true;
       return MarkDirty();
-    default: break;
+    default:
+      break;
   }
   engine_.Destroy(this);
 }
@@ -131,7 +148,8 @@ void StreamStandIn::OnFetched(UniqueFd fd, bool try_again) {
   }
   if (!reset_pending_) return;
   if (fd) return ResetWith(fd.get());
-  // On its way in a message, or too many searches just now. Until it is found P hangs, which is better than a stream that looks complete.
+  // On its way in a message, or too many searches just now. Until it is found P hangs, which is better than a stream that looks
+  // complete.
   engine_.Schedule(retry_timer_, CallEngine::Now() + (try_again ? Duration::Milliseconds(100) : Duration::Seconds(2)));
 }
 
@@ -151,8 +169,8 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
   if (state_ != State::kConnected || !socket_->remote()) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
   FromProgram();
   if (write && !write_shut_ && call.fd) {
-    // The mark: a byte that stays unread in S, so that a reset can be told from an end although P cannot send any more. Out of band,
-    // so that bytes of another thread which slips in between are not taken for it.
+    // The mark: a byte that stays unread in S, so that a reset can be told from an end although P cannot send any more. Out of
+    // band, so that bytes of another thread which slips in between are not taken for it.
     write_mark_ = send(call.fd.get(), "", 1, MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL) == 1;
     write_shut_ = true;
     s_readable_ = true;
@@ -169,10 +187,13 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
 void StreamStandIn::OnSend(IncomingCall& call, Bytes message) {
   const CallPart& part = call.parts[0];
   switch (state_) {
-    case State::kConnected: break;
+    case State::kConnected:
+      break;
     case State::kHidden:
-    case State::kWaiting: return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
-    default: return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
+    case State::kWaiting:
+      return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
+    default:
+      return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
   }
   if (write_shut_) return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
   // Behind what was written natively.
@@ -198,11 +219,13 @@ void StreamStandIn::OnReceive(IncomingCall& call, Bytes message) {
   if ((part.head.flags & MSG_ERRQUEUE) != 0) return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
   switch (state_) {
     case State::kFresh:
-    case State::kListening: return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
+    case State::kListening:
+      return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
     case State::kBroken:
       if (error_ != Errno::kOk) return (void)engine_.Answer(call.envelope(), std::exchange(error_, Errno::kOk));
       break;
-    default: break;
+    default:
+      break;
   }
   if (!call.fd) {  // a held call that gave up its copy
     RequestFetch();
@@ -230,11 +253,12 @@ void StreamStandIn::ReceiveFromCopy(IncomingCall& call, Bytes message, int flags
   bool consume = (flags & MSG_PEEK) == 0, discard = (flags & MSG_TRUNC) != 0;
   ResultPart result{.data = Bytes(buffer.data(), discard ? 0 : static_cast<size_t>(n)), .return_value = static_cast<uint32_t>(n)};
   int64_t value = call.head.nr == 299 /* recvmmsg */ ? 1 : n;
-  engine_.Result(call.envelope(), value, {&result, 1}, -1, false, this, [this, copy, n, consume, flags](const calls::Delivered& d) {
-    if (d.error != 0 || !consume || n == 0) return;
-    std::vector<uint8_t>& scratch = engine_.buffer();
-    (void)!recv(copy->get(), scratch.data(), static_cast<size_t>(n), MSG_DONTWAIT | (flags & MSG_OOB));
-  });
+  engine_.Result(call.envelope(), value, {&result, 1}, -1, false, this,
+                 [this, copy, n, consume, flags](const calls::Delivered& d) {
+                   if (d.error != 0 || !consume || n == 0) return;
+                   std::vector<uint8_t>& scratch = engine_.buffer();
+                   (void)!recv(copy->get(), scratch.data(), static_cast<size_t>(n), MSG_DONTWAIT | (flags & MSG_OOB));
+                 });
 }
 
 }  // namespace sluice

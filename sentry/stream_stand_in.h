@@ -1,4 +1,5 @@
-// A TCP socket of the program. P is the program's end (an AF_UNIX stream socket), S the sentry's. docs/architecture.md (stand-ins).
+// A TCP socket of the program. P is the program's end (an AF_UNIX stream socket), S the sentry's. docs/architecture.md
+// (stand-ins).
 //
 //   fresh      P unconnected, S none                      listening   P listening, one S connected to it per waiting connection
 //   waiting    blocking connect held, P untouched         connected   P and S joined, bytes flow natively
@@ -53,8 +54,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void StartConnect(IncomingCall& call, Bytes message);
   void OnDisconnect(IncomingCall& call);
   bool ReplaceEnd(IncomingCall& call);
-  bool Join(int p);   // connects P to a new S
-  bool Hide(int p);   // Join, and fills P
+  bool Join(int p);  // connects P to a new S
+  bool Hide(int p);  // Join, and fills P
   void Unhide();
   void OnConnectProgress();
   void OnConnectFailed(Errno error);
@@ -95,17 +96,17 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool write_mark_ = false;         // one byte in S that is never read: closing S then means a reset
   bool write_shut_passed_ = false;  // and the stack was told
   bool reset_pending_ = false;
-  bool failed_ = false;             // a connect failed: the next one reports it and starts anew
-  bool runs_ahead_ = false;         // P and S have their large send buffers, or the broker was asked for them
-  uint8_t full_reads_ = 0;          // reads from S that filled their block, before that
-  Errno error_ = Errno::kOk;        // for SO_ERROR
+  bool failed_ = false;       // a connect failed: the next one reports it and starts anew
+  bool runs_ahead_ = false;   // P and S have their large send buffers, or the broker was asked for them
+  uint8_t full_reads_ = 0;    // reads from S that filled their block, before that
+  Errno error_ = Errno::kOk;  // for SO_ERROR
   size_t filler_ = 0;
 
   // listening
   sockaddr_storage listen_address_{};
   socklen_t listen_address_length_ = 0;
   std::deque<Queued> queue_;
-  UniqueFd ready_end_;              // of a queued connection: P, where it was taken off the queue and given back
+  UniqueFd ready_end_;  // of a queued connection: P, where it was taken off the queue and given back
 
   void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->StartReset(); };
   Timer retry_timer_{retry_timer_fn_, this};

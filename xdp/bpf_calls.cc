@@ -81,7 +81,9 @@ Errno CreateTcxLink(int program, int ifindex, uint32_t attach_type, UniqueFd* li
   return CreateLink(program, ifindex, attach_type, kBefore, link);
 }
 
-Errno CreateXdpLink(int program, int ifindex, uint32_t flags, UniqueFd* link) { return CreateLink(program, ifindex, kXdp, flags, link); }
+Errno CreateXdpLink(int program, int ifindex, uint32_t flags, UniqueFd* link) {
+  return CreateLink(program, ifindex, kXdp, flags, link);
+}
 
 Errno QueryTcx(int ifindex, uint32_t attach_type, std::vector<Attached>* attached) {
   constexpr uint32_t kMost = 64;  // BPF_MPROG_MAX
@@ -117,7 +119,8 @@ Errno LinkId(int link, uint32_t* id, uint32_t* program) {
 Errno UpdateLink(int link, int program) { return Result(bpf_link_update(link, program, nullptr)); }
 
 Errno LoadPassProgram(UniqueFd* program) {
-  constexpr bpf_insn kCode[] = {{BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, -1}, {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};  // return TCX_NEXT
+  constexpr bpf_insn kCode[] = {{BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, -1},
+                                {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};  // return TCX_NEXT
   const int fd = bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "sluice_pass", "Apache-2.0", kCode, 2, nullptr);
   if (fd < 0) return static_cast<Errno>(errno);
   *program = UniqueFd(fd);

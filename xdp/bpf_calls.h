@@ -1,5 +1,5 @@
-// bpf(2) calls that Debian 12's libbpf and headers do not have (TCX came with kernel 6.6), and the few others that need no library.
-// Every call returns kOk or the kernel's errno.
+// bpf(2) calls that Debian 12's libbpf and headers do not have (TCX came with kernel 6.6), and the few others that need no
+// library. Every call returns kOk or the kernel's errno.
 #pragma once
 
 #include <array>
@@ -19,7 +19,7 @@ Errno CreateTcxLink(int program, int ifindex, uint32_t attach_type, UniqueFd* li
 // A link that attaches an XDP program; `flags`: XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE.
 Errno CreateXdpLink(int program, int ifindex, uint32_t flags, UniqueFd* link);
 struct Attached {
-  uint32_t link;     // identifiers; link is 0 where a program is attached without one
+  uint32_t link;  // identifiers; link is 0 where a program is attached without one
   uint32_t program;
 };
 // What is attached, in order of execution.

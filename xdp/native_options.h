@@ -1,9 +1,10 @@
-// Socket options that the kernel answers in the caller's own system call, by a BPF program that writes them where the sentry finds them
-// (bpf/options.bpf.c), in two halves. The privileged half loads the program and attaches it to the control group in which the sentry
-// makes the program's sockets. The unprivileged half, the sentry's worker, marks those sockets and takes what was set on them.
+// Socket options that the kernel answers in the caller's own system call, by a BPF program that writes them where the sentry
+// finds them (bpf/options.bpf.c), in two halves. The privileged half loads the program and attaches it to the control group in
+// which the sentry makes the program's sockets. The unprivileged half, the sentry's worker, marks those sockets and takes what
+// was set on them.
 //
-// Order with the data is kept: a value is in its slot before the system call that set it returns, so whoever reads bytes first and looks
-// at the slot then has every value that was set before they were written.
+// Order with the data is kept: a value is in its slot before the system call that set it returns, so whoever reads bytes first
+// and looks at the slot then has every value that was set before they were written.
 #pragma once
 
 #include <array>
@@ -25,7 +26,8 @@ struct NativeOptionMaps {
   UniqueFd slots, marks, posted;
 };
 
-// Needs CAP_BPF and CAP_NET_ADMIN; Linux 5.18. `sockets`: how many stand-ins can be marked at a time. `program`: for the calls below.
+// Needs CAP_BPF and CAP_NET_ADMIN; Linux 5.18. `sockets`: how many stand-ins can be marked at a time. `program`: for the calls
+// below.
 Errno LoadNativeOptions(uint32_t sockets, UniqueFd* program, NativeOptionMaps* maps, std::string* error);
 // Until the control group is gone and the last socket that was made in it.
 Errno AttachNativeOptions(int program, int control_group, std::string* error);
@@ -35,7 +37,14 @@ struct OptionName {
   int level, name;
 };
 inline constexpr std::array<OptionName, SLUICE_OPTIONS> kNativeOptions = {{
-    {6, 1}, {6, 3}, {6, 12}, {6, 4}, {6, 5}, {6, 6}, {6, 18}, {1, 9},
+    {6, 1},
+    {6, 3},
+    {6, 12},
+    {6, 4},
+    {6, 5},
+    {6, 6},
+    {6, 18},
+    {1, 9},
 }};
 
 // The sentry's half; one thread.

@@ -25,7 +25,8 @@ enum sluice_option {
 
 // Bits of sluice_slot.state above those of the options (1 << option: has a value that the sentry has not taken).
 enum {
-  SLUICE_PUSH = 1 << 16,   // TCP_CORK was cleared or TCP_NODELAY set: what waits is to be sent, also where a later call set the cork again
+  SLUICE_PUSH =
+      1 << 16,  // TCP_CORK was cleared or TCP_NODELAY set: what waits is to be sent, also where a later call set the cork again
   SLUICE_POSTED = 1 << 17  // the slot's number is in the ring
 };
 
@@ -34,9 +35,9 @@ enum { SLUICE_WAITING = 1, SLUICE_ALWAYS = 2 };
 
 // Of one stand-in. Slot 0 is nobody's: its `flag` is 1 where the sentry is about to sleep.
 struct sluice_slot {
-  sluice_u32 state;                 // the program sets bits, the sentry takes them
-  sluice_u32 generation;            // written by the sentry: marks of an earlier owner differ
-  sluice_u32 flag;                  // written by the sentry
+  sluice_u32 state;       // the program sets bits, the sentry takes them
+  sluice_u32 generation;  // written by the sentry: marks of an earlier owner differ
+  sluice_u32 flag;        // written by the sentry
   sluice_u32 reserved[5];
   sluice_s32 value[SLUICE_OPTIONS];
 };

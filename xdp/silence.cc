@@ -37,7 +37,7 @@ std::string PinPath(const SilenceOptions& options, int ifindex, const char* dire
 }
 
 bool IsBpffs(const std::string& directory) {
-  struct statfs fs {};
+  struct statfs fs{};
   return statfs(directory.c_str(), &fs) == 0 && static_cast<uint64_t>(fs.f_type) == BPF_FS_MAGIC;
 }
 
@@ -49,7 +49,8 @@ Errno MakeDirectories(const std::string& path) {
   return Errno::kOk;
 }
 
-// Held while the bpffs is mounted or unmounted and while pins are made: else one sandbox's exit unmounts what another's start uses.
+// Held while the bpffs is mounted or unmounted and while pins are made: else one sandbox's exit unmounts what another's start
+// uses.
 UniqueFd LockDirectory(const std::string& directory) {
   UniqueFd lock(open((directory + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (lock && flock(lock.get(), LOCK_EX) != 0) lock.Reset();
@@ -96,7 +97,8 @@ Errno LoadPrograms(uint32_t mark, Programs* out, std::string* error) {
 }
 
 // Attaches in front of what is there, then moves the pin: what a dead sandbox left acts until the new program does.
-Errno AttachTcx(int program, int ifindex, uint32_t hook, const std::string& pin, UniqueFd* link, uint32_t* id, uint32_t* program_id) {
+Errno AttachTcx(int program, int ifindex, uint32_t hook, const std::string& pin, UniqueFd* link, uint32_t* id,
+                uint32_t* program_id) {
   if (Errno e = bpf::CreateTcxLink(program, ifindex, hook, link); e != Errno::kOk) return e;
   if (Errno e = bpf::LinkId(link->get(), id, program_id); e != Errno::kOk) return e;
   UniqueFd stale;
@@ -192,12 +194,14 @@ Errno CheckTcx(int ifindex, uint32_t hook, uint32_t id, uint32_t program, const 
   std::vector<bpf::Attached> links;
   if (Errno e = bpf::QueryTcx(ifindex, hook, &links); e != Errno::kOk) {
     // The hook of a device without any program does not exist.
-    return Fail(reason, std::string("the silencing program on ") + direction + " was taken off", e == Errno::kENODEV ? e : Errno::kENOENT);
+    return Fail(reason, std::string("the silencing program on ") + direction + " was taken off",
+                e == Errno::kENODEV ? e : Errno::kENOENT);
   }
   const auto is_ours = [=](const bpf::Attached& a) { return a.link == id && a.program == program; };
   if (!links.empty() && is_ours(links[0])) return Errno::kOk;
   for (const bpf::Attached& other : links) {
-    if (is_ours(other)) return Fail(reason, std::string("another program was put before the silencing program on ") + direction, Errno::kEEXIST);
+    if (is_ours(other))
+      return Fail(reason, std::string("another program was put before the silencing program on ") + direction, Errno::kEEXIST);
   }
   return Fail(reason, std::string("the silencing program on ") + direction + " was taken off", Errno::kENOENT);
 }
@@ -223,9 +227,11 @@ Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, st
     const UniqueFd lock = LockDirectory(options.directory);
     if (!lock) return FailErrno(error, "locking " + options.directory + ".lock");
     if (Errno e = MountBpffs(options.directory, error); e != Errno::kOk) return e;
-    Errno e = AttachTcx(in_program, ifindex, bpf::kTcxIngress, PinPath(options, ifindex, "in"), &result.in_, &result.in_id_, &result.in_program_);
+    Errno e = AttachTcx(in_program, ifindex, bpf::kTcxIngress, PinPath(options, ifindex, "in"), &result.in_, &result.in_id_,
+                        &result.in_program_);
     if (e == Errno::kOk) {
-      e = AttachTcx(out_program, ifindex, bpf::kTcxEgress, PinPath(options, ifindex, "out"), &result.out_, &result.out_id_, &result.out_program_);
+      e = AttachTcx(out_program, ifindex, bpf::kTcxEgress, PinPath(options, ifindex, "out"), &result.out_, &result.out_id_,
+                    &result.out_program_);
     }
     if (e == Errno::kOk) {
       result.kind_ = SilenceKind::kTcx;

@@ -2,8 +2,8 @@
 // device's ingress drops every frame for the kernel, one on egress lets out only frames with our mark (SO_MARK of packet sockets;
 // AF_XDP passes by egress).
 //
-// Kernels from 6.6 on: TCX links, first in the chain, pinned on a bpffs so that they outlive every process. Before: a clsact qdisc
-// with direct-action filters of preference 1, which belong to the device. Both end with the device.
+// Kernels from 6.6 on: TCX links, first in the chain, pinned on a bpffs so that they outlive every process. Before: a clsact
+// qdisc with direct-action filters of preference 1, which belong to the device. Both end with the device.
 //
 // Needs root, in the device's network namespace (calling thread). Not thread-safe.
 #pragma once
@@ -21,8 +21,8 @@ inline constexpr char kSilenceDirectory[] = "/run/sluice/bpf";
 struct SilenceOptions {
   uint32_t mark = 0;                          // what the sandbox's own packet sockets carry; not 0
   std::string directory = kSilenceDirectory;  // a bpffs is mounted there where there is none, and removed with its last pin
-  std::string name;                           // identifies the namespace on this host (no / . :); pins are NAME:IFINDEX:in and :out
-  bool force_clsact = false;                  // behave as on a kernel without TCX
+  std::string name;           // identifies the namespace on this host (no / . :); pins are NAME:IFINDEX:in and :out
+  bool force_clsact = false;  // behave as on a kernel without TCX
 };
 
 enum class SilenceKind : uint8_t { kNone, kTcx, kClsact };
@@ -42,21 +42,23 @@ class Silence {
 
   SilenceKind kind_ = SilenceKind::kNone;
   int ifindex_ = 0;
-  uint32_t in_id_ = 0, out_id_ = 0;  // link identifiers (TCX) or program identifiers (clsact)
+  uint32_t in_id_ = 0, out_id_ = 0;            // link identifiers (TCX) or program identifiers (clsact)
   uint32_t in_program_ = 0, out_program_ = 0;  // TCX: identifiers of the programs in the links
   UniqueFd in_, out_;
 };
 
-// Silences a device. What a dead sandbox of the same name left there is replaced without a gap. On failure nothing of ours is left.
+// Silences a device. What a dead sandbox of the same name left there is replaced without a gap. On failure nothing of ours is
+// left.
 Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, std::string* error);
 
-// Gives the device back to the kernel, from the pins alone: any process of the namespace may call it, also when nothing is attached
-// (kOk) or the device is gone (its pins are removed). At once: taking a program off waits for grace periods of the kernel, so a program
-// that lets everything pass takes its place, and the kernel takes that off once nobody holds the link any more.
+// Gives the device back to the kernel, from the pins alone: any process of the namespace may call it, also when nothing is
+// attached (kOk) or the device is gone (its pins are removed). At once: taking a program off waits for grace periods of the
+// kernel, so a program that lets everything pass takes its place, and the kernel takes that off once nobody holds the link any
+// more.
 Errno LiftSilence(int ifindex, const SilenceOptions& options, std::string* error);
 
-// Programs on a device's TCX hook (bpf::kTcxIngress, kTcxEgress), but for those that let everything pass: a lifted silence leaves one for
-// a moment.
+// Programs on a device's TCX hook (bpf::kTcxIngress, kTcxEgress), but for those that let everything pass: a lifted silence leaves
+// one for a moment.
 int CountTcx(int ifindex, uint32_t hook);
 
 // Lifts every device of this name that pins are left of; for the start of a sandbox and for the guard of a dead one. TCX only:

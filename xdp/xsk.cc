@@ -120,7 +120,8 @@ Errno OpenInMode(int ifindex, uint32_t queues, const XdpDeviceFacts& device, con
   for (uint32_t queue = 0; queue < queues; ++queue) {
     if (Errno e = OpenQueue(ifindex, queue, device, native, options, &opened[queue], error); e != Errno::kOk) return e;
     if (!native && device.veth && !opened[queue].facts.scatter) {
-      return Fail(error, "without XDP_USE_SG (kernel 6.6) generic mode loses the super-segments of a local peer", Errno::kEOPNOTSUPP);
+      return Fail(error, "without XDP_USE_SG (kernel 6.6) generic mode loses the super-segments of a local peer",
+                  Errno::kEOPNOTSUPP);
     }
     const auto value = static_cast<uint32_t>(opened[queue].fd.get());
     if (Errno e = bpf::UpdateMap(attached.map_fd(), &queue, &value); e != Errno::kOk) {
@@ -162,15 +163,16 @@ Errno AttachXdp(int ifindex, bool native, XdpAttachment* out, std::string* error
   const int program = bpf_program__fd(impl->programs->progs.sluice_redirect);
   const Errno e = bpf::CreateXdpLink(program, ifindex, native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE, &impl->link);
   if (e != Errno::kOk) {
-    const char* hint = e == Errno::kEBUSY ? " (another XDP program is attached: ip link set dev ... xdp off, or --link=packet)" : "";
+    const char* hint =
+        e == Errno::kEBUSY ? " (another XDP program is attached: ip link set dev ... xdp off, or --link=packet)" : "";
     return Fail(error, std::string("attaching the XDP program in ") + (native ? "native" : "generic") + " mode" + hint, e);
   }
   out->impl_ = std::move(impl);
   return Errno::kOk;
 }
 
-Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options, XdpAttachment* attachment,
-                    std::vector<Xsk>* sockets, std::string* error) {
+Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options,
+                    XdpAttachment* attachment, std::vector<Xsk>* sockets, std::string* error) {
   std::vector<bool> modes;  // native?
   if (options.mode != XdpMode::kGeneric) modes.push_back(true);
   if (options.mode != XdpMode::kNative) modes.insert(device.veth ? modes.begin() : modes.end(), false);
@@ -188,7 +190,8 @@ Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, 
 
 // ---- The mapping
 
-Errno XskMapping::MapRing(int fd, uint64_t page_offset, const xdp_ring_offset& offsets, size_t entry_size, uint32_t size, XskRing* ring) {
+Errno XskMapping::MapRing(int fd, uint64_t page_offset, const xdp_ring_offset& offsets, size_t entry_size, uint32_t size,
+                          XskRing* ring) {
   const size_t bytes = offsets.desc + size * entry_size;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, static_cast<off_t>(page_offset));
   if (memory == MAP_FAILED) return static_cast<Errno>(errno);
@@ -219,7 +222,8 @@ Errno XskMapping::Map(int fd, int umem, const XskFacts& facts, std::unique_ptr<X
                         {XDP_UMEM_PGOFF_FILL_RING, offsets.fr, sizeof(uint64_t), facts.rx_chunks, &m->fill},
                         {XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr, sizeof(uint64_t), facts.tx_chunks, &m->completion}};
   for (const Ring& r : rings) {
-    if (Errno e = m->MapRing(fd, r.page_offset, r.at, r.entry, r.size, r.ring); e != Errno::kOk) return Fail(error, "mapping an AF_XDP ring", e);
+    if (Errno e = m->MapRing(fd, r.page_offset, r.at, r.entry, r.size, r.ring); e != Errno::kOk)
+      return Fail(error, "mapping an AF_XDP ring", e);
   }
   void* memory = mmap(nullptr, facts.umem_size(), PROT_READ | PROT_WRITE, MAP_SHARED, umem, 0);
   if (memory == MAP_FAILED) return FailErrno(error, "mapping the UMEM");

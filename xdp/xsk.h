@@ -1,6 +1,6 @@
 // AF_XDP sockets in two halves. The privileged half (CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF, in the device's namespace) makes the
-// socket, its UMEM and rings, binds it to a device queue and attaches the redirect program. The unprivileged half maps the rings and
-// the UMEM from the two descriptors it was given (dataplane/xdp_port.h).
+// socket, its UMEM and rings, binds it to a device queue and attaches the redirect program. The unprivileged half maps the rings
+// and the UMEM from the two descriptors it was given (dataplane/xdp_port.h).
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,8 @@ namespace sluice {
 enum class XdpMode : uint8_t {
   kAuto,     // on a veth generic, else native (native switches the peer's TSO off); on other devices native, else generic
   kNative,   // in the driver
-  kGeneric,  // on the kernel's packet buffers: any device; super-segments arrive whole by XDP_USE_SG; refused on a veth without it
+  kGeneric,  // on the kernel's packet buffers: any device; super-segments arrive whole by XDP_USE_SG; refused on a veth without
+             // it
 };
 
 struct XskOptions {
@@ -39,8 +40,8 @@ struct XskFacts {
   uint32_t rx_chunks = 0, tx_chunks = 0;  // the UMEM's first rx_chunks chunks are for receiving, the rest for sending
   bool native = false;
   bool zero_copy = false;
-  bool scatter = false;        // frames of several descriptors, both ways
-  bool local_peer = false;     // frames may come from a local sender with partial checksums (veth)
+  bool scatter = false;     // frames of several descriptors, both ways
+  bool local_peer = false;  // frames may come from a local sender with partial checksums (veth)
   uint64_t umem_size() const { return uint64_t{chunk_size} * (rx_chunks + tx_chunks); }
 };
 
@@ -78,8 +79,8 @@ struct XdpDeviceFacts {
 
 // Opens a socket on every queue in [0, queues), attaches the program in the best mode that works and puts the sockets in its map.
 // On failure nothing is left attached and `error` says which step failed for which mode.
-Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options, XdpAttachment* attachment,
-                    std::vector<Xsk>* sockets, std::string* error);
+Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options,
+                    XdpAttachment* attachment, std::vector<Xsk>* sockets, std::string* error);
 
 // One ring of a socket, mapped. Producer rings (fill, transmit) and consumer rings (receive, completion) use the same layout.
 struct XskRing {
@@ -90,10 +91,14 @@ struct XskRing {
   uint32_t size = 0;
 
   uint32_t Available() const { return __atomic_load_n(producer, __ATOMIC_ACQUIRE) - __atomic_load_n(consumer, __ATOMIC_RELAXED); }
-  uint32_t Room() const { return size - (__atomic_load_n(producer, __ATOMIC_RELAXED) - __atomic_load_n(consumer, __ATOMIC_ACQUIRE)); }
+  uint32_t Room() const {
+    return size - (__atomic_load_n(producer, __ATOMIC_RELAXED) - __atomic_load_n(consumer, __ATOMIC_ACQUIRE));
+  }
   bool NeedsWakeup() const { return (__atomic_load_n(flags, __ATOMIC_RELAXED) & 1) != 0; }
   template <typename Entry>
-  Entry& At(uint32_t index) const { return static_cast<Entry*>(entries)[index & (size - 1)]; }
+  Entry& At(uint32_t index) const {
+    return static_cast<Entry*>(entries)[index & (size - 1)];
+  }
 };
 
 // The unprivileged half's view. Needs no right beyond the descriptors.

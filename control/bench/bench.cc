@@ -39,7 +39,8 @@ int64_t NowNs() {
 int64_t CpuNs() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * int64_t{1000000000} + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * int64_t{1000};
+  return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * int64_t{1000000000} +
+         (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * int64_t{1000};
 }
 
 // A UDP datagram between addresses kept for benchmarks (RFC 2544). Longer than an MTU: a super-segment of segments of 1472 bytes.
@@ -73,7 +74,12 @@ Packet MakeFrame(BlockPool& pool, size_t size, uint32_t flow) {
   StoreBe16(pseudo + 8, kUdp);
   StoreBe16(pseudo + 10, static_cast<uint16_t>(size - 34));
   wire::StoreSum(ip + 26, wire::OnesSum(Bytes{pseudo, sizeof pseudo}));
-  frame.offload = {.gso = GsoType::kUdp, .checksum = ChecksumState::kPartial, .gso_size = 1472, .hdr_len = kHeaders, .csum_start = 34, .csum_offset = 6};
+  frame.offload = {.gso = GsoType::kUdp,
+                   .checksum = ChecksumState::kPartial,
+                   .gso_size = 1472,
+                   .hdr_len = kHeaders,
+                   .csum_start = 34,
+                   .csum_offset = 6};
   return frame;
 }
 
@@ -85,7 +91,8 @@ void TurnRound(Packet& frame) {
   std::swap_ranges(f + 26, f + 30, f + 30);
   const size_t transport = 14 + (f[14] & 15) * size_t{4};
   const bool ports = f[23] == 6 || f[23] == kUdp;
-  if (ports && frame.linear_size() >= transport + 4 && (LoadBe16(f + 20) & 0x1fff) == 0) std::swap_ranges(f + transport, f + transport + 2, f + transport + 2);
+  if (ports && frame.linear_size() >= transport + 4 && (LoadBe16(f + 20) & 0x1fff) == 0)
+    std::swap_ranges(f + transport, f + transport + 2, f + transport + 2);
 }
 
 struct Count {
@@ -102,14 +109,16 @@ class Bench {
       UniqueFd netns;
       std::string name;
       SLUICE_RETURN_IF_ERROR(OpenNetns(options_.netns, &netns, &name));
-      if (setns(netns.get(), CLONE_NEWNET) < 0) return Status::Error("--netns=" + options_.netns + ": cannot enter it" + ErrnoText(errno));
+      if (setns(netns.get(), CLONE_NEWNET) < 0)
+        return Status::Error("--netns=" + options_.netns + ": cannot enter it" + ErrnoText(errno));
     }
     for (const std::string& device : options_.devices) {
       BenchPort port;
       SLUICE_RETURN_IF_ERROR(OpenBenchPort(flags_, options_, device, pool_, &port));
       ports_.push_back(std::move(port));
     }
-    for (uint32_t flow = 0; options_.mode == BenchMode::kTx && flow < options_.flows; ++flow) models_.push_back(MakeFrame(pool_, options_.size, flow));
+    for (uint32_t flow = 0; options_.mode == BenchMode::kTx && flow < options_.flows; ++flow)
+      models_.push_back(MakeFrame(pool_, options_.size, flow));
     return {};
   }
 
@@ -120,7 +129,8 @@ class Bench {
       for (const std::string& word : ports_[i].port->describe()) text += " " + word;
       printf("%s:%s\n", options_.devices[i].c_str(), text.c_str());
     }
-    printf("%8s %12s %9s %12s %9s %12s %7s %5s\n", "seconds", "rx frames/s", "rx Gbps", "tx frames/s", "tx Gbps", "dropped/s", "a burst", "cpu");
+    printf("%8s %12s %9s %12s %9s %12s %7s %5s\n", "seconds", "rx frames/s", "rx Gbps", "tx frames/s", "tx Gbps", "dropped/s",
+           "a burst", "cpu");
     fflush(stdout);
   }
 
@@ -169,13 +179,19 @@ class Bench {
     auto per = [&](uint64_t from, uint64_t to) { return static_cast<double>(to - from) / seconds; };
     const double bursts = per(a.bursts, b.bursts);
     const double rx = per(a.rx_frames, b.rx_frames), tx = per(a.tx_frames, b.tx_frames);
-    return {.rx = rx, .rx_gbps = per(a.rx_bytes, b.rx_bytes) * 8e-9, .tx = tx, .tx_gbps = per(a.tx_bytes, b.tx_bytes) * 8e-9,
-            .dropped = per(a.dropped, b.dropped), .burst = bursts > 0 ? std::max(rx, tx) / bursts : 0,
-            .cpu = static_cast<double>(b.cpu - a.cpu) / 1e7 / seconds, .seconds = seconds};
+    return {.rx = rx,
+            .rx_gbps = per(a.rx_bytes, b.rx_bytes) * 8e-9,
+            .tx = tx,
+            .tx_gbps = per(a.tx_bytes, b.tx_bytes) * 8e-9,
+            .dropped = per(a.dropped, b.dropped),
+            .burst = bursts > 0 ? std::max(rx, tx) / bursts : 0,
+            .cpu = static_cast<double>(b.cpu - a.cpu) / 1e7 / seconds,
+            .seconds = seconds};
   }
 
   static void PrintLine(const std::string& label, const Rates& r) {
-    printf("%8s %12.0f %9.3f %12.0f %9.3f %12.0f %7.1f %4.0f%%\n", label.c_str(), r.rx, r.rx_gbps, r.tx, r.tx_gbps, r.dropped, r.burst, r.cpu);
+    printf("%8s %12.0f %9.3f %12.0f %9.3f %12.0f %7.1f %4.0f%%\n", label.c_str(), r.rx, r.rx_gbps, r.tx, r.tx_gbps, r.dropped,
+           r.burst, r.cpu);
     fflush(stdout);
   }
   static void Print(const Count& from, const Count& to, int64_t begin) {
@@ -185,20 +201,33 @@ class Bench {
   void Finish(const Count& from, const Count& to) const {
     const Rates r = Between(from, to);
     if (!options_.json) return PrintLine("all", r);
-    const nlohmann::json result = {{"mode", options_.mode_name}, {"devices", options_.devices}, {"port", ports_[0].port->kind()}, {"seconds", r.seconds},
-                                   {"rx_frames", to.rx_frames - from.rx_frames}, {"rx_bytes", to.rx_bytes - from.rx_bytes},
-                                   {"tx_frames", to.tx_frames - from.tx_frames}, {"tx_bytes", to.tx_bytes - from.tx_bytes},
-                                   {"dropped", to.dropped - from.dropped}, {"rx_per_second", r.rx}, {"tx_per_second", r.tx}, {"rx_gbps", r.rx_gbps},
-                                   {"tx_gbps", r.tx_gbps}, {"frames_per_burst", r.burst}, {"cpu_percent", r.cpu}};
+    const nlohmann::json result = {{"mode", options_.mode_name},
+                                   {"devices", options_.devices},
+                                   {"port", ports_[0].port->kind()},
+                                   {"seconds", r.seconds},
+                                   {"rx_frames", to.rx_frames - from.rx_frames},
+                                   {"rx_bytes", to.rx_bytes - from.rx_bytes},
+                                   {"tx_frames", to.tx_frames - from.tx_frames},
+                                   {"tx_bytes", to.tx_bytes - from.tx_bytes},
+                                   {"dropped", to.dropped - from.dropped},
+                                   {"rx_per_second", r.rx},
+                                   {"tx_per_second", r.tx},
+                                   {"rx_gbps", r.rx_gbps},
+                                   {"tx_gbps", r.tx_gbps},
+                                   {"frames_per_burst", r.burst},
+                                   {"cpu_percent", r.cpu}};
     printf("%s\n", result.dump().c_str());
   }
 
   void Turn() {
     bool busy = false;
-    for (size_t i = 0; i < ports_.size(); ++i) busy |= options_.mode == BenchMode::kTx ? SendBurst(*ports_[i].port) : PassBurst(i);
+    for (size_t i = 0; i < ports_.size(); ++i)
+      busy |= options_.mode == BenchMode::kTx ? SendBurst(*ports_[i].port) : PassBurst(i);
     for (const BenchPort& p : ports_) dead_ |= p.port->dead();
-    if (busy) idle_turns_ = 0;
-    else Idle();
+    if (busy)
+      idle_turns_ = 0;
+    else
+      Idle();
   }
 
   bool SendBurst(Port& port) {
@@ -272,7 +301,7 @@ class Bench {
 }  // namespace
 
 int RunBench(const CommandLine& line) {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = [](int) { stopped = 1; };
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);

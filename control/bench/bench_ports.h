@@ -17,8 +17,8 @@ struct BenchPort {
   std::unique_ptr<Port> port;
 };
 
-// In the namespace of the calling thread. `device`: a device's name; with --link=tap the TAP device to make; with --link=dpdk what
-// DpdkOptions::device takes.
+// In the namespace of the calling thread. `device`: a device's name; with --link=tap the TAP device to make; with --link=dpdk
+// what DpdkOptions::device takes.
 Status OpenBenchPort(const Flags& flags, const BenchOptions& options, const std::string& device, BlockPool& pool, BenchPort* out);
 
 }  // namespace sluice

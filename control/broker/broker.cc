@@ -1,5 +1,5 @@
-// The broker: in the sandbox's network namespace, with privilege, in little code. Its main thread opens ports, reads sysctls and watches
-// the guard; a second one serves the notified calls.
+// The broker: in the sandbox's network namespace, with privilege, in little code. Its main thread opens ports, reads sysctls and
+// watches the guard; a second one serves the notified calls.
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -30,19 +30,23 @@ using control::Type;
 
 class Broker {
  public:
-  explicit Broker(SandboxPlan& plan) : plan_(plan), guard_(PidfdOpen(plan.guard_pid)), ports_(plan), sysctls_(plan.flags.sysctls) {}
+  explicit Broker(SandboxPlan& plan)
+      : plan_(plan), guard_(PidfdOpen(plan.guard_pid)), ports_(plan), sysctls_(plan.flags.sysctls) {}
 
   [[noreturn]] void Run() {
     if (getppid() != plan_.guard_pid || !guard_) EndOrphaned();
     SendToSentry(Type::kSysctls, 0, sysctls_.Read());
     SilenceDevices();
     for (;;) {
-      pollfd polled[3] = {{guard_.get(), POLLIN, 0}, {plan_.guard.b.get(), POLLIN, 0}, {sentry_gone_ ? -1 : plan_.control.a.get(), POLLIN, 0}};
+      pollfd polled[3] = {
+          {guard_.get(), POLLIN, 0}, {plan_.guard.b.get(), POLLIN, 0}, {sentry_gone_ ? -1 : plan_.control.a.get(), POLLIN, 0}};
       const int n = poll(polled, 3, kSysctlPeriodMs);
       if (n < 0 && errno != EINTR) Fatal("cannot poll" + ErrnoText(errno));
       if (n == 0) OncePerSecond();
-      if (polled[1].revents != 0) FromGuard();
-      else if (polled[0].revents != 0) EndOrphaned();  // with every program that the guard told of
+      if (polled[1].revents != 0)
+        FromGuard();
+      else if (polled[0].revents != 0)
+        EndOrphaned();  // with every program that the guard told of
       if (polled[2].revents != 0) FromSentry();
     }
   }
@@ -50,8 +54,8 @@ class Broker {
  private:
   static constexpr int kSysctlPeriodMs = 1000;
 
-  // Attaching waits for grace periods of the kernel, while the sentry and the program's surroundings are set up. No port is opened and
-  // nobody hears that the sandbox is ready before.
+  // Attaching waits for grace periods of the kernel, while the sentry and the program's surroundings are set up. No port is
+  // opened and nobody hears that the sandbox is ready before.
   void SilenceDevices() {
     Silencing silencing(plan_);
     for (const LinkInfo& link : plan_.devices) {
@@ -62,7 +66,8 @@ class Broker {
 
   void SendToSentry(Type type, int32_t number, std::string_view body = {}, const std::vector<int>& fds = {}) {
     // Never waits for the sentry: one that does not read is broken, or hostile.
-    if (!SendRecord(plan_.control.a.get(), control::Encode(type, number, body), fds, MSG_DONTWAIT) && errno != EPIPE && errno != ECONNRESET) {
+    if (!SendRecord(plan_.control.a.get(), control::Encode(type, number, body), fds, MSG_DONTWAIT) && errno != EPIPE &&
+        errno != ECONNRESET) {
       Fatal("the sentry does not take what the broker sends" + ErrnoText(errno));
     }
   }
@@ -141,11 +146,21 @@ class Broker {
       return Fatal(std::string("the sentry broke the control protocol: it sent ") + wrong);
     }
     switch (header.type) {
-      case Type::kReady: case Type::kDrained: SendToGuard(header.type); break;
-      case Type::kFatal: Fatal(std::string(body.substr(0, 500))); break;
-      case Type::kOpenPort: OpenPort(header.number); break;
-      case Type::kClosePort: ports_.Close(header.number); break;
-      default: break;
+      case Type::kReady:
+      case Type::kDrained:
+        SendToGuard(header.type);
+        break;
+      case Type::kFatal:
+        Fatal(std::string(body.substr(0, 500)));
+        break;
+      case Type::kOpenPort:
+        OpenPort(header.number);
+        break;
+      case Type::kClosePort:
+        ports_.Close(header.number);
+        break;
+      default:
+        break;
     }
   }
 

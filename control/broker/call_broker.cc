@@ -4,9 +4,9 @@
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <linux/seccomp.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -76,10 +76,13 @@ bool NeedsDescriptor(const calls::Call& call, bool is_stream) {
     case CallKind::kShutdown:
     case CallKind::kReceive:
       return true;
-    case CallKind::kSend: return is_stream;
+    case CallKind::kSend:
+      return is_stream;
     case CallKind::kGetSockOpt:
-    case CallKind::kSetSockOpt: return static_cast<int>(call.args[1]) == SOL_SOCKET;
-    default: return false;
+    case CallKind::kSetSockOpt:
+      return static_cast<int>(call.args[1]) == SOL_SOCKET;
+    default:
+      return false;
   }
 }
 
@@ -89,11 +92,16 @@ bool NeedsFileFlags(CallKind kind) {
 
 bool NeedsRights(const calls::Call& call, Bytes name) {
   switch (call.kind) {
-    case CallKind::kSocket: return static_cast<int>(call.args[0]) == AF_NETLINK || (static_cast<int>(call.args[1]) & 0xf) == SOCK_RAW;
-    case CallKind::kBind: return name.size() >= 4 && (name[2] != 0 || name[3] != 0);  // a port, or a netlink port id
-    case CallKind::kSetSockOpt: return SocketOptionNeedsRights(static_cast<int>(call.args[1]), static_cast<int>(call.args[2]));
-    case CallKind::kIoctl: return netlink::IoctlNeedsRights(static_cast<uint32_t>(call.args[1]));
-    default: return false;  // changes by netlink are judged when the sentry asks for them (OnNetChange)
+    case CallKind::kSocket:
+      return static_cast<int>(call.args[0]) == AF_NETLINK || (static_cast<int>(call.args[1]) & 0xf) == SOCK_RAW;
+    case CallKind::kBind:
+      return name.size() >= 4 && (name[2] != 0 || name[3] != 0);  // a port, or a netlink port id
+    case CallKind::kSetSockOpt:
+      return SocketOptionNeedsRights(static_cast<int>(call.args[1]), static_cast<int>(call.args[2]));
+    case CallKind::kIoctl:
+      return netlink::IoctlNeedsRights(static_cast<uint32_t>(call.args[1]));
+    default:
+      return false;  // changes by netlink are judged when the sentry asks for them (OnNetChange)
   }
 }
 
@@ -120,7 +128,8 @@ uint32_t ProcessInside(pid_t tid) {
 
 class CallBroker::Impl {
  public:
-  explicit Impl(const Options& options) : options_(options), finder_(options.netns_cookie), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+  explicit Impl(const Options& options)
+      : options_(options), finder_(options.netns_cookie), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   void AddListener(UniqueFd listener);
   bool RunOnce(int timeout_ms);
@@ -293,7 +302,8 @@ bool CallBroker::Impl::NativeIsRight(const seccomp_data& data, pid_t tid, const 
   socklen_t length = sizeof peer;
   if (data.nr == SYS_sendmsg || data.nr == SYS_sendmmsg) {
     ThreadMemory memory(tid);
-    return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 && CallReader::PlainStreamSend(data, memory);
+    return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 &&
+           CallReader::PlainStreamSend(data, memory);
   }
   uint64_t flags = data.nr == SYS_recvfrom || data.nr == SYS_recvmmsg ? data.args[3] : data.args[2];
   if (data.nr != SYS_recvfrom && data.nr != SYS_recvmsg && data.nr != SYS_recvmmsg) return false;
@@ -347,7 +357,8 @@ void CallBroker::Impl::FillCall(const seccomp_notif& notif, const FoundSocket& f
   size_t head = sizeof(calls::Call) + call.count * sizeof(calls::Part);
   Bytes rest{reader_.message() + head, reader_.message_size() - head};
   if (NeedsRights(call, rest)) call.rights = RightsOf(static_cast<pid_t>(notif.pid));
-  if (call.kind == CallKind::kSocket && static_cast<int>(call.args[0]) == AF_NETLINK) call.tgid = ProcessInside(static_cast<pid_t>(notif.pid));
+  if (call.kind == CallKind::kSocket && static_cast<int>(call.args[0]) == AF_NETLINK)
+    call.tgid = ProcessInside(static_cast<pid_t>(notif.pid));
 }
 
 void CallBroker::Impl::PassOn(uint16_t index, const seccomp_notif& notif, FoundSocket found) {
@@ -456,10 +467,14 @@ void CallBroker::Impl::OnMessage(Bytes message, std::vector<UniqueFd> fds) {
   const Violation violation = ParseSentryMessage(message, fds.size(), &parsed);
   if (violation != Violation::kNone) return Refuse(violation);
   switch (parsed.type) {
-    case MessageType::kResult: return OnResult(parsed.result, fds.empty() ? UniqueFd() : std::move(fds[0]));
-    case MessageType::kFetch: return OnFetch(parsed.fetch);
-    case MessageType::kRunAhead: return OnRunAhead(parsed.fetch, fds.empty() ? -1 : fds[0].get());
-    default: return OnNetChange(parsed.change, fds.empty() ? UniqueFd() : std::move(fds[0]));
+    case MessageType::kResult:
+      return OnResult(parsed.result, fds.empty() ? UniqueFd() : std::move(fds[0]));
+    case MessageType::kFetch:
+      return OnFetch(parsed.fetch);
+    case MessageType::kRunAhead:
+      return OnRunAhead(parsed.fetch, fds.empty() ? -1 : fds[0].get());
+    default:
+      return OnNetChange(parsed.change, fds.empty() ? UniqueFd() : std::move(fds[0]));
   }
 }
 
@@ -499,7 +514,8 @@ void CallBroker::Impl::OnResult(const ResultView& view, UniqueFd fd) {
   done.envelope.type = MessageType::kDelivered;
   done.error = ENOENT;
   auto it = pending_.find(static_cast<pid_t>(result.envelope.tid));
-  if (it != pending_.end() && it->second.envelope.id == result.envelope.id && it->second.envelope.listener == result.envelope.listener) {
+  if (it != pending_.end() && it->second.envelope.id == result.envelope.id &&
+      it->second.envelope.listener == result.envelope.listener) {
     done.error = WriteAndAnswer(it->second, view, std::move(fd), &done);
     if (!Open()) return;  // not answered: the sandbox ends
     pending_.erase(it);
@@ -572,8 +588,8 @@ void CallBroker::Impl::OnFetch(const calls::Fetch& fetch) {
   Send({reinterpret_cast<uint8_t*>(&reply), sizeof reply}, number, std::move(fd));
 }
 
-// The bound is a constant: what a sentry that lies gets is some kernel memory on a socket it holds anyway. Where the program's end is
-// not found at its last place it keeps its small buffer, which costs speed only.
+// The bound is a constant: what a sentry that lies gets is some kernel memory on a socket it holds anyway. Where the program's
+// end is not found at its last place it keeps its small buffer, which costs speed only.
 void CallBroker::Impl::OnRunAhead(const calls::Fetch& whom, int sentry_end) {
   const auto widen = [](int fd) { setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &calls::kRunAheadBytes, sizeof(int)); };
   if (sentry_end >= 0) widen(sentry_end);
@@ -596,7 +612,8 @@ void CallBroker::Impl::OnNetChange(const calls::NetChangeRequest& request, Uniqu
 // The call must be one that is under way, and the thread the one that makes it.
 bool CallBroker::Impl::LiveCallMayChange(const calls::NetChangeRequest& request) {
   auto it = pending_.find(static_cast<pid_t>(request.envelope.tid));
-  if (it == pending_.end() || it->second.envelope.id != request.envelope.id || it->second.envelope.listener != request.envelope.listener) {
+  if (it == pending_.end() || it->second.envelope.id != request.envelope.id ||
+      it->second.envelope.listener != request.envelope.listener) {
     return false;
   }
   if (it->second.kind != CallKind::kSend && it->second.kind != CallKind::kIoctl) {
@@ -607,7 +624,8 @@ bool CallBroker::Impl::LiveCallMayChange(const calls::NetChangeRequest& request)
          StillValid(request.envelope.listener, request.envelope.id);
 }
 
-// Its send() returned long ago: judged is the process as it is now, which must be the sandbox's own, and still be the user that it was.
+// Its send() returned long ago: judged is the process as it is now, which must be the sandbox's own, and still be the user that
+// it was.
 bool CallBroker::Impl::SenderMayChange(const UniqueFd& sender, uint32_t uid) {
   std::ifstream info("/proc/self/fdinfo/" + std::to_string(sender.get()));
   pid_t pid = 0;
@@ -619,8 +637,8 @@ bool CallBroker::Impl::SenderMayChange(const UniqueFd& sender, uint32_t uid) {
     return false;
   }
   const bool inside = pid > 0 && std::any_of(listeners_.begin(), listeners_.end(), [pid](const auto& l) {
-    return StandInFinder::IsInside(pid, l.second.pid_namespace);
-  });
+                        return StandInFinder::IsInside(pid, l.second.pid_namespace);
+                      });
   // It is alive, so the number was its own all the while.
   return inside && HasCapabilityStillAs(pid, uid, options_.target_netns_fd, CAP_NET_ADMIN) &&
          syscall(SYS_pidfd_send_signal, sender.get(), 0, nullptr, 0) == 0;
@@ -631,6 +649,8 @@ CallBroker::~CallBroker() = default;
 void CallBroker::AddListener(UniqueFd listener) { impl_->AddListener(std::move(listener)); }
 bool CallBroker::RunOnce(int timeout_ms) { return impl_->RunOnce(timeout_ms); }
 CallBroker::Stats CallBroker::stats() const { return impl_->stats(); }
-const char* CallBroker::violation() const { return impl_->violation() == Violation::kNone ? nullptr : ToText(impl_->violation()); }
+const char* CallBroker::violation() const {
+  return impl_->violation() == Violation::kNone ? nullptr : ToText(impl_->violation());
+}
 
 }  // namespace sluice

@@ -383,9 +383,13 @@ TEST_F(LiveCallTest, AnswersACallOnce) {
   EXPECT_EQ(0, ExitStatus());
 }
 
-TEST_F(LiveCallTest, RefusesDataThatTheCallHasNoPlaceFor) { ExpectViolation(Answer(16, 0, 100, 116), {}, "does not fit the call"); }
+TEST_F(LiveCallTest, RefusesDataThatTheCallHasNoPlaceFor) {
+  ExpectViolation(Answer(16, 0, 100, 116), {}, "does not fit the call");
+}
 
-TEST_F(LiveCallTest, RefusesControlDataThatTheCallHasNoPlaceFor) { ExpectViolation(Answer(16, 64, 0, 80), {}, "does not fit the call"); }
+TEST_F(LiveCallTest, RefusesControlDataThatTheCallHasNoPlaceFor) {
+  ExpectViolation(Answer(16, 64, 0, 80), {}, "does not fit the call");
+}
 
 TEST_F(LiveCallTest, RefusesMorePartsThanTheCallHas) { ExpectViolation(Answer(16, 0, 0, 32, 2), {}, "does not fit the call"); }
 
@@ -417,7 +421,7 @@ TEST_F(LiveCallTest, AppliesChangesForASenderThatMayAndStillIsTheSame) {
   request.sender_uid = 0;
   ASSERT_TRUE(Send(Answer(120, 0, 0, 120)));
   EXPECT_EQ(MessageType::kDelivered, Next().type());
-  EXPECT_EQ(0, ExitStatus());  // gone
+  EXPECT_EQ(0, ExitStatus());                           // gone
   for (auto a = Receive(); a; a = Receive()) continue;  // and its listener
   ASSERT_TRUE(broker_->RunOnce(0));
   for (auto a = Receive(); a; a = Receive()) continue;

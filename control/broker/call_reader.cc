@@ -18,7 +18,7 @@ using calls::Part;
 
 namespace {
 
-constexpr size_t kMaxVector = 1024;  // UIO_MAXIOV
+constexpr size_t kMaxVector = 1024;            // UIO_MAXIOV
 constexpr uint64_t kMaxTransfer = 0x7ffff000;  // MAX_RW_COUNT
 
 bool IsSend(int nr) { return nr == SYS_sendmsg || nr == SYS_sendmmsg; }
@@ -32,7 +32,8 @@ int ReadHeader(CallerMemory& memory, uint64_t address, msghdr* header, std::vect
   header->msg_namelen = std::min<socklen_t>(header->msg_namelen, calls::kMaxAddress);
   if (header->msg_iovlen > kMaxVector) return EMSGSIZE;
   std::vector<iovec> vec(header->msg_iovlen);
-  if (!memory.Read(reinterpret_cast<uint64_t>(header->msg_iov), {reinterpret_cast<uint8_t*>(vec.data()), vec.size() * sizeof(iovec)})) {
+  if (!memory.Read(reinterpret_cast<uint64_t>(header->msg_iov),
+                   {reinterpret_cast<uint8_t*>(vec.data()), vec.size() * sizeof(iovec)})) {
     return EFAULT;
   }
   *total = 0;
@@ -189,7 +190,8 @@ int CallReader::ReadSendHeader(CallerMemory& memory, uint64_t header, uint32_t f
   return AppendGather(memory, ranges, copied);
 }
 
-int CallReader::ReadReceiveHeader(CallerMemory& memory, uint64_t header, uint32_t flags, size_t index, size_t room, ResultTarget* target) {
+int CallReader::ReadReceiveHeader(CallerMemory& memory, uint64_t header, uint32_t flags, size_t index, size_t room,
+                                  ResultTarget* target) {
   msghdr h;
   uint64_t total = 0;
   if (int error = ReadHeader(memory, header, &h, &target->data, &total)) return error;
@@ -230,7 +232,8 @@ int CallReader::ReadMessages(const seccomp_data& data, CallerMemory& memory, boo
     ResultTarget& target = pending->targets.emplace_back();
     target.header = header;
     size_t before = size_;
-    int error = send ? ReadSendHeader(memory, header, flags, i, room, is_stream) : ReadReceiveHeader(memory, header, flags, i, room, &target);
+    int error = send ? ReadSendHeader(memory, header, flags, i, room, is_stream)
+                     : ReadReceiveHeader(memory, header, flags, i, room, &target);
     if (error != 0) {
       if (i == 0) return error;
       // What came before goes ahead, as Linux has it; the error shows at the next call.
@@ -289,27 +292,46 @@ int CallReader::Dispatch(const seccomp_data& data, CallerMemory& memory, bool is
   uint64_t args[6];
   memcpy(args, data.args, sizeof args);
   switch (data.nr) {
-    case SYS_socket: Begin(CallKind::kSocket, 0); return 0;
-    case SYS_listen: Begin(CallKind::kListen, 0); return 0;
-    case SYS_shutdown: Begin(CallKind::kShutdown, 0); return 0;
+    case SYS_socket:
+      Begin(CallKind::kSocket, 0);
+      return 0;
+    case SYS_listen:
+      Begin(CallKind::kListen, 0);
+      return 0;
+    case SYS_shutdown:
+      Begin(CallKind::kShutdown, 0);
+      return 0;
     case SYS_bind:
     case SYS_connect:
       Begin(data.nr == SYS_bind ? CallKind::kBind : CallKind::kConnect, 1);
       return ReadName(memory, args[1], args[2]);
     case SYS_accept:
-    case SYS_accept4: Begin(CallKind::kAccept, 1); return ReadNameTarget(memory, args[1], args[2], pending);
-    case SYS_getsockname: Begin(CallKind::kGetSockName, 1); return ReadNameTarget(memory, args[1], args[2], pending);
-    case SYS_getpeername: Begin(CallKind::kGetPeerName, 1); return ReadNameTarget(memory, args[1], args[2], pending);
-    case SYS_getsockopt: return ReadGetOption(memory, args, pending);
-    case SYS_setsockopt: return ReadSetOption(memory, args);
-    case SYS_sendto: return ReadSendTo(memory, args);
-    case SYS_recvfrom: return ReadReceiveFrom(memory, args, pending);
+    case SYS_accept4:
+      Begin(CallKind::kAccept, 1);
+      return ReadNameTarget(memory, args[1], args[2], pending);
+    case SYS_getsockname:
+      Begin(CallKind::kGetSockName, 1);
+      return ReadNameTarget(memory, args[1], args[2], pending);
+    case SYS_getpeername:
+      Begin(CallKind::kGetPeerName, 1);
+      return ReadNameTarget(memory, args[1], args[2], pending);
+    case SYS_getsockopt:
+      return ReadGetOption(memory, args, pending);
+    case SYS_setsockopt:
+      return ReadSetOption(memory, args);
+    case SYS_sendto:
+      return ReadSendTo(memory, args);
+    case SYS_recvfrom:
+      return ReadReceiveFrom(memory, args, pending);
     case SYS_sendmsg:
     case SYS_recvmsg:
     case SYS_sendmmsg:
-    case SYS_recvmmsg: return ReadMessages(data, memory, is_stream, pending);
-    case SYS_ioctl: return ReadIoctl(memory, args, pending);
-    default: return ENOSYS;
+    case SYS_recvmmsg:
+      return ReadMessages(data, memory, is_stream, pending);
+    case SYS_ioctl:
+      return ReadIoctl(memory, args, pending);
+    default:
+      return ENOSYS;
   }
 }
 

@@ -18,7 +18,7 @@ struct ResultTarget {
   std::vector<RemoteRange> data;
   uint64_t name = 0, name_capacity = 0, name_length_field = 0;
   uint64_t control = 0, control_capacity = 0;
-  uint64_t header = 0;      // struct msghdr or mmsghdr
+  uint64_t header = 0;  // struct msghdr or mmsghdr
   uint32_t data_capacity = 0;
 };
 
@@ -28,10 +28,10 @@ struct PendingCall {
   calls::CallKind kind{};
   int nr = 0;
   std::vector<ResultTarget> targets;
-  uint64_t extra = 0;               // ioctl: the second buffer,
-  size_t extra_room = 0;            // and how much of it the request lets an answer fill
+  uint64_t extra = 0;                // ioctl: the second buffer,
+  size_t extra_room = 0;             // and how much of it the request lets an answer fill
   uint64_t option_length_field = 0;  // getsockopt
-  int late_error = 0;               // a fault that Linux finds only after the call's work (EFAULT, EINVAL)
+  int late_error = 0;                // a fault that Linux finds only after the call's work (EFAULT, EINVAL)
 };
 
 class CallReader {
@@ -42,7 +42,8 @@ class CallReader {
   // stream, whose payload is not copied (recvmsg and the like still name their buffers). envelope is the caller's to fill in.
   bool Read(const seccomp_data& data, CallerMemory& memory, bool is_stream, PendingCall* pending, int* error);
 
-  // sendmsg and its kin on a stream: true where every message is without name and control data, so that the native call does the same.
+  // sendmsg and its kin on a stream: true where every message is without name and control data, so that the native call does the
+  // same.
   static bool PlainStreamSend(const seccomp_data& data, CallerMemory& memory);
 
   calls::Call& call() { return *reinterpret_cast<calls::Call*>(buffer_.data()); }
@@ -50,7 +51,9 @@ class CallReader {
   const uint8_t* message() const { return buffer_.data(); }
 
  private:
-  calls::Part& part(size_t i) { return *reinterpret_cast<calls::Part*>(buffer_.data() + sizeof(calls::Call) + i * sizeof(calls::Part)); }
+  calls::Part& part(size_t i) {
+    return *reinterpret_cast<calls::Part*>(buffer_.data() + sizeof(calls::Call) + i * sizeof(calls::Part));
+  }
   void Begin(calls::CallKind kind, size_t parts);
   int AppendMemory(CallerMemory& memory, uint64_t address, size_t length);
   int AppendGather(CallerMemory& memory, const std::vector<RemoteRange>& ranges, size_t length);

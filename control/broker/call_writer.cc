@@ -33,7 +33,8 @@ bool Split(const PendingCall& pending, const ResultView& view, std::vector<PartV
     size_t control_room = pending.kind == CallKind::kIoctl ? pending.extra_room : t.control_capacity;
     if (r.control_length > control_room || r.data_length > t.data_capacity) return false;
     if (name + r.control_length + r.data_length > rest.size()) return false;
-    out->push_back({&r, rest.first(name), rest.subspan(name, r.control_length), rest.subspan(name + r.control_length, r.data_length)});
+    out->push_back(
+        {&r, rest.first(name), rest.subspan(name, r.control_length), rest.subspan(name + r.control_length, r.data_length)});
     rest = rest.subspan(name + r.control_length + r.data_length);
   }
   return true;
@@ -60,7 +61,8 @@ int WriteHeader(CallerMemory& memory, const PendingCall& pending, const ResultTa
   uint64_t control_length = part.control.size();
   if (!WriteObject(memory, t.header + offsetof(msghdr, msg_controllen), control_length)) return EFAULT;
   if (!WriteObject(memory, t.header + offsetof(msghdr, msg_flags), part.result->msg_flags)) return EFAULT;
-  if (pending.nr == SYS_recvmmsg && !WriteObject(memory, t.header + offsetof(mmsghdr, msg_len), part.result->return_value)) return EFAULT;
+  if (pending.nr == SYS_recvmmsg && !WriteObject(memory, t.header + offsetof(mmsghdr, msg_len), part.result->return_value))
+    return EFAULT;
   return 0;
 }
 
@@ -83,14 +85,19 @@ int WritePart(CallerMemory& memory, const PendingCall& pending, const ResultTarg
   switch (pending.kind) {
     case CallKind::kAccept:
     case CallKind::kGetSockName:
-    case CallKind::kGetPeerName: return WriteName(memory, pending, t, part);
-    case CallKind::kGetSockOpt: return WriteOption(memory, pending, t, part);
-    case CallKind::kReceive: return WriteReceived(memory, pending, t, part);
-    case CallKind::kIoctl: return WriteIoctl(memory, pending, t, part);
+    case CallKind::kGetPeerName:
+      return WriteName(memory, pending, t, part);
+    case CallKind::kGetSockOpt:
+      return WriteOption(memory, pending, t, part);
+    case CallKind::kReceive:
+      return WriteReceived(memory, pending, t, part);
+    case CallKind::kIoctl:
+      return WriteIoctl(memory, pending, t, part);
     case CallKind::kSend:
       if (pending.nr != SYS_sendmmsg) return 0;
       return WriteObject(memory, t.header + offsetof(mmsghdr, msg_len), part.result->return_value) ? 0 : EFAULT;
-    default: return EPROTO;
+    default:
+      return EPROTO;
   }
 }
 

@@ -1,4 +1,5 @@
-// Writes the sentry's results to where the pending call wants them, and nowhere else. What the sentry says is bounded by the call.
+// Writes the sentry's results to where the pending call wants them, and nowhere else. What the sentry says is bounded by the
+// call.
 #pragma once
 
 #include <sys/types.h>
@@ -17,8 +18,8 @@ struct ResultView {
 // False where the message is not well formed.
 bool ParseResult(Bytes message, ResultView* out);
 
-// 0, or EFAULT / EINVAL as the program is to be told; `written` counts the messages of a vector that were written whole. EPROTO where
-// the result does not fit the call (a bug, or a sentry that was taken over): nothing was written then.
+// 0, or EFAULT / EINVAL as the program is to be told; `written` counts the messages of a vector that were written whole. EPROTO
+// where the result does not fit the call (a bug, or a sentry that was taken over): nothing was written then.
 int WriteResult(const PendingCall& pending, const ResultView& result, CallerMemory& memory, uint32_t* written);
 
 }  // namespace sluice

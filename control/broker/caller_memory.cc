@@ -54,9 +54,10 @@ size_t ThreadMemory::Gather(std::span<const RemoteRange> ranges, MutableBytes ou
 }
 
 size_t ThreadMemory::Scatter(std::span<const RemoteRange> ranges, Bytes data) {
-  return Transfer(ranges, const_cast<uint8_t*>(data.data()), data.size(), [this](const iovec* local, const iovec* remote, size_t count) {
-    return process_vm_writev(tid_, local, 1, remote, count, 0);
-  });
+  return Transfer(ranges, const_cast<uint8_t*>(data.data()), data.size(),
+                  [this](const iovec* local, const iovec* remote, size_t count) {
+                    return process_vm_writev(tid_, local, 1, remote, count, 0);
+                  });
 }
 
 }  // namespace sluice

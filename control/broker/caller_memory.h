@@ -1,5 +1,6 @@
 // Memory of a process that made a notified call. The bytes may change at any moment (other threads of the program): everything is
-// copied once and judged on the copy. The caller checks with ID_VALID afterwards that the thread was still the one that was meant.
+// copied once and judged on the copy. The caller checks with ID_VALID afterwards that the thread was still the one that was
+// meant.
 #pragma once
 
 #include <sys/types.h>

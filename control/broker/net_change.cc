@@ -415,8 +415,7 @@ uint32_t NetChanger::CountObjects(uint16_t dump_type) {
     request.Header(rtmsg{});
   }
   uint32_t count = 0;
-  client_->Dump(
-      request, [&](const nlmsghdr*) { ++count; }, [&] { count = 0; });
+  client_->Dump(request, [&](const nlmsghdr*) { ++count; }, [&] { count = 0; });
   return count;
 }
 

@@ -1,6 +1,6 @@
-// Changes of the namespace that programs inside ask for, applied by the broker: it checks every field of the sentry's struct again,
-// builds the kernel's message itself and returns the kernel's answer. Runs in the broker's thread, in the target namespace.
-// man 7 rtnetlink, man 7 user_namespaces (who has a capability over a namespace).
+// Changes of the namespace that programs inside ask for, applied by the broker: it checks every field of the sentry's struct
+// again, builds the kernel's message itself and returns the kernel's answer. Runs in the broker's thread, in the target
+// namespace. man 7 rtnetlink, man 7 user_namespaces (who has a capability over a namespace).
 #pragma once
 
 #include <sys/types.h>
@@ -15,12 +15,13 @@
 
 namespace sluice {
 
-// True where the thread `tid` (as /proc of the broker names it) has `capability` (CAP_*) in the user namespace that owns the network
-// namespace `netns_fd`, as the kernel's ns_capable() judges. False on any doubt (the thread is gone ...). The caller checks with
-// SECCOMP_IOCTL_NOTIF_ID_VALID afterwards that the thread was still the one that was meant.
+// True where the thread `tid` (as /proc of the broker names it) has `capability` (CAP_*) in the user namespace that owns the
+// network namespace `netns_fd`, as the kernel's ns_capable() judges. False on any doubt (the thread is gone ...). The caller
+// checks with SECCOMP_IOCTL_NOTIF_ID_VALID afterwards that the thread was still the one that was meant.
 bool HasCapabilityOverNetns(pid_t tid, int netns_fd, int capability);
-// The same, of a process that has sent something as user `uid` (as the broker's user namespace names it) and may have executed another
-// program since: its real and effective users must both be that one, so that a set-user-ID program does not lend its rights.
+// The same, of a process that has sent something as user `uid` (as the broker's user namespace names it) and may have executed
+// another program since: its real and effective users must both be that one, so that a set-user-ID program does not lend its
+// rights.
 bool HasCapabilityStillAs(pid_t tid, uint32_t uid, int netns_fd, int capability);
 
 // How many objects of a kind a namespace may hold after a change from inside; more is refused with ENOBUFS.

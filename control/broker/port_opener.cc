@@ -59,7 +59,8 @@ Status PortOpener::OpenPacket(int ifindex, const char* name, OpenedPort* out, Po
   const Errno e = OpenPacketSocket(ifindex, options, &socket, &error);
   if (e != Errno::kOk) return Status::Error(Format("device %s: ", name) + error);
   if (socket.facts.vnet_header_refused) {
-    Log(LogLevel::kWarning, "device %s takes no virtio-net header: segmentation offload is off there (as with --gso=false)", name);
+    Log(LogLevel::kWarning, "device %s takes no virtio-net header: segmentation offload is off there (as with --gso=false)",
+        name);
   }
   blob->kind = LinkKind::kPacket;
   blob->packet = socket.facts;

@@ -11,8 +11,8 @@ namespace sluice {
 
 class SentryConduct {
  public:
-  // Takes a record apart. nullptr where it may be acted on; else what is wrong with it, in words. `truncated`: it was longer than a
-  // record is, or had descriptors.
+  // Takes a record apart. nullptr where it may be acted on; else what is wrong with it, in words. `truncated`: it was longer than
+  // a record is, or had descriptors.
   const char* Judge(Bytes record, bool truncated, control::Header* header, std::string_view* body);
   // What the sentry was asked, each with one answer: kSynchronize (kReady), kDrain (kDrained).
   void OnAsked(control::Type type);
@@ -21,7 +21,7 @@ class SentryConduct {
   static constexpr size_t kMaxPorts = 256;
 
   int ready_due_ = 1, drained_due_ = 0;  // that it is ready it says once by itself
-  std::set<int32_t> ports_;  // asked for and not closed since
+  std::set<int32_t> ports_;              // asked for and not closed since
 };
 
 }  // namespace sluice

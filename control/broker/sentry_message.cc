@@ -18,15 +18,24 @@ Violation Copy(Bytes message, T* out) {
 
 const char* ToText(Violation violation) {
   switch (violation) {
-    case Violation::kNone: return "nothing";
-    case Violation::kShortMessage: return "a message shorter than its envelope";
-    case Violation::kLongMessage: return "a message longer than any is";
-    case Violation::kUnknownType: return "a message of a type that it does not send";
-    case Violation::kWrongLength: return "a message whose length is not its type's";
-    case Violation::kBadResult: return "a result that does not hold what it announces";
-    case Violation::kDescriptor: return "descriptors where none belong";
-    case Violation::kMisfit: return "a result that does not fit the call it answers";
-    case Violation::kForeignChange: return "a change of the namespace for a call that cannot ask for one";
+    case Violation::kNone:
+      return "nothing";
+    case Violation::kShortMessage:
+      return "a message shorter than its envelope";
+    case Violation::kLongMessage:
+      return "a message longer than any is";
+    case Violation::kUnknownType:
+      return "a message of a type that it does not send";
+    case Violation::kWrongLength:
+      return "a message whose length is not its type's";
+    case Violation::kBadResult:
+      return "a result that does not hold what it announces";
+    case Violation::kDescriptor:
+      return "descriptors where none belong";
+    case Violation::kMisfit:
+      return "a result that does not fit the call it answers";
+    case Violation::kForeignChange:
+      return "a change of the namespace for a call that cannot ask for one";
   }
   return "something unknown";
 }
@@ -39,11 +48,15 @@ Violation ParseSentryMessage(Bytes message, size_t descriptors, SentryMessage* o
       out->type == MessageType::kResult || out->type == MessageType::kNetChange || out->type == MessageType::kRunAhead;
   if (descriptors > (may_have_one ? 1u : 0u)) return Violation::kDescriptor;
   switch (out->type) {
-    case MessageType::kResult: return ParseResult(message, &out->result) ? Violation::kNone : Violation::kBadResult;
+    case MessageType::kResult:
+      return ParseResult(message, &out->result) ? Violation::kNone : Violation::kBadResult;
     case MessageType::kFetch:
-    case MessageType::kRunAhead: return Copy(message, &out->fetch);
-    case MessageType::kNetChange: return Copy(message, &out->change);
-    default: return Violation::kUnknownType;
+    case MessageType::kRunAhead:
+      return Copy(message, &out->fetch);
+    case MessageType::kNetChange:
+      return Copy(message, &out->change);
+    default:
+      return Violation::kUnknownType;
   }
 }
 

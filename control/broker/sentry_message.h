@@ -29,9 +29,9 @@ const char* ToText(Violation violation);
 // One message; `result` points into its bytes.
 struct SentryMessage {
   calls::MessageType type{};
-  ResultView result;                // kResult
-  calls::Fetch fetch;               // kFetch, kRunAhead
-  calls::NetChangeRequest change;   // kNetChange
+  ResultView result;               // kResult
+  calls::Fetch fetch;              // kFetch, kRunAhead
+  calls::NetChangeRequest change;  // kNetChange
 };
 
 // `message` lies at an address divisible by 8; `descriptors` is how many came with it.

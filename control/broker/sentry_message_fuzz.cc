@@ -1,5 +1,5 @@
-// A hostile sentry: a notified call of a program, read from a memory that the fuzzer made up, and then an answer of the fuzzer's. The
-// broker may write only where that call pointed, and no more than it has room for.
+// A hostile sentry: a notified call of a program, read from a memory that the fuzzer made up, and then an answer of the fuzzer's.
+// The broker may write only where that call pointed, and no more than it has room for.
 #include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -17,8 +17,9 @@
 namespace sluice {
 namespace {
 
-constexpr int kCalls[] = {SYS_socket,     SYS_bind,       SYS_connect,    SYS_listen,   SYS_accept,  SYS_accept4, SYS_shutdown, SYS_getsockname, SYS_getpeername,
-                          SYS_getsockopt, SYS_setsockopt, SYS_sendto,     SYS_recvfrom, SYS_sendmsg, SYS_recvmsg, SYS_sendmmsg, SYS_recvmmsg,    SYS_ioctl};
+constexpr int kCalls[] = {SYS_socket,   SYS_bind,        SYS_connect,     SYS_listen,     SYS_accept,     SYS_accept4,
+                          SYS_shutdown, SYS_getsockname, SYS_getpeername, SYS_getsockopt, SYS_setsockopt, SYS_sendto,
+                          SYS_recvfrom, SYS_sendmsg,     SYS_recvmsg,     SYS_sendmmsg,   SYS_recvmmsg,   SYS_ioctl};
 
 template <typename T>
 T Take(Bytes* data) {

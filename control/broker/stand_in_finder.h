@@ -1,5 +1,6 @@
-// Finds the stand-ins of the sentry among the descriptors of the sandbox's threads. A descriptor number is looked up anew for every
-// call: numbers are reused. What is remembered are handles on threads (pidfds of exactly one thread, which never name another).
+// Finds the stand-ins of the sentry among the descriptors of the sandbox's threads. A descriptor number is looked up anew for
+// every call: numbers are reused. What is remembered are handles on threads (pidfds of exactly one thread, which never name
+// another).
 #pragma once
 
 #include <sys/types.h>
@@ -13,7 +14,7 @@ namespace sluice {
 
 // What a fetched descriptor is.
 struct FoundSocket {
-  UniqueFd fd;           // our copy, to be closed soon: it hides the program's close
+  UniqueFd fd;  // our copy, to be closed soon: it hides the program's close
   bool is_socket = false;
   bool is_stand_in = false;  // made in the private namespace
   bool is_stream = false;
@@ -46,7 +47,7 @@ class StandInFinder {
     UniqueFd handle;
   };
   uint64_t netns_cookie_;
-  bool thread_handles_ = true;       // PIDFD_THREAD (6.9)
+  bool thread_handles_ = true;  // PIDFD_THREAD (6.9)
   std::array<Entry, 256> cache_;
 };
 

@@ -1,5 +1,5 @@
-// The `net.*` keys of the namespace that the stack uses. There are no events for them: read once a second. Files stay open, so a look
-// costs a read each. Must be made and used in the namespace.
+// The `net.*` keys of the namespace that the stack uses. There are no events for them: read once a second. Files stay open, so a
+// look costs a read each. Must be made and used in the namespace.
 #pragma once
 
 #include <string>

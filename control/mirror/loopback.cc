@@ -39,7 +39,9 @@ RouteConfig LocalRoute(const IpAddress& dst, uint8_t prefix_len, uint8_t type, u
   header.rtm_dst_len = prefix_len;
   header.rtm_table = static_cast<uint8_t>(table);
   header.rtm_protocol = RTPROT_KERNEL;
-  header.rtm_scope = dst.is_v6() ? uint8_t{RT_SCOPE_UNIVERSE} : type == RTN_BROADCAST ? uint8_t{RT_SCOPE_LINK} : uint8_t{RT_SCOPE_HOST};
+  header.rtm_scope = dst.is_v6()             ? uint8_t{RT_SCOPE_UNIVERSE}
+                     : type == RTN_BROADCAST ? uint8_t{RT_SCOPE_LINK}
+                                             : uint8_t{RT_SCOPE_HOST};
   header.rtm_type = type;
   message.Header(header).Attr(RTA_TABLE, table).Attr(RTA_DST, dst.bytes());
   if (dst.is_v4()) {
@@ -67,7 +69,8 @@ void CopyAttributes(const LinkConfig& kernel, NetlinkMessage* to) {
   int left;
   nla_for_each_attr(attribute, nlmsg_attrdata(message, sizeof(ifinfomsg)), nlmsg_attrlen(message, sizeof(ifinfomsg)), left) {
     if (DependsOnState(static_cast<uint16_t>(nla_type(attribute)))) continue;
-    to->Attr(attribute->nla_type, Bytes(static_cast<const uint8_t*>(nla_data(attribute)), static_cast<size_t>(nla_len(attribute))));
+    to->Attr(attribute->nla_type,
+             Bytes(static_cast<const uint8_t*>(nla_data(attribute)), static_cast<size_t>(nla_len(attribute))));
   }
 }
 

@@ -16,7 +16,9 @@ std::vector<int> Mirror::Groups() {
           RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV4_RULE,   RTNLGRP_IPV6_RULE,   RTNLGRP_NEIGH};
 }
 
-Mirror::Mirror(UniqueFd events, UniqueFd dumps) : events_(std::move(events)), dumps_(std::move(dumps)) { events_.SetNonblocking(); }
+Mirror::Mirror(UniqueFd events, UniqueFd dumps) : events_(std::move(events)), dumps_(std::move(dumps)) {
+  events_.SetNonblocking();
+}
 
 Status Mirror::ReadAll() {
   DrainEvents();
@@ -35,12 +37,28 @@ unsigned Mirror::DrainEvents() {
     const int error = events_.ReadEvents([&](const nlmsghdr* m) {
       switch (m->nlmsg_type) {
         // A device that goes down or away takes routes along, for which the kernel sends no events.
-        case RTM_NEWLINK: case RTM_DELLINK: dirty |= kLinks | kAddresses | kRoutes | kNeighbors; break;
-        case RTM_NEWADDR: case RTM_DELADDR: dirty |= kAddresses | kRoutes; break;
-        case RTM_NEWROUTE: case RTM_DELROUTE: dirty |= kRoutes; break;
-        case RTM_NEWRULE: case RTM_DELRULE: dirty |= kRules; break;
-        case RTM_NEWNEIGH: case RTM_DELNEIGH: dirty |= kNeighbors; break;
-        default: break;
+        case RTM_NEWLINK:
+        case RTM_DELLINK:
+          dirty |= kLinks | kAddresses | kRoutes | kNeighbors;
+          break;
+        case RTM_NEWADDR:
+        case RTM_DELADDR:
+          dirty |= kAddresses | kRoutes;
+          break;
+        case RTM_NEWROUTE:
+        case RTM_DELROUTE:
+          dirty |= kRoutes;
+          break;
+        case RTM_NEWRULE:
+        case RTM_DELRULE:
+          dirty |= kRules;
+          break;
+        case RTM_NEWNEIGH:
+        case RTM_DELNEIGH:
+          dirty |= kNeighbors;
+          break;
+        default:
+          break;
       }
     });
     if (error == ENOBUFS) {  // events were lost
@@ -71,7 +89,8 @@ int Mirror::ReadTable(uint16_t type, size_t header_size, bool (*parse)(const nlm
 Status Mirror::Read(unsigned tables) {
   int error = 0;
   if ((tables & kLinks) != 0 && error == 0) error = ReadTable(RTM_GETLINK, sizeof(ifinfomsg), ParseLink, &tables_.links);
-  if ((tables & kAddresses) != 0 && error == 0) error = ReadTable(RTM_GETADDR, sizeof(ifaddrmsg), ParseAddress, &tables_.addresses);
+  if ((tables & kAddresses) != 0 && error == 0)
+    error = ReadTable(RTM_GETADDR, sizeof(ifaddrmsg), ParseAddress, &tables_.addresses);
   if ((tables & kRoutes) != 0 && error == 0) error = ReadTable(RTM_GETROUTE, sizeof(rtmsg), ParseRoute, &tables_.routes);
   if ((tables & kRules) != 0 && error == 0) error = ReadTable(RTM_GETRULE, sizeof(fib_rule_hdr), ParseRule, &tables_.rules);
   if ((tables & kNeighbors) != 0 && error == 0) error = ReadTable(RTM_GETNEIGH, sizeof(ndmsg), ParseNeighbor, &tables_.neighbors);

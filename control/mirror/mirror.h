@@ -1,6 +1,6 @@
 // Reads the kernel's tables of the namespace and follows them. An event only says which table changed; the table is then read
-// again whole, so a lost event or an unusual order of events cannot leave the mirror wrong. One thread, the sentry's control thread; the
-// sockets were opened by somebody inside the namespace.
+// again whole, so a lost event or an unusual order of events cannot leave the mirror wrong. One thread, the sentry's control
+// thread; the sockets were opened by somebody inside the namespace.
 #pragma once
 
 #include <vector>

@@ -197,7 +197,8 @@ void AddMissing(std::vector<T>& to, std::vector<T> ours, Same same) {
 
 }  // namespace
 
-NetConfig MakeConfig(const KernelTables& tables, const std::function<bool(const LinkConfig&)>& usable, const std::set<IfIndex>& attached) {
+NetConfig MakeConfig(const KernelTables& tables, const std::function<bool(const LinkConfig&)>& usable,
+                     const std::set<IfIndex>& attached) {
   NetConfig config;
   std::set<IfIndex> present{kLoopbackIfIndex};
   const LinkConfig* loopback = nullptr;

@@ -31,7 +31,8 @@ struct KernelTables {
 // The configuration inside: devices for which `usable` says true (the others, with their addresses and routes, are not there at
 // all), and our loopback: index 1, always up, with its addresses and routes whatever state the kernel's is in.
 // LinkConfig::attached is taken from `attached`.
-NetConfig MakeConfig(const KernelTables& tables, const std::function<bool(const LinkConfig&)>& usable, const std::set<IfIndex>& attached);
+NetConfig MakeConfig(const KernelTables& tables, const std::function<bool(const LinkConfig&)>& usable,
+                     const std::set<IfIndex>& attached);
 
 // What the kernel would say of a loopback that is up; used where its own is down or without the address.
 LinkConfig LoopbackLink(const LinkConfig* kernel);

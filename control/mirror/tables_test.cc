@@ -98,7 +98,8 @@ KernelTables TwoDevices() {
     LinkConfig link;
     EXPECT_TRUE(ParseLink(Header(m), &link));
     tables.links.push_back(link);
-    tables.addresses.push_back({.ifindex = index, .local = IpAddress::V4(10, 0, 0, static_cast<uint8_t>(index)), .prefix_len = 24});
+    tables.addresses.push_back(
+        {.ifindex = index, .local = IpAddress::V4(10, 0, 0, static_cast<uint8_t>(index)), .prefix_len = 24});
   }
   NetlinkMessage both = RouteMessage(8, 3, 4), second = RouteMessage(16, 4, 4);
   for (NetlinkMessage* m : {&both, &second}) {
@@ -114,7 +115,8 @@ TEST(MirrorTables, DevicesNotNamedAreNotThere) {
   ASSERT_EQ(config.links.size(), 2u);
   EXPECT_EQ(config.links[1].name, "eth0");
   EXPECT_TRUE(config.links[1].attached);
-  EXPECT_TRUE(std::none_of(config.addresses.begin(), config.addresses.end(), [](const AddressConfig& a) { return a.ifindex == 4; }));
+  EXPECT_TRUE(
+      std::none_of(config.addresses.begin(), config.addresses.end(), [](const AddressConfig& a) { return a.ifindex == 4; }));
   for (const RouteConfig& route : config.routes) {
     EXPECT_NE(route.prefix_len, 16) << "a route whose only device is not there";
     for (const NextHop& hop : route.next_hops) EXPECT_NE(hop.ifindex, 4);
@@ -129,11 +131,13 @@ TEST(MirrorTables, LoopbackIsUpWhateverTheKernelsIs) {
     EXPECT_TRUE(config.links[0].loopback());
     EXPECT_EQ(config.links[0].name, "lo");
     const auto has = [&](const char* address) {
-      return std::count_if(config.addresses.begin(), config.addresses.end(), [&](const AddressConfig& a) { return ToString(a.local) == address; });
+      return std::count_if(config.addresses.begin(), config.addresses.end(),
+                           [&](const AddressConfig& a) { return ToString(a.local) == address; });
     };
     EXPECT_EQ(has("127.0.0.1"), 1);
     EXPECT_EQ(has("::1"), 1);
-    const auto local = std::find_if(config.routes.begin(), config.routes.end(), [](const RouteConfig& r) { return ToString(r.dst) == "127.0.0.0" && r.prefix_len == 8; });
+    const auto local = std::find_if(config.routes.begin(), config.routes.end(),
+                                    [](const RouteConfig& r) { return ToString(r.dst) == "127.0.0.0" && r.prefix_len == 8; });
     ASSERT_NE(local, config.routes.end());
     EXPECT_EQ(local->type, RTN_LOCAL);
     EXPECT_EQ(local->table, 255u);

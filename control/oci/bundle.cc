@@ -23,7 +23,9 @@ Status Bundle::Read(const std::string& directory) {
   directory_ = directory;
   rename(kept().c_str(), path().c_str());
   const auto text = ReadSmallFile(path(), kMaxConfig + 1);
-  if (!text) return Status::Error(errno == ENOENT ? "JSON specification file config.json not found" : "cannot read " + path() + ErrnoText(errno));
+  if (!text)
+    return Status::Error(errno == ENOENT ? "JSON specification file config.json not found"
+                                         : "cannot read " + path() + ErrnoText(errno));
   if (text->size() > kMaxConfig) return Status::Error(path() + ": longer than 16 MiB");
   try {
     config_ = json::parse(*text);
@@ -35,13 +37,13 @@ Status Bundle::Read(const std::string& directory) {
 }
 
 Status Bundle::Write() {
-  struct stat st {};
+  struct stat st{};
   const std::string fresh = directory_ + "/config.json.sluice-new";
   const std::string text = config_.dump(-1, ' ', false, json::error_handler_t::replace);
   UniqueFd fd(open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
-  const bool written = fd && stat(path().c_str(), &st) == 0 && fchmod(fd.get(), st.st_mode & 07777) == 0 && fchown(fd.get(), st.st_uid, st.st_gid) == 0 &&
-                       WriteAll(fd.get(), text.data(), text.size()) && link(path().c_str(), kept().c_str()) == 0 &&
-                       rename(fresh.c_str(), path().c_str()) == 0;
+  const bool written = fd && stat(path().c_str(), &st) == 0 && fchmod(fd.get(), st.st_mode & 07777) == 0 &&
+                       fchown(fd.get(), st.st_uid, st.st_gid) == 0 && WriteAll(fd.get(), text.data(), text.size()) &&
+                       link(path().c_str(), kept().c_str()) == 0 && rename(fresh.c_str(), path().c_str()) == 0;
   if (written) return {};
   const int error = errno;
   unlink(fresh.c_str());

@@ -59,8 +59,12 @@ Status MakeFolder(const Container& container) {
 }
 
 Status SaveContainer(const Container& container) {
-  const json state{{"id", container.id},         {"root", container.root},       {"inode", container.netns.inode},
-                   {"device", container.netns.device}, {"log", container.log}, {"logJson", container.log_json},
+  const json state{{"id", container.id},
+                   {"root", container.root},
+                   {"inode", container.netns.inode},
+                   {"device", container.netns.device},
+                   {"log", container.log},
+                   {"logJson", container.log_json},
                    {"ownPids", container.own_pids}};
   const std::string path = container.folder() + "/state.json";
   const std::string text = state.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
@@ -104,7 +108,8 @@ Status ListenAt(const std::string& path, int type, UniqueFd* out) {
   if (!MakeAddress(path, &address)) return Status::Error(path + ": too long for a socket");
   unlink(path.c_str());
   UniqueFd fd(socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 || chmod(path.c_str(), 0600) < 0 || listen(fd.get(), 128) < 0) {
+  if (!fd || bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 || chmod(path.c_str(), 0600) < 0 ||
+      listen(fd.get(), 128) < 0) {
     return Status::Error("cannot make " + path + ErrnoText(errno));
   }
   *out = std::move(fd);
@@ -114,7 +119,8 @@ Status ListenAt(const std::string& path, int type, UniqueFd* out) {
 UniqueFd ConnectTo(const std::string& path, int type) {
   sockaddr_un address{};
   UniqueFd fd(socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
-  if (!fd || !MakeAddress(path, &address) || connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0) return UniqueFd();
+  if (!fd || !MakeAddress(path, &address) || connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
+    return UniqueFd();
   return fd;
 }
 

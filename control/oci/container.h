@@ -1,5 +1,7 @@
-// What the runtime remembers of a container between its commands: a folder per container under kRunDirectory, named by a hash of runc's
-// --root and the container's id (engines give each of their namespaces a root of its own; socket paths must be short). 0700, root's.
+// What the runtime remembers of a container between its commands: a folder per container under kRunDirectory, named by a hash of
+// runc's
+// --root and the container's id (engines give each of their namespaces a root of its own; socket paths must be short). 0700,
+// root's.
 #pragma once
 
 #include <string>
@@ -15,11 +17,11 @@ inline constexpr char kRunDirectory[] = "/run/sluice";
 
 struct Container {
   std::string id;
-  std::string root;       // --root as given, may be empty: runc's default
-  NamespaceId netns;      // inode 0: no sandbox serves it (yet)
-  std::string log;        // --log of create
+  std::string root;   // --root as given, may be empty: runc's default
+  NamespaceId netns;  // inode 0: no sandbox serves it (yet)
+  std::string log;    // --log of create
   bool log_json = false;
-  bool own_pids = true;   // a pid namespace of its own: it ends with its init
+  bool own_pids = true;  // a pid namespace of its own: it ends with its init
 
   std::string key() const;
   std::string folder() const { return std::string(kRunDirectory) + "/oci/" + key(); }

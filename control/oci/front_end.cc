@@ -28,12 +28,13 @@
 namespace sluice::oci {
 namespace {
 
-constexpr std::string_view kCommands[] = {"create", "start", "state", "kill",   "delete", "run",   "exec",  "ps",
+constexpr std::string_view kCommands[] = {"create", "start", "state",    "kill",   "delete", "run",   "exec",  "ps",
                                           "list",   "spec",  "features", "events", "update", "pause", "resume"};
 
 // Options of runc's commands that take a value in the next argument.
-const std::set<std::string> kWithValue{"--bundle", "-b", "--console-socket", "--pid-file", "--preserve-fds", "--process", "-p", "--env", "-e",
-                                       "--cwd", "--user", "-u", "--additional-gids", "-g", "--process-label", "--apparmor", "--cap", "-c", "--cgroup"};
+const std::set<std::string> kWithValue{
+    "--bundle", "-b", "--console-socket",  "--pid-file", "--preserve-fds",  "--process",  "-p",    "--env", "-e",      "--cwd",
+    "--user",   "-u", "--additional-gids", "-g",         "--process-label", "--apparmor", "--cap", "-c",    "--cgroup"};
 
 struct Parsed {
   std::string bundle, pid_file, id;
@@ -54,7 +55,8 @@ Parsed Parse(const Arguments& args) {
       if (i < args.size()) out.id = args[i];
       break;
     }
-    if (name.size() > 1 && name[1] != '-') name = name.size() == 2 || name[2] == '=' ? name : "-" + name;  // runc takes -bundle as well
+    if (name.size() > 1 && name[1] != '-')
+      name = name.size() == 2 || name[2] == '=' ? name : "-" + name;  // runc takes -bundle as well
     const size_t equals = name.find('=');
     if (equals != std::string::npos) {
       value = name.substr(equals + 1);
@@ -78,21 +80,23 @@ Status CheckOwnership(const NamespaceId& id, const std::string& path) {
   pid_t found = 0;
   while (const dirent* entry = readdir(dir)) {
     const pid_t pid = atoi(entry->d_name);
-    struct stat st {};
+    struct stat st{};
     if (pid <= 0 || stat(Format("/proc/%d/ns/net", pid).c_str(), &st) < 0) continue;
     if (st.st_ino == id.inode && st.st_dev == id.device) found = pid;
   }
   closedir(dir);
   if (found == 0) return {};
-  return Status::Error(Format("process %d lives in the network namespace %s without sluice and would lose its network: start that container with sluice, "
-                              "or this one with --network=host",
-                              found, path.c_str()));
+  return Status::Error(Format(
+      "process %d lives in the network namespace %s without sluice and would lose its network: start that container with sluice, "
+      "or this one with --network=host",
+      found, path.c_str()));
 }
 
 // One container from `create` (or `run`) on.
 class Creation {
  public:
-  explicit Creation(const CommandLine& line) : flags_(line.flags), command_(line.command), args_(line.arguments), parsed_(Parse(line.arguments)) {}
+  explicit Creation(const CommandLine& line)
+      : flags_(line.flags), command_(line.command), args_(line.arguments), parsed_(Parse(line.arguments)) {}
 
   int Run() {
     const Status status = Prepare();
@@ -141,7 +145,8 @@ class Creation {
     const NetworkNamespace kind = bundle_.network(&path);
     if (kind == NetworkNamespace::kNew) return {};
     constexpr char kHostLine[] =
-        "the container uses the host's network namespace, whose kernel would fall silent: run it with a runtime that has --network=host in its "
+        "the container uses the host's network namespace, whose kernel would fall silent: run it with a runtime that has "
+        "--network=host in its "
         "arguments (sluice --network=host), or with runc";
     if (kind == NetworkNamespace::kHost) return Status::Error(kHostLine);
     UniqueFd netns, own(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
@@ -201,7 +206,10 @@ class Creation {
     return code;
   }
 
-  bool detached() const { return std::find(args_.begin(), args_.end(), "-d") != args_.end() || std::find(args_.begin(), args_.end(), "--detach") != args_.end(); }
+  bool detached() const {
+    return std::find(args_.begin(), args_.end(), "-d") != args_.end() ||
+           std::find(args_.begin(), args_.end(), "--detach") != args_.end();
+  }
 
   Status Join() {
     SeccompDelivery delivery;
@@ -273,15 +281,20 @@ int Delete(const CommandLine& line, const Container& container) {
 
 }  // namespace
 
-bool IsCommand(std::string_view name) { return std::find(std::begin(kCommands), std::end(kCommands), name) != std::end(kCommands); }
+bool IsCommand(std::string_view name) {
+  return std::find(std::begin(kCommands), std::end(kCommands), name) != std::end(kCommands);
+}
 
 int Run(const CommandLine& line) {
   const std::string& command = line.command;
   const bool creates = command == "create" || command == "run";
-  const bool help = std::any_of(line.arguments.begin(), line.arguments.end(), [](const std::string& a) { return a == "--help" || a == "-h"; });
+  const bool help =
+      std::any_of(line.arguments.begin(), line.arguments.end(), [](const std::string& a) { return a == "--help" || a == "-h"; });
   if (creates && !help) {
     if (line.flags.network == NetworkMode::kHost) {
-      Log(LogLevel::kInfo, "--network=host: the container uses the kernel's network stack of its namespace; isolation is weaker, nothing is intercepted");
+      Log(LogLevel::kInfo,
+          "--network=host: the container uses the kernel's network stack of its namespace; isolation is weaker, nothing is "
+          "intercepted");
       return PassOn(line);
     }
     return Creation(line).Run();
@@ -296,7 +309,8 @@ int Run(const CommandLine& line) {
     RunQuietly(RuncCommand(container.root, {"kill", container.id, "KILL"}));
     return Say(ready);
   }
-  if (command == "exec" && !SandboxRuns(container.netns)) return Say(Status::Error("the sandbox of container " + container.id + " has ended"));
+  if (command == "exec" && !SandboxRuns(container.netns))
+    return Say(Status::Error("the sandbox of container " + container.id + " has ended"));
   if (command == "delete") return Delete(line, container);
   return PassOn(line);
 }

@@ -42,7 +42,8 @@ TEST(InstallTest, TwiceIsOnceAndUninstallUndoesIt) {
 
 TEST(InstallTest, ABrokenConfigurationIsLeftAlone) {
   std::string out;
-  for (const char* text : {"{", "[]", "text", R"({"runtimes": []})"}) EXPECT_FALSE(EditDockerConfig(text, "sluice", "/s", {}, &out).ok()) << text;
+  for (const char* text : {"{", "[]", "text", R"({"runtimes": []})"})
+    EXPECT_FALSE(EditDockerConfig(text, "sluice", "/s", {}, &out).ok()) << text;
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace sluice::oci {
 
 struct SeccompDelivery {
   UniqueFd seccomp;
-  pid_t pid = 0;       // of the process, as the sender's pid namespace (ours) names it
+  pid_t pid = 0;  // of the process, as the sender's pid namespace (ours) names it
 };
 
 // Takes one connection of the listening socket and reads it, bounded in time. Only root may deliver.

@@ -54,7 +54,8 @@ class Relay {
     const sockaddr_in resolver = ResolverAddress();
     for (Query& query : queries_) {
       query.kernel.Reset(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-      if (!query.kernel || connect(query.kernel.get(), reinterpret_cast<const sockaddr*>(&resolver), sizeof resolver) < 0) return false;
+      if (!query.kernel || connect(query.kernel.get(), reinterpret_cast<const sockaddr*>(&resolver), sizeof resolver) < 0)
+        return false;
     }
     for (Connection& c : connections_) {
       c.kernel.Reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -123,7 +124,8 @@ class Relay {
     for (;;) {
       sockaddr_in client{};
       socklen_t size = sizeof client;
-      const ssize_t n = recvfrom(datagrams_.get(), buffer_.data(), buffer_.size(), 0, reinterpret_cast<sockaddr*>(&client), &size);
+      const ssize_t n =
+          recvfrom(datagrams_.get(), buffer_.data(), buffer_.size(), 0, reinterpret_cast<sockaddr*>(&client), &size);
       if (n < 0) return;
       Query& query = FreeQuery();
       // What still comes for whoever asked before is not for this client.
@@ -131,7 +133,8 @@ class Relay {
       }
       query.client = client;
       query.sent_ms = NowMs();
-      if (send(query.kernel.get(), buffer_.data(), static_cast<size_t>(n), MSG_NOSIGNAL) < 0) query.sent_ms = 0;  // the client asks again
+      if (send(query.kernel.get(), buffer_.data(), static_cast<size_t>(n), MSG_NOSIGNAL) < 0)
+        query.sent_ms = 0;  // the client asks again
     }
   }
 
@@ -149,7 +152,8 @@ class Relay {
     const ssize_t n = recv(query.kernel.get(), buffer_.data(), buffer_.size(), 0);
     query.sent_ms = 0;
     if (n < 0) return;  // no resolver is there: the client's own timeout tells it
-    sendto(datagrams_.get(), buffer_.data(), static_cast<size_t>(n), MSG_NOSIGNAL, reinterpret_cast<const sockaddr*>(&query.client), sizeof query.client);
+    sendto(datagrams_.get(), buffer_.data(), static_cast<size_t>(n), MSG_NOSIGNAL,
+           reinterpret_cast<const sockaddr*>(&query.client), sizeof query.client);
   }
 
   void Accept() {
@@ -233,7 +237,8 @@ Status ResolverRelay::Start(UniqueFd* listener) {
   if (pid_ < 0) return Status::Error("cannot start the relay to Docker's resolver" + ErrnoText(errno));
   ready_write.Reset();
   int number = -1;
-  if (read(ready_read.get(), &number, sizeof number) == sizeof number && number >= 0) *listener = PidfdGetfd(pidfd_.get(), number);
+  if (read(ready_read.get(), &number, sizeof number) == sizeof number && number >= 0)
+    *listener = PidfdGetfd(pidfd_.get(), number);
   const char go = 1;
   if (*listener && WriteAll(go_write.get(), &go, 1)) return {};
   Stop();

@@ -1,6 +1,6 @@
-// Docker's embedded resolver on user-defined networks listens on the kernel's loopback of the container's namespace, at 127.0.0.11:53. This
-// is a process inside the sandbox that answers at that address of our loopback and asks the resolver for it: its sockets of the kernel
-// were made before it came under the filter, and they speak to that one address only.
+// Docker's embedded resolver on user-defined networks listens on the kernel's loopback of the container's namespace, at
+// 127.0.0.11:53. This is a process inside the sandbox that answers at that address of our loopback and asks the resolver for it:
+// its sockets of the kernel were made before it came under the filter, and they speak to that one address only.
 #pragma once
 
 #include <sys/types.h>
@@ -12,8 +12,8 @@ namespace sluice::oci {
 
 class ResolverRelay {
  public:
-  // In the container's network namespace, in a process of one thread. `listener` is to be given to the sandbox, which must be ready: the
-  // relay binds its sockets then.
+  // In the container's network namespace, in a process of one thread. `listener` is to be given to the sandbox, which must be
+  // ready: the relay binds its sockets then.
   Status Start(UniqueFd* listener);
   bool running() const { return static_cast<bool>(pidfd_); }
   int pidfd() const { return pidfd_.get(); }  // -1 where it does not run

@@ -44,7 +44,8 @@ Arguments RuncCommand(const std::string& root, const Arguments& rest) {
 
 Status ExecRunc(const Arguments& argv) {
   execvp(argv[0].c_str(), Pointers(argv).data());
-  return Status::Error("cannot run runc, which sluice wraps" + ErrnoText(errno) + (errno == ENOENT ? ": install runc 1.1 or later" : ""));
+  return Status::Error("cannot run runc, which sluice wraps" + ErrnoText(errno) +
+                       (errno == ENOENT ? ": install runc 1.1 or later" : ""));
 }
 
 pid_t SpawnRunc(const Arguments& argv, UniqueFd* pidfd) {

@@ -55,9 +55,16 @@ std::string GuardSocket(const NamespaceId& id) {
 
 // What the containers of one sandbox have to agree on.
 std::string Settings(const Flags& f) {
-  json all{{"network", static_cast<int>(f.network)}, {"gso", f.gso},           {"software-gso", f.software_gso}, {"gro", f.gro},
-           {"link", static_cast<int>(f.link)},       {"net-raw", f.net_raw},   {"poll", static_cast<int>(f.poll)},
-           {"netfilter", static_cast<int>(f.netfilter)}, {"sysctl", f.sysctls}, {"pcap-log", f.pcap_log}};
+  json all{{"network", static_cast<int>(f.network)},
+           {"gso", f.gso},
+           {"software-gso", f.software_gso},
+           {"gro", f.gro},
+           {"link", static_cast<int>(f.link)},
+           {"net-raw", f.net_raw},
+           {"poll", static_cast<int>(f.poll)},
+           {"netfilter", static_cast<int>(f.netfilter)},
+           {"sysctl", f.sysctls},
+           {"pcap-log", f.pcap_log}};
   return all.dump();
 }
 
@@ -106,7 +113,7 @@ class SandboxGuard {
     UniqueFd socket;
     std::string waits_for;  // "add", "synchronize", "remove"
     bool gone = false;
-    std::string key;        // of the container to be removed
+    std::string key;  // of the container to be removed
   };
 
   Status Start() {
@@ -174,7 +181,9 @@ class SandboxGuard {
 
   void OnResolverEnd() {
     resolver_.Stop();
-    LogLine(LogLevel::kWarning, "the relay to Docker's resolver ended; names will not resolve inside until the next container of this namespace starts");
+    LogLine(
+        LogLevel::kWarning,
+        "the relay to Docker's resolver ended; names will not resolve inside until the next container of this namespace starts");
   }
 
   void OnMembers(const pollfd* polled) {
@@ -233,7 +242,10 @@ class SandboxGuard {
 
   void Add(Client& client, const json& request, std::vector<UniqueFd> fds) {
     if (request.value("settings", "") != settings_) {
-      return Answer(client, {{"error", "the containers that share this network namespace were started with other flags of sluice; they must agree"}});
+      return Answer(
+          client,
+          {{"error",
+            "the containers that share this network namespace were started with other flags of sluice; they must agree"}});
     }
     if (fds.size() != 3) return Answer(client, {{"error", "malformed request"}});
     Member m;
@@ -262,13 +274,15 @@ class SandboxGuard {
   void CheckEnd() {
     for (Client& client : clients_) {
       if (client.waits_for != "remove") continue;
-      const auto m = std::find_if(members_.begin(), members_.end(), [&](const Member& one) { return one.container.key() == client.key; });
+      const auto m =
+          std::find_if(members_.begin(), members_.end(), [&](const Member& one) { return one.container.key() == client.key; });
       if (m != members_.end() && !m->ended) continue;
       if (m != members_.end() && members_.size() == 1) End();
       if (m != members_.end()) members_.erase(m);
       Answer(client, json::object());
     }
-    const bool all_ended = !members_.empty() && std::all_of(members_.begin(), members_.end(), [](const Member& m) { return m.ended; });
+    const bool all_ended =
+        !members_.empty() && std::all_of(members_.begin(), members_.end(), [](const Member& m) { return m.ended; });
     if (!all_ended || draining_) return;
     draining_ = true;
     sandbox_.Drain();
@@ -311,7 +325,7 @@ class SandboxGuard {
   static void TellContainer(const Member& m, const std::string& line) {
     static_cast<void>(StartLog({.file = m.container.log, .json = m.container.log_json}));
     UniqueFd error = m.init ? PidfdGetfd(m.init.get(), STDERR_FILENO) : UniqueFd();
-    struct stat st {};
+    struct stat st{};
     // A pipe or terminal of the engine, never a file or socket of the program; and nobody waits for its reader.
     if (!error || fstat(error.get(), &st) < 0 || (!S_ISFIFO(st.st_mode) && !isatty(error.get()))) return;
     const std::string text = "sluice: " + line + "\r\n";
@@ -370,7 +384,8 @@ enum class Outcome { kDone, kFailed, kGone, kBusy };
 Outcome Ask(int channel, const json& request, const std::vector<int>& fds, std::string* error) {
   json answer;
   *error = "the sandbox ended while it was asked";
-  if (!SendJson(channel, request, fds) || !ReceiveJson(channel, &answer, nullptr) || answer.value("retry", false)) return Outcome::kGone;
+  if (!SendJson(channel, request, fds) || !ReceiveJson(channel, &answer, nullptr) || answer.value("retry", false))
+    return Outcome::kGone;
   if (!answer.contains("error")) return Outcome::kDone;
   *error = answer.value("error", "");
   return answer.value("busy", false) ? Outcome::kBusy : Outcome::kFailed;

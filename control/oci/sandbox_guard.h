@@ -1,7 +1,8 @@
-// The guard of the sandbox that serves the containers of one network namespace: a daemon that outlives the front ends. It ends with
-// its last container; when a part of the sandbox dies it kills the containers and says why.
+// The guard of the sandbox that serves the containers of one network namespace: a daemon that outlives the front ends. It ends
+// with its last container; when a part of the sandbox dies it kills the containers and says why.
 //
-// Front ends speak to it by SOCK_SEQPACKET, one JSON object per record, each answered by {} or {"error": TEXT} or {"retry": true}:
+// Front ends speak to it by SOCK_SEQPACKET, one JSON object per record, each answered by {} or {"error": TEXT} or {"retry":
+// true}:
 //   {"op": "add", ...}      a container (ContainerRequest) with its descriptors; answered when the stack stands
 //   {"op": "synchronize"}   answered when everything that is in the namespace is served
 //   {"op": "remove"}        answered when the container is no more, and, were it the last, the namespace is as it was found
@@ -23,7 +24,8 @@ struct ContainerRequest {
   UniqueFd seccomp;    // the init's
 };
 
-// Has the sandbox of the network namespace serve the container; starts it where there is none. Flags of all its containers must agree.
+// Has the sandbox of the network namespace serve the container; starts it where there is none. Flags of all its containers must
+// agree.
 Status JoinSandbox(const Flags& flags, int netns, const ContainerRequest& request);
 Status SynchronizeSandbox(const Container& container);
 Status LeaveSandbox(const Container& container);

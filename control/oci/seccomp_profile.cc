@@ -69,7 +69,8 @@ Status ParseConditions(const std::string& name, const json& rule, std::vector<Te
   const json args = rule.contains("args") && rule["args"].is_array() ? rule["args"] : json::array();
   for (const json& arg : args) {
     Test test;
-    if (!ParseCondition(arg, &test)) return Refuse("a condition on " + name + " cannot be merged with the interception: " + arg.dump());
+    if (!ParseCondition(arg, &test))
+      return Refuse("a condition on " + name + " cannot be merged with the interception: " + arg.dump());
     repeated |= !seen.insert(test.arg).second;
     all.push_back(test);
   }
@@ -104,7 +105,9 @@ class Merger {
     for (const filter::Rule& rule : filter::ProgramRules()) intercepted.insert(rule.name);
     for (json rule : profile_.value("syscalls", json::array())) {
       if (!rule.is_object() || !rule.contains("names") || !rule["names"].is_array()) return Refuse("a rule without names");
-      if (Text(rule, "action") == "SCMP_ACT_NOTIFY") return Refuse("the profile has a notifier (SCMP_ACT_NOTIFY) of its own: run the container without that profile, or with runc");
+      if (Text(rule, "action") == "SCMP_ACT_NOTIFY")
+        return Refuse(
+            "the profile has a notifier (SCMP_ACT_NOTIFY) of its own: run the container without that profile, or with runc");
       json others = json::array();
       for (const json& name : rule["names"]) {
         if (name.is_string() && intercepted.count(name.get<std::string>()) != 0) {
@@ -136,7 +139,8 @@ class Merger {
       const bool conditional = rule.contains("args") && rule["args"].is_array() && !rule["args"].empty();
       if (Permits(says) == Permits(default_) && Permits(says)) continue;
       if (!Permits(says)) {
-        if (conditional) return Refuse("the profile refuses " + name + " on a condition, which cannot be merged with the interception");
+        if (conditional)
+          return Refuse("the profile refuses " + name + " on a condition, which cannot be merged with the interception");
         Keep(name);  // refused, whatever the arguments
         return {};
       }
@@ -187,7 +191,8 @@ class Merger {
 Status CheckArchitecture(json* profile) {
   constexpr const char* kNative = "SCMP_ARCH_X86_64";
   const json named = profile->value("architectures", json::array());
-  if (!named.empty() && std::find(named.begin(), named.end(), kNative) == named.end()) return Refuse("the profile is for another architecture than x86_64");
+  if (!named.empty() && std::find(named.begin(), named.end(), kNative) == named.end())
+    return Refuse("the profile is for another architecture than x86_64");
   // i386 and x32 calls would be ways around the interception: without their architectures they end the caller.
   (*profile)["architectures"] = json::array({kNative});
   return {};
@@ -199,10 +204,12 @@ Status MergeProfile(json* config, const std::string& listener) {
   if (!config->contains("linux") || (*config)["linux"].is_null()) (*config)["linux"] = json::object();
   json& linux_part = (*config)["linux"];
   if (!linux_part.is_object()) return Status::Error("config.json: linux is not an object");
-  if (!linux_part.contains("seccomp") || linux_part["seccomp"].is_null()) linux_part["seccomp"] = {{"defaultAction", "SCMP_ACT_ALLOW"}};
+  if (!linux_part.contains("seccomp") || linux_part["seccomp"].is_null())
+    linux_part["seccomp"] = {{"defaultAction", "SCMP_ACT_ALLOW"}};
   json& profile = linux_part["seccomp"];
   if (!profile.is_object()) return Refuse("not an object");
-  if (!Text(profile, "listenerPath").empty()) return Refuse("the profile has a listener of its own (listenerPath): run the container without that profile, or with runc");
+  if (!Text(profile, "listenerPath").empty())
+    return Refuse("the profile has a listener of its own (listenerPath): run the container without that profile, or with runc");
   SLUICE_RETURN_IF_ERROR(CheckArchitecture(&profile));
   SLUICE_RETURN_IF_ERROR(Merger(&profile).Run());
   profile["listenerPath"] = listener;

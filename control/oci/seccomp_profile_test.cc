@@ -1,5 +1,5 @@
-// What runc would make of a merged profile is built with libseccomp as runc does, and the resulting BPF program is run on many calls:
-// its verdicts must be those of the profile and of the interception's table together.
+// What runc would make of a merged profile is built with libseccomp as runc does, and the resulting BPF program is run on many
+// calls: its verdicts must be those of the profile and of the interception's table together.
 #include "control/oci/seccomp_profile.h"
 
 #include <errno.h>
@@ -51,7 +51,8 @@ std::vector<sock_filter> Compile(const json& profile) {
       std::vector<scmp_arg_cmp> args;
       std::set<unsigned> seen;
       for (const json& a : rule.value("args", json::array())) {
-        args.push_back({a["index"].get<unsigned>(), CompareOf(a["op"]), a["value"].get<uint64_t>(), a.value("valueTwo", uint64_t{0})});
+        args.push_back(
+            {a["index"].get<unsigned>(), CompareOf(a["op"]), a["value"].get<uint64_t>(), a.value("valueTwo", uint64_t{0})});
         EXPECT_TRUE(seen.insert(a["index"].get<unsigned>()).second) << "runc would take these for alternatives: " << rule;
       }
       const int nr = seccomp_syscall_resolve_name(name.get<std::string>().c_str());
@@ -62,7 +63,8 @@ std::vector<sock_filter> Compile(const json& profile) {
   EXPECT_EQ(seccomp_export_bpf(ctx, fd), 0);
   seccomp_release(ctx);
   std::vector<sock_filter> program(static_cast<size_t>(lseek(fd, 0, SEEK_END)) / sizeof(sock_filter));
-  EXPECT_EQ(pread(fd, program.data(), program.size() * sizeof(sock_filter), 0), static_cast<ssize_t>(program.size() * sizeof(sock_filter)));
+  EXPECT_EQ(pread(fd, program.data(), program.size() * sizeof(sock_filter), 0),
+            static_cast<ssize_t>(program.size() * sizeof(sock_filter)));
   close(fd);
   return program;
 }
@@ -73,14 +75,29 @@ uint32_t Run(const std::vector<sock_filter>& program, const seccomp_data& data) 
   for (size_t pc = 0; pc < program.size(); ++pc) {
     const sock_filter& i = program[pc];
     switch (i.code) {
-      case BPF_LD | BPF_W | BPF_ABS: std::memcpy(&a, reinterpret_cast<const char*>(&data) + i.k, 4); break;
-      case BPF_ALU | BPF_AND | BPF_K: a &= i.k; break;
-      case BPF_JMP | BPF_JA: pc += i.k; break;
-      case BPF_JMP | BPF_JEQ | BPF_K: pc += a == i.k ? i.jt : i.jf; break;
-      case BPF_JMP | BPF_JGT | BPF_K: pc += a > i.k ? i.jt : i.jf; break;
-      case BPF_JMP | BPF_JGE | BPF_K: pc += a >= i.k ? i.jt : i.jf; break;
-      case BPF_RET | BPF_K: return i.k;
-      default: ADD_FAILURE() << "unexpected instruction " << i.code; return 0;
+      case BPF_LD | BPF_W | BPF_ABS:
+        std::memcpy(&a, reinterpret_cast<const char*>(&data) + i.k, 4);
+        break;
+      case BPF_ALU | BPF_AND | BPF_K:
+        a &= i.k;
+        break;
+      case BPF_JMP | BPF_JA:
+        pc += i.k;
+        break;
+      case BPF_JMP | BPF_JEQ | BPF_K:
+        pc += a == i.k ? i.jt : i.jf;
+        break;
+      case BPF_JMP | BPF_JGT | BPF_K:
+        pc += a > i.k ? i.jt : i.jf;
+        break;
+      case BPF_JMP | BPF_JGE | BPF_K:
+        pc += a >= i.k ? i.jt : i.jf;
+        break;
+      case BPF_RET | BPF_K:
+        return i.k;
+      default:
+        ADD_FAILURE() << "unexpected instruction " << i.code;
+        return 0;
     }
   }
   return 0;
@@ -113,10 +130,11 @@ class Arguments {
 
  private:
   uint64_t One() {
-    constexpr uint64_t kInteresting[] = {0,      1,      2,      3,      8,      9,          10,         12,     13,     15,     16,   17,   20,
-                                         23,     24,     25,     27,     28,     29,         32,         40,     41,     110,    127,  128,  129,
-                                         0x20,   0x2000, 0x2020, 0x5411, 0x5421, 0x8900,     0x8912,     0x89ff, 0x8a00, 0x88ff, 16,   2,    40,
-                                         0x5401, 0x541b, 0x54ca, 0x400454ca, 0x400454cb, 0x7fffffff, 0xffffffff};
+    constexpr uint64_t kInteresting[] = {
+        0,   1,   2,    3,      8,      9,      10,         12,         13,         15,        16,     17,
+        20,  23,  24,   25,     27,     28,     29,         32,         40,         41,        110,    127,
+        128, 129, 0x20, 0x2000, 0x2020, 0x5411, 0x5421,     0x8900,     0x8912,     0x89ff,    0x8a00, 0x88ff,
+        16,  2,   40,   0x5401, 0x541b, 0x54ca, 0x400454ca, 0x400454cb, 0x7fffffff, 0xffffffff};
     uint64_t value = rng_() % 4 == 0 ? rng_() : kInteresting[rng_() % std::size(kInteresting)];
     if (rng_() % 8 == 0) value ^= uint64_t{1} << (rng_() % 64);
     if (rng_() % 16 == 0) value |= uint64_t{1} << 32;
@@ -126,7 +144,8 @@ class Arguments {
 };
 
 json Docker() {
-  return json::parse(R"({"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32"],"syscalls":[
+  return json::parse(
+      R"({"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32"],"syscalls":[
     {"names":["read","write","socket","socketpair","bind","connect","listen","accept","accept4","shutdown","getsockname","getpeername","getsockopt",
       "setsockopt","sendto","recvfrom","sendmsg","recvmsg","sendmmsg","recvmmsg","ioctl","io_uring_setup","io_uring_enter","seccomp"],"action":"SCMP_ACT_ALLOW"},
     {"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":8,"op":"SCMP_CMP_EQ"}]},
@@ -155,7 +174,8 @@ TEST(SeccompProfileTest, DockersProfileAndTheTableTogether) {
     for (const int nr : Intercepted()) {
       const bool named = nr != SYS_bpf && nr != SYS_userfaultfd && nr != SYS_io_uring_register;
       const uint32_t expected = named ? TableVerdict(nr, args) : SECCOMP_RET_ERRNO | EPERM;
-      ASSERT_EQ(Verdict(program, nr, args), expected) << "call " << nr << std::hex << " " << args[0] << " " << args[1] << " " << args[2] << " " << args[3] << " " << args[4];
+      ASSERT_EQ(Verdict(program, nr, args), expected)
+          << "call " << nr << std::hex << " " << args[0] << " " << args[1] << " " << args[2] << " " << args[3] << " " << args[4];
     }
   }
   EXPECT_EQ(Verdict(program, SYS_read, {}), SECCOMP_RET_ALLOW);
@@ -182,24 +202,28 @@ TEST(SeccompProfileTest, ConditionsOnSocketAreKept) {
   json profile = Docker();
   auto& names = profile["syscalls"][0]["names"];
   names.erase(std::find(names.begin(), names.end(), json("socket")));
-  profile["syscalls"].push_back({{"names", {"socket"}}, {"action", "SCMP_ACT_ALLOW"}, {"args", {{{"index", 0}, {"value", 40}, {"op", "SCMP_CMP_NE"}}}}});
+  profile["syscalls"].push_back(
+      {{"names", {"socket"}}, {"action", "SCMP_ACT_ALLOW"}, {"args", {{{"index", 0}, {"value", 40}, {"op", "SCMP_CMP_NE"}}}}});
   const auto program = Compile(Merged(profile));
   EXPECT_EQ(Verdict(program, SYS_socket, {40}), SECCOMP_RET_ERRNO | EPERM);
   EXPECT_EQ(Verdict(program, SYS_socket, {AF_UNIX}), SECCOMP_RET_ALLOW);
-  for (const uint64_t family : {0, 2, 10, 16, 17, 39, 41}) EXPECT_EQ(Verdict(program, SYS_socket, {family}), SECCOMP_RET_USER_NOTIF) << family;
+  for (const uint64_t family : {0, 2, 10, 16, 17, 39, 41})
+    EXPECT_EQ(Verdict(program, SYS_socket, {family}), SECCOMP_RET_USER_NOTIF) << family;
 }
 
 TEST(SeccompProfileTest, WhatIsRefusedStaysRefused) {
   json only_unix = Docker();
   only_unix["syscalls"][0]["names"] = {"read", "write", "bind"};
-  only_unix["syscalls"].push_back({{"names", {"socket"}}, {"action", "SCMP_ACT_ALLOW"}, {"args", {{{"index", 0}, {"value", 1}, {"op", "SCMP_CMP_EQ"}}}}});
+  only_unix["syscalls"].push_back(
+      {{"names", {"socket"}}, {"action", "SCMP_ACT_ALLOW"}, {"args", {{{"index", 0}, {"value", 1}, {"op", "SCMP_CMP_EQ"}}}}});
   const auto program = Compile(Merged(only_unix));
   EXPECT_EQ(Verdict(program, SYS_socket, {AF_INET}), SECCOMP_RET_ERRNO | EPERM);
   EXPECT_EQ(Verdict(program, SYS_socket, {AF_UNIX}), SECCOMP_RET_ALLOW);
   EXPECT_EQ(Verdict(program, SYS_connect, {3, 0, 16}), SECCOMP_RET_ERRNO | EPERM);
   EXPECT_EQ(Verdict(program, SYS_bind, {3, 0, 16}), SECCOMP_RET_USER_NOTIF);
 
-  json denies = {{"defaultAction", "SCMP_ACT_ALLOW"}, {"syscalls", {{{"names", {"connect", "mount"}}, {"action", "SCMP_ACT_ERRNO"}}}}};
+  json denies = {{"defaultAction", "SCMP_ACT_ALLOW"},
+                 {"syscalls", {{{"names", {"connect", "mount"}}, {"action", "SCMP_ACT_ERRNO"}}}}};
   const auto denying = Compile(Merged(denies));
   EXPECT_EQ(Verdict(denying, SYS_connect, {3, 0, 16}), SECCOMP_RET_ERRNO | EPERM);
   EXPECT_EQ(Verdict(denying, SYS_mount, {}), SECCOMP_RET_ERRNO | EPERM);

@@ -15,7 +15,7 @@ namespace sluice {
 struct AdminServer::Client {
   UniqueFd fd;
   std::string request;
-  std::string answer;           // written by the worker before `has_answer` is set
+  std::string answer;  // written by the worker before `has_answer` is set
   std::atomic<bool> has_answer{false};
   bool asked = false;
   size_t sent = 0;
@@ -63,7 +63,8 @@ void AdminServer::Accept() {
 
 void AdminServer::OnClient(Client& client, short events) {
   if (client.has_answer) {
-    const ssize_t n = send(client.fd.get(), client.answer.data() + client.sent, client.answer.size() - client.sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+    const ssize_t n = send(client.fd.get(), client.answer.data() + client.sent, client.answer.size() - client.sent,
+                           MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n > 0) client.sent += static_cast<size_t>(n);
     client.done = client.sent == client.answer.size() || (n < 0 && errno != EAGAIN && errno != EINTR);
     return;

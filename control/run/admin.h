@@ -1,5 +1,5 @@
-// The admin socket of a sandbox: one request per connection, a word ("stats", "sockets" ...) and a newline; the answer is one JSON
-// object, then the end. Served by the control thread; what belongs to the worker is asked there by Worker::Post.
+// The admin socket of a sandbox: one request per connection, a word ("stats", "sockets" ...) and a newline; the answer is one
+// JSON object, then the end. Served by the control thread; what belongs to the worker is asked there by Worker::Post.
 #pragma once
 
 #include <poll.h>

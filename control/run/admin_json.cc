@@ -21,10 +21,13 @@ json PortsJson(const Worker& worker) {
   json out = json::array();
   for (const auto& port : worker.ports()) {
     const PortStats s = port->stats();
-    json one{{"ifindex", port->ifindex()}, {"kind", std::string(port->kind())}, {"dead", port->dead()},
-             {"rx_frames", s.rx_frames}, {"rx_bytes", s.rx_bytes}, {"rx_dropped", s.rx_dropped}, {"rx_syscalls", s.rx_syscalls},
-             {"tx_frames", s.tx_frames}, {"tx_bytes", s.tx_bytes}, {"tx_dropped", s.tx_dropped}, {"tx_syscalls", s.tx_syscalls},
-             {"software_gso_frames", s.software_gso_frames}, {"facts", port->describe()}};
+    json one{{"ifindex", port->ifindex()},   {"kind", std::string(port->kind())},
+             {"dead", port->dead()},         {"rx_frames", s.rx_frames},
+             {"rx_bytes", s.rx_bytes},       {"rx_dropped", s.rx_dropped},
+             {"rx_syscalls", s.rx_syscalls}, {"tx_frames", s.tx_frames},
+             {"tx_bytes", s.tx_bytes},       {"tx_dropped", s.tx_dropped},
+             {"tx_syscalls", s.tx_syscalls}, {"software_gso_frames", s.software_gso_frames},
+             {"facts", port->describe()}};
     out.push_back(std::move(one));
   }
   return out;
@@ -36,32 +39,61 @@ json StatsJson(const AdminContext& c) {
   return {{"counters", CountersJson(c.worker.stack().counters(), false)},
           {"ports", PortsJson(c.worker)},
           {"worker",
-           {{"turns", w.turns}, {"busy_turns", w.busy_turns}, {"sleeps", w.sleeps}, {"wakeups", w.wakeups}, {"spin_ns", w.spin_ns},
-            {"sleep_ns", w.sleep_ns}, {"wake_cost_ns", w.wake_cost.ns()}}},
+           {{"turns", w.turns},
+            {"busy_turns", w.busy_turns},
+            {"sleeps", w.sleeps},
+            {"wakeups", w.wakeups},
+            {"spin_ns", w.spin_ns},
+            {"sleep_ns", w.sleep_ns},
+            {"wake_cost_ns", w.wake_cost.ns()}}},
           {"calls",
-           {{"calls", s.calls}, {"answered", s.answered}, {"undone", s.undone}, {"held", s.held}, {"fetches", s.fetches}, {"streams", s.streams},
-            {"datagrams", s.datagrams}, {"listeners", s.listeners}, {"netlinks", s.netlinks}, {"stream_bytes_in", s.stream_bytes_in},
-            {"stream_bytes_out", s.stream_bytes_out}, {"datagrams_in", s.datagrams_in}, {"datagrams_out", s.datagrams_out},
-            {"datagrams_dropped", s.datagrams_dropped}, {"native_options", s.native_options}, {"options_native", s.options_native}}},
+           {{"calls", s.calls},
+            {"answered", s.answered},
+            {"undone", s.undone},
+            {"held", s.held},
+            {"fetches", s.fetches},
+            {"streams", s.streams},
+            {"datagrams", s.datagrams},
+            {"listeners", s.listeners},
+            {"netlinks", s.netlinks},
+            {"stream_bytes_in", s.stream_bytes_in},
+            {"stream_bytes_out", s.stream_bytes_out},
+            {"datagrams_in", s.datagrams_in},
+            {"datagrams_out", s.datagrams_out},
+            {"datagrams_dropped", s.datagrams_dropped},
+            {"native_options", s.native_options},
+            {"options_native", s.options_native}}},
           {"memory", {{"packet_bytes_in_use", c.pool.bytes_in_use()}, {"packet_bytes_held", c.pool.bytes_held()}}}};
 }
 
 const char* ProtocolName(uint8_t protocol) {
   switch (protocol) {
-    case 1: return "icmp";
-    case 6: return "tcp";
-    case 17: return "udp";
-    case 58: return "icmp6";
-    default: return "raw";
+    case 1:
+      return "icmp";
+    case 6:
+      return "tcp";
+    case 17:
+      return "udp";
+    case 58:
+      return "icmp6";
+    default:
+      return "raw";
   }
 }
 
 json SocketsJson(const AdminContext& c) {
   json out = json::array();
   for (const SocketInfo& s : c.worker.stack().Sockets(true)) {
-    json one{{"family", s.family == Family::kIpv6 ? "inet6" : "inet"}, {"protocol", ProtocolName(s.protocol)}, {"state", s.state},
-             {"local", ToString(s.local)}, {"remote", ToString(s.remote)}, {"receive_queue", s.receive_queue}, {"send_queue", s.send_queue},
-             {"backlog", s.backlog}, {"retransmits", s.retransmits}, {"owner", s.owner}};
+    json one{{"family", s.family == Family::kIpv6 ? "inet6" : "inet"},
+             {"protocol", ProtocolName(s.protocol)},
+             {"state", s.state},
+             {"local", ToString(s.local)},
+             {"remote", ToString(s.remote)},
+             {"receive_queue", s.receive_queue},
+             {"send_queue", s.send_queue},
+             {"backlog", s.backlog},
+             {"retransmits", s.retransmits},
+             {"owner", s.owner}};
     for (const CallServer::Owner& owner : c.calls.Owners()) {
       if (owner.cookie == s.owner) one["tid"] = owner.tid, one["fd"] = owner.fd;
     }
@@ -83,10 +115,18 @@ json RoutesJson(const AdminContext& c) {
   for (const RouteConfig& r : config.routes) {
     json hops = json::array();
     for (const NextHop& hop : r.next_hops) {
-      hops.push_back({{"via", hop.gateway ? ToString(hop.gateway) : ""}, {"dev", DeviceName(config, hop.ifindex)}, {"weight", hop.weight}, {"flags", hop.flags}});
+      hops.push_back({{"via", hop.gateway ? ToString(hop.gateway) : ""},
+                      {"dev", DeviceName(config, hop.ifindex)},
+                      {"weight", hop.weight},
+                      {"flags", hop.flags}});
     }
-    out.push_back({{"dst", r.prefix_len == 0 ? "default" : ToString(r.dst) + "/" + std::to_string(r.prefix_len)}, {"table", r.table}, {"type", r.type},
-                   {"scope", r.scope}, {"metric", r.priority}, {"src", r.prefsrc ? ToString(r.prefsrc) : ""}, {"next_hops", std::move(hops)}});
+    out.push_back({{"dst", r.prefix_len == 0 ? "default" : ToString(r.dst) + "/" + std::to_string(r.prefix_len)},
+                   {"table", r.table},
+                   {"type", r.type},
+                   {"scope", r.scope},
+                   {"metric", r.priority},
+                   {"src", r.prefsrc ? ToString(r.prefsrc) : ""},
+                   {"next_hops", std::move(hops)}});
   }
   return {{"routes", std::move(out)}};
 }
@@ -95,7 +135,11 @@ json NeighborsJson(const AdminContext& c) {
   const NetConfig& config = c.worker.stack().config();
   json out = json::array();
   for (const NeighborInfo& n : c.worker.stack().Neighbors()) {
-    out.push_back({{"address", ToString(n.address)}, {"dev", DeviceName(config, n.ifindex)}, {"mac", ToString(n.mac)}, {"state", n.state}, {"probes", n.probes}});
+    out.push_back({{"address", ToString(n.address)},
+                   {"dev", DeviceName(config, n.ifindex)},
+                   {"mac", ToString(n.mac)},
+                   {"state", n.state},
+                   {"probes", n.probes}});
   }
   return {{"neighbors", std::move(out)}};
 }

@@ -1,4 +1,5 @@
-// Records between guard, broker and sentry (SOCK_SEQPACKET). Small, rare, one at a time; the broker believes nothing that the sentry says.
+// Records between guard, broker and sentry (SOCK_SEQPACKET). Small, rare, one at a time; the broker believes nothing that the
+// sentry says.
 #pragma once
 
 #include <cstdint>
@@ -13,23 +14,23 @@ namespace sluice::control {
 
 enum class Type : uint32_t {
   // guard -> broker
-  kSandbox = 1,   // descriptors: the sentry's and the keeper's pidfd
-  kProgram,       // descriptor: the pidfd of a program's init
-  kListener,      // descriptor: a seccomp listener, to be served
+  kSandbox = 1,  // descriptors: the sentry's and the keeper's pidfd
+  kProgram,      // descriptor: the pidfd of a program's init
+  kListener,     // descriptor: a seccomp listener, to be served
   // guard -> broker -> sentry
-  kSynchronize,   // read the namespace anew and attach what is there; kReady follows
-  kDrain,         // the programs ended: let connections finish what they owe
+  kSynchronize,  // read the namespace anew and attach what is there; kReady follows
+  kDrain,        // the programs ended: let connections finish what they owe
   // sentry -> broker -> guard
-  kReady,         // the stack stands, every device is attached
-  kFatal,         // text: the sandbox cannot go on
+  kReady,  // the stack stands, every device is attached
+  kFatal,  // text: the sandbox cannot go on
   kDrained,
   // sentry -> broker
-  kOpenPort,      // number: the device's index
-  kClosePort,     // number: the device is gone from the mirror
+  kOpenPort,   // number: the device's index
+  kClosePort,  // number: the device is gone from the mirror
   // broker -> sentry
-  kPort,          // number: the index; data: PortBlob; descriptors as the kind needs them
-  kPortFailed,    // number: the index; text: why
-  kSysctls,       // text: key=value lines; all of them
+  kPort,        // number: the index; data: PortBlob; descriptors as the kind needs them
+  kPortFailed,  // number: the index; text: why
+  kSysctls,     // text: key=value lines; all of them
 };
 
 struct Header {

@@ -93,7 +93,9 @@ Status Guard::Prepare() {
 // --link=tap makes the device, so there must be none yet.
 Status Guard::CheckLink() const {
   if (plan_.flags.link == LinkFlag::kDpdk) {
-    return Status::Error("--link=dpdk: only for sluice bench and the library; DPDK's drivers want rights that the sentry must not have (docs/limits.md)");
+    return Status::Error(
+        "--link=dpdk: only for sluice bench and the library; DPDK's drivers want rights that the sentry must not have "
+        "(docs/limits.md)");
   }
   if (plan_.flags.link != LinkFlag::kTap) return {};
   if (!plan_.options.netns.empty()) {
@@ -114,19 +116,23 @@ Status Guard::OpenNamespace() {
   }
   SLUICE_RETURN_IF_ERROR(sandbox_.Take());
   const bool wants_link = plan_.own_netns && plan_.flags.network != NetworkMode::kNone;
-  const OwnLinkKind kind = plan_.flags.link != LinkFlag::kTap ? OwnLinkKind::kVeth : plan_.flags.gso ? OwnLinkKind::kTap : OwnLinkKind::kTapWithoutHeader;
+  const OwnLinkKind kind = plan_.flags.link != LinkFlag::kTap ? OwnLinkKind::kVeth
+                           : plan_.flags.gso                  ? OwnLinkKind::kTap
+                                                              : OwnLinkKind::kTapWithoutHeader;
   if (wants_link) SLUICE_RETURN_IF_ERROR(MakeOwnLink(plan_.netns.get(), kind, &plan_.own_link));
   SLUICE_RETURN_IF_ERROR(sandbox_.Enter());
   if (plan_.own_netns && plan_.flags.network == NetworkMode::kHost) SLUICE_RETURN_IF_ERROR(SetLinkUp("lo"));
   if (!wants_link) return {};
   // Silent before it is up: the kernel says nothing from the first moment.
-  if (plan_.intercepted()) SLUICE_RETURN_IF_ERROR(Silencing(plan_).Silence(plan_.own_link.inside_index, plan_.own_link.inside_name));
+  if (plan_.intercepted())
+    SLUICE_RETURN_IF_ERROR(Silencing(plan_).Silence(plan_.own_link.inside_index, plan_.own_link.inside_name));
   return StartOwnLink(plan_.own_link);
 }
 
 Status Guard::OpenPcap() {
   if (plan_.flags.pcap_log.empty()) return {};
-  if (plan_.flags.network == NetworkMode::kHost) return Status::Error("--pcap-log=" + plan_.flags.pcap_log + ": no frames pass sluice with --network=host");
+  if (plan_.flags.network == NetworkMode::kHost)
+    return Status::Error("--pcap-log=" + plan_.flags.pcap_log + ": no frames pass sluice with --network=host");
   plan_.pcap.Reset(open(plan_.flags.pcap_log.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (!plan_.pcap) return Status::Error("--pcap-log=" + plan_.flags.pcap_log + ": cannot open the file" + ErrnoText(errno));
   return {};
@@ -134,7 +140,9 @@ Status Guard::OpenPcap() {
 
 Status Guard::Start() {
   if (plan_.flags.network == NetworkMode::kHost) {
-    Log(LogLevel::kWarning, "--network=host: the program uses the kernel's network stack of the namespace; isolation is weaker, nothing is intercepted");
+    Log(LogLevel::kWarning,
+        "--network=host: the program uses the kernel's network stack of the namespace; isolation is weaker, nothing is "
+        "intercepted");
   }
   if (plan_.intercepted()) SLUICE_RETURN_IF_ERROR(sandbox_.Start());
   SLUICE_RETURN_IF_ERROR(StartInit());
@@ -144,7 +152,8 @@ Status Guard::Start() {
     SLUICE_RETURN_IF_ERROR(PassListener());
   } else {
     int number;
-    if (read(plan_.init_ready_read.get(), &number, sizeof number) != sizeof number) return Status::Error("the program's surroundings could not be set up", kExitKilled);
+    if (read(plan_.init_ready_read.get(), &number, sizeof number) != sizeof number)
+      return Status::Error("the program's surroundings could not be set up", kExitKilled);
   }
   const char go = 1;
   if (!WriteAll(plan_.init_go_write.get(), &go, 1)) return Status::Error("the sandbox's init died", kExitKilled);
@@ -181,7 +190,8 @@ Status Guard::WaitUntilReady() {
     if (polled[0].revents != 0) return Status::Error("the program's surroundings could not be set up", kExitKilled);
     signalfd_siginfo info;
     if (polled[1].revents != 0 && read(signals_.get(), &info, sizeof info) == sizeof info && info.ssi_signo != SIGWINCH) {
-      return Status::Error(Format("interrupted by signal %d before the program started", static_cast<int>(info.ssi_signo)), 128 + static_cast<int>(info.ssi_signo));
+      return Status::Error(Format("interrupted by signal %d before the program started", static_cast<int>(info.ssi_signo)),
+                           128 + static_cast<int>(info.ssi_signo));
     }
   }
 }
@@ -194,7 +204,8 @@ Status Guard::PassListener() {
   }
   UniqueFd listener = PidfdGetfd(init_.get(), number);
   if (!listener) return Status::Error("cannot fetch the seccomp listener" + ErrnoText(errno));
-  if (!sandbox_.AddProgram(init_.get()) || !sandbox_.AddListener(listener.get())) return Status::Error("the broker died while it started", kExitKilled);
+  if (!sandbox_.AddProgram(init_.get()) || !sandbox_.AddListener(listener.get()))
+    return Status::Error("the broker died while it started", kExitKilled);
   return {};
 }
 

@@ -22,7 +22,7 @@ std::string LinkOf(int fd) {
 
 // Empty, or what is wrong with it.
 std::string WhyRefused(int fd) {
-  struct stat st {};
+  struct stat st{};
   if (fstat(fd, &st) < 0) return "";
   if (S_ISSOCK(st.st_mode)) {
     int domain = AF_UNSPEC;
@@ -36,7 +36,7 @@ std::string WhyRefused(int fd) {
   if (link.rfind("anon_inode:[pidfd]", 0) == 0 || link.rfind("pidfd:", 0) == 0) return "is a process outside of the sandbox";
   if (link.rfind("anon_inode:seccomp", 0) == 0) return "is a seccomp listener";
   if (link == "/dev/net/tun" || link == "/dev/vhost-net") return "is a network device (" + link + ")";
-  struct statfs fs {};
+  struct statfs fs{};
   if (fstatfs(fd, &fs) < 0) return "";
   if (fs.f_type == NSFS_MAGIC) return "is a namespace (" + link + ")";
   if (fs.f_type == PROC_SUPER_MAGIC && S_ISDIR(st.st_mode)) return "is a directory of the host's /proc";
@@ -57,7 +57,8 @@ Status CheckInherited(std::vector<int>* inherited) {
     if (fd > 2) inherited->push_back(fd);
     const std::string why = WhyRefused(fd);
     if (status.ok() && !why.empty()) {
-      status = Status::Error(Format("do: descriptor %d, which the program would inherit, %s: close it (%d>&-)", fd, why.c_str(), fd));
+      status =
+          Status::Error(Format("do: descriptor %d, which the program would inherit, %s: close it (%d>&-)", fd, why.c_str(), fd));
     }
   }
   closedir(dir);

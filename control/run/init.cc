@@ -1,4 +1,5 @@
-// Process 1 of the sandbox's pid namespace: puts the program's surroundings right, installs the filter, starts CMD, reaps, forwards signals.
+// Process 1 of the sandbox's pid namespace: puts the program's surroundings right, installs the filter, starts CMD, reaps,
+// forwards signals.
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -31,7 +32,9 @@ namespace {
   _exit(kExitKilled);
 }
 
-int OpenTree(const char* path) { return static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE)); }
+int OpenTree(const char* path) {
+  return static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
+}
 
 bool MakeReadOnly(const char* path) {
   mount_attr attr{};
@@ -58,21 +61,22 @@ void MountEtcFiles(const std::string& name) {
   closedir(dir);
 }
 
-// A /proc that shows only the sandbox. What of it acts on the whole machine is read-only or hidden, as container engines have it: a
-// writer of kernel.core_pattern, for one, would run a program outside.
+// A /proc that shows only the sandbox. What of it acts on the whole machine is read-only or hidden, as container engines have it:
+// a writer of kernel.core_pattern, for one, would run a program outside.
 void MountProc() {
   if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) < 0) Die("cannot mount /proc", errno);
   const int net = OpenTree("/proc/sys/net");  // its keys are the namespace's own
   for (const char* path : {"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"}) {
-    struct stat st {};
+    struct stat st{};
     if (stat(path, &st) < 0) continue;
     BindOver(path, path);
     if (!MakeReadOnly(path)) Die(Format("cannot make %s read-only", path), errno);
   }
-  if (net < 0 || syscall(SYS_move_mount, net, "", AT_FDCWD, "/proc/sys/net", MOVE_MOUNT_F_EMPTY_PATH) < 0) Die("cannot mount /proc/sys/net", errno);
+  if (net < 0 || syscall(SYS_move_mount, net, "", AT_FDCWD, "/proc/sys/net", MOVE_MOUNT_F_EMPTY_PATH) < 0)
+    Die("cannot mount /proc/sys/net", errno);
   close(net);
   for (const char* path : {"/proc/kcore", "/proc/keys", "/proc/timer_list"}) {
-    struct stat st {};
+    struct stat st{};
     if (stat(path, &st) == 0) BindOver("/dev/null", path);
   }
 }
@@ -83,7 +87,8 @@ void MountSys() {
   umount2("/sys", MNT_DETACH);
   if (mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, nullptr) < 0) Die("cannot mount /sys", errno);
   if (cgroup < 0) return;
-  if (syscall(SYS_move_mount, cgroup, "", AT_FDCWD, "/sys/fs/cgroup", MOVE_MOUNT_F_EMPTY_PATH) == 0) MakeReadOnly("/sys/fs/cgroup");
+  if (syscall(SYS_move_mount, cgroup, "", AT_FDCWD, "/sys/fs/cgroup", MOVE_MOUNT_F_EMPTY_PATH) == 0)
+    MakeReadOnly("/sys/fs/cgroup");
   close(cgroup);
 }
 
@@ -96,10 +101,10 @@ void MountAll(const SandboxPlan& plan) {
 
 // What would let a program out: to the machine (modules, raw memory, reboot, clock), to other namespaces and mounts, to tracing.
 // docs/limits.md lists them.
-constexpr int kDroppedCapabilities[] = {CAP_SYS_ADMIN,     CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_BOOT,     CAP_SYS_TIME,
-                                        CAP_SYSLOG,        CAP_BPF,        CAP_PERFMON,   CAP_MAC_ADMIN,    CAP_MAC_OVERRIDE,
-                                        CAP_AUDIT_CONTROL, CAP_AUDIT_READ, CAP_SYS_PACCT, CAP_SYS_TTY_CONFIG, CAP_WAKE_ALARM,
-                                        CAP_BLOCK_SUSPEND, CAP_CHECKPOINT_RESTORE, CAP_DAC_READ_SEARCH};
+constexpr int kDroppedCapabilities[] = {
+    CAP_SYS_ADMIN, CAP_SYS_MODULE,     CAP_SYS_RAWIO,  CAP_SYS_BOOT,      CAP_SYS_TIME,           CAP_SYSLOG,
+    CAP_BPF,       CAP_PERFMON,        CAP_MAC_ADMIN,  CAP_MAC_OVERRIDE,  CAP_AUDIT_CONTROL,      CAP_AUDIT_READ,
+    CAP_SYS_PACCT, CAP_SYS_TTY_CONFIG, CAP_WAKE_ALARM, CAP_BLOCK_SUSPEND, CAP_CHECKPOINT_RESTORE, CAP_DAC_READ_SEARCH};
 
 [[noreturn]] void Execute(const SandboxPlan& plan) {
   for (const std::string& variable : plan.options.env) putenv(strdup(variable.c_str()));

@@ -1,9 +1,9 @@
 // Keeper and the sentry's surroundings: an unowned user, no capability, an empty root, namespaces of its own.
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
-#include <linux/futex.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -22,8 +22,8 @@
 namespace sluice {
 namespace {
 
-// Users of a range that nobody else hands out (above systemd's container range), four per sandbox and different for each that runs, so
-// that neither signals, tracing, inotify limits nor process limits of one sandbox reach another.
+// Users of a range that nobody else hands out (above systemd's container range), four per sandbox and different for each that
+// runs, so that neither signals, tracing, inotify limits nor process limits of one sandbox reach another.
 constexpr uid_t kFirstUid = 0x70000000;
 
 [[noreturn]] void Fail(SandboxPlan& plan, const std::string& what) {
@@ -47,7 +47,9 @@ bool EnterEmptyRoot() {
   if (mkdir("/proc/proc", 0555) < 0) return false;
   // subset=pid hides everything but processes; older kernels (before 5.8) do not know it.
   const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY;
-  if (mount("proc", "/proc/proc", "proc", flags, "hidepid=2,subset=pid") < 0 && mount("proc", "/proc/proc", "proc", flags, "hidepid=2") < 0) return false;
+  if (mount("proc", "/proc/proc", "proc", flags, "hidepid=2,subset=pid") < 0 &&
+      mount("proc", "/proc/proc", "proc", flags, "hidepid=2") < 0)
+    return false;
   if (chdir("/proc") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0) return false;
   return mount("", "/", nullptr, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) == 0;
 }
@@ -85,8 +87,8 @@ void StandardDescriptors(SandboxPlan& plan) {
   if (setns(plan.standin_netns.get(), CLONE_NEWNET) < 0) Fail(plan, "its network namespace");
   if (!EnterEmptyRoot()) Fail(plan, "an empty root");
   const NativeOptionMaps& options = plan.option_group.maps;
-  CloseAllBut({plan.calls.b.get(), plan.control.b.get(), plan.event_netlink.get(), plan.dump_netlink.get(), plan.admin_listener.get(), plan.pcap.get(),
-               options.slots.get(), options.marks.get(), options.posted.get()});
+  CloseAllBut({plan.calls.b.get(), plan.control.b.get(), plan.event_netlink.get(), plan.dump_netlink.get(),
+               plan.admin_listener.get(), plan.pcap.get(), options.slots.get(), options.marks.get(), options.posted.get()});
   SetLimits();
   if (!BecomeUnowned(plan.guard_pid)) Fail(plan, "an unowned user");
   // When the keeper goes, so does the sentry (the kernel forgets this at a change of user).
@@ -99,13 +101,15 @@ void StandardDescriptors(SandboxPlan& plan) {
 void RunKeeper(SandboxPlan& plan, int* sentry_pid) {
   prctl(PR_SET_NAME, "sluice-keeper");
   setsid();
-  const pid_t pid = CloneProcess(CLONE_FILES | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, nullptr, plan.option_group.fd.get());
+  const pid_t pid =
+      CloneProcess(CLONE_FILES | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, nullptr, plan.option_group.fd.get());
   if (pid == 0) BeSentry(plan);
   std::atomic_ref<int>(*sentry_pid).store(pid);
   syscall(SYS_futex, sentry_pid, FUTEX_WAKE, 1, nullptr, nullptr, 0);
   if (pid < 0) Fail(plan, "its process");
   // The descriptor table is the sentry's: nothing is opened, closed or even said here.
-  // Its real user is the sentry's saved one: the kernel sends the sentry the signal of our death only where we might send it ourselves.
+  // Its real user is the sentry's saved one: the kernel sends the sentry the signal of our death only where we might send it
+  // ourselves.
   const uid_t sentry = kFirstUid + static_cast<uid_t>(plan.guard_pid) * 4 + 2, keeper = sentry + 1;
   if (setgroups(0, nullptr) < 0 || setresgid(keeper, keeper, keeper) < 0 || setresuid(sentry, keeper, keeper) < 0 ||
       !DropHeldCapabilities()) {

@@ -25,21 +25,24 @@ constexpr char kRecord[] = "cgroup-";  // file under --root, then the guard's pr
 
 std::string RecordPath(const Flags& flags, pid_t guard) { return flags.root + Format("/%s%d", kRecord, guard); }
 
-// The root of the hierarchy, as our cgroup namespace has it: where it is usually mounted, else by a mount of our own, which takes the
-// kernel some milliseconds.
+// The root of the hierarchy, as our cgroup namespace has it: where it is usually mounted, else by a mount of our own, which takes
+// the kernel some milliseconds.
 UniqueFd OpenHierarchy() {
   for (const char* usual : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
     UniqueFd root(open(usual, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    struct statfs fs {};
-    struct statvfs flags {};
-    struct stat st {};
+    struct statfs fs{};
+    struct statvfs flags{};
+    struct stat st{};
     const bool writable = root && fstatvfs(root.get(), &flags) == 0 && (flags.f_flag & ST_RDONLY) == 0;
     // The root of a mount and of the hierarchy: inode 1, not a group that somebody bound there.
-    if (writable && fstatfs(root.get(), &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC && fstat(root.get(), &st) == 0 && st.st_ino == 1) return root;
+    if (writable && fstatfs(root.get(), &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC && fstat(root.get(), &st) == 0 &&
+        st.st_ino == 1)
+      return root;
   }
   UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "cgroup2", FSOPEN_CLOEXEC)));
   if (!context || syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return UniqueFd();
-  return UniqueFd(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)));
+  return UniqueFd(static_cast<int>(
+      syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)));
 }
 
 // Our own group, relative to that root: "0::/path" of /proc/self/cgroup. Ends in a slash where it is not empty.
@@ -66,7 +69,8 @@ bool RemoveGroup(int root, const std::string& path) {
 // Null, or what failed.
 const char* Make(SandboxPlan& plan, std::string* error) {
   OptionGroup& group = plan.option_group;
-  if (LoadNativeOptions(CallServer::Options{}.max_sockets, &group.program, &group.maps, error) != Errno::kOk) return error->c_str();
+  if (LoadNativeOptions(CallServer::Options{}.max_sockets, &group.program, &group.maps, error) != Errno::kOk)
+    return error->c_str();
   group.hierarchy = OpenHierarchy();
   if (!group.hierarchy) return "cannot reach the cgroup2 hierarchy";
   const std::string path = OwnGroup() + Format("sluice-%d", plan.guard_pid);

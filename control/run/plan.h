@@ -1,4 +1,5 @@
-// What the guard decides and opens before it forks the other processes of a sandbox; each inherits it and closes what it does not need.
+// What the guard decides and opens before it forks the other processes of a sandbox; each inherits it and closes what it does not
+// need.
 #pragma once
 
 #include <signal.h>
@@ -23,9 +24,9 @@ inline constexpr uint32_t kSluiceMark = 0x736c7563;  // "sluc"
 
 // The control group of the sentry with its BPF program (option_group.h). Empty where options are notified.
 struct OptionGroup {
-  UniqueFd hierarchy;     // root of the cgroup v2 hierarchy
-  std::string path;       // of the group, relative to it
-  UniqueFd fd;            // the group
+  UniqueFd hierarchy;  // root of the cgroup v2 hierarchy
+  std::string path;    // of the group, relative to it
+  UniqueFd fd;         // the group
   UniqueFd program;
   NativeOptionMaps maps;  // for the sentry
 };
@@ -37,24 +38,24 @@ struct SandboxPlan {
   std::vector<int> inherited;  // descriptors above 2 that the user gave to CMD
   sigset_t user_mask{};        // signal mask at start
 
-  UniqueFd netns;              // the sandbox's network namespace
-  std::string netns_name;      // as of ip netns; may be empty
+  UniqueFd netns;          // the sandbox's network namespace
+  std::string netns_name;  // as of ip netns; may be empty
   NamespaceId netns_id;
   bool own_netns = false;
-  std::vector<LinkInfo> devices;  // those whose frames are ours
-  std::map<int, Silence> silenced; // by index
-  OwnLink own_link;                // where the namespace is ours and has a device; its descriptors stay with guard and broker
+  std::vector<LinkInfo> devices;    // those whose frames are ours
+  std::map<int, Silence> silenced;  // by index
+  OwnLink own_link;                 // where the namespace is ours and has a device; its descriptors stay with guard and broker
 
   UniqueFd standin_netns;
   uint64_t standin_cookie = 0;
 
   OptionGroup option_group;
 
-  UniqueFd lock;               // of the namespace; held by guard and broker
+  UniqueFd lock;  // of the namespace; held by guard and broker
 
-  SocketPair calls;    // a: broker, b: sentry's worker
-  SocketPair control;  // a: broker, b: sentry's control thread
-  SocketPair guard;    // a: guard, b: broker
+  SocketPair calls;                      // a: broker, b: sentry's worker
+  SocketPair control;                    // a: broker, b: sentry's control thread
+  SocketPair guard;                      // a: guard, b: broker
   UniqueFd event_netlink, dump_netlink;  // opened in the namespace, used by the sentry
   UniqueFd admin_listener;
   UniqueFd pcap;

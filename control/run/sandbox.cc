@@ -45,7 +45,8 @@ Status Sandbox::Take() {
   UniqueFd own(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
   if (!id || !own) return Status::Error("cannot identify the network namespace" + ErrnoText(errno));
   if (*id == *IdOfNamespace(own.get()) && plan_.intercepted()) {
-    return Status::Error("--netns=" + plan_.options.netns + ": this is the namespace sluice runs in; its kernel would fall silent. Make one with ip netns add");
+    return Status::Error("--netns=" + plan_.options.netns +
+                         ": this is the namespace sluice runs in; its kernel would fall silent. Make one with ip netns add");
   }
   plan_.netns_id = *id;
   SLUICE_RETURN_IF_ERROR(TakeNamespace(plan_, &plan_.lock));
@@ -67,12 +68,14 @@ Status Sandbox::LookAtNamespace(bool* resolver) {
   const auto& named = plan_.options.devices;
   for (const std::string& name : named) {
     const auto link = std::find_if(links.begin(), links.end(), [&](const LinkInfo& l) { return l.name == name; });
-    if (link == links.end()) return Status::Error("--device=" + name + ": no such device in the namespace " + plan_.options.netns);
+    if (link == links.end())
+      return Status::Error("--device=" + name + ": no such device in the namespace " + plan_.options.netns);
     if (link->type != ARPHRD_ETHER) return Status::Error("--device=" + name + ": not an Ethernet device");
   }
   for (LinkInfo& link : links) {
     if ((link.flags & IFF_LOOPBACK) != 0 || link.type != ARPHRD_ETHER) continue;
-    if (named.empty() || std::find(named.begin(), named.end(), link.name) != named.end()) plan_.devices.push_back(std::move(link));
+    if (named.empty() || std::find(named.begin(), named.end(), link.name) != named.end())
+      plan_.devices.push_back(std::move(link));
   }
   if (plan_.own_netns) return {};
   const Status filters = CheckPacketFilters(plan_.devices, resolver);
@@ -84,7 +87,8 @@ Status Sandbox::Start() {
   SLUICE_RETURN_IF_ERROR(StartBroker());
   SLUICE_RETURN_IF_ERROR(StartSentry());
   // By these the broker ends them where the guard dies.
-  if (!Send(Type::kSandbox, {sentry_.pidfd.get(), keeper_.pidfd.get()})) return Status::Error("the broker died while it started", kExitKilled);
+  if (!Send(Type::kSandbox, {sentry_.pidfd.get(), keeper_.pidfd.get()}))
+    return Status::Error("the broker died while it started", kExitKilled);
   return {};
 }
 
@@ -138,14 +142,17 @@ Status Sandbox::StartSentry() {
   return {};
 }
 
-bool Sandbox::Send(Type type, const std::vector<int>& fds) { return plan_.guard.a && SendRecord(plan_.guard.a.get(), control::Encode(type), fds); }
+bool Sandbox::Send(Type type, const std::vector<int>& fds) {
+  return plan_.guard.a && SendRecord(plan_.guard.a.get(), control::Encode(type), fds);
+}
 bool Sandbox::AddProgram(int pidfd) { return Send(Type::kProgram, {pidfd}); }
 bool Sandbox::AddListener(int listener) { return Send(Type::kListener, {listener}); }
 bool Sandbox::Synchronize() { return Send(Type::kSynchronize); }
 bool Sandbox::Drain() { return Send(Type::kDrain); }
 
 void Sandbox::AddPolled(std::vector<pollfd>* polled) const {
-  for (const int fd : {plan_.guard.a.get(), broker_.pidfd.get(), sentry_.pidfd.get(), keeper_.pidfd.get(), plan_.sentry_log_read.get()}) {
+  for (const int fd :
+       {plan_.guard.a.get(), broker_.pidfd.get(), sentry_.pidfd.get(), keeper_.pidfd.get(), plan_.sentry_log_read.get()}) {
     polled->push_back({fd, POLLIN, 0});
   }
 }
@@ -175,10 +182,15 @@ Sandbox::Event Sandbox::FromBroker(std::string* why) {
     return Event::kDead;
   }
   switch (header.type) {
-    case Type::kReady: return Event::kReady;
-    case Type::kDrained: return Event::kDrained;
-    case Type::kFatal: *why = body; return Event::kDead;
-    default: return Event::kNone;
+    case Type::kReady:
+      return Event::kReady;
+    case Type::kDrained:
+      return Event::kDrained;
+    case Type::kFatal:
+      *why = body;
+      return Event::kDead;
+    default:
+      return Event::kNone;
   }
 }
 

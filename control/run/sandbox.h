@@ -1,6 +1,6 @@
-// One sandbox: the broker, the sentry and its keeper that serve one network namespace for the programs in it. Whoever owns it is the
-// guard: it waits for events, gives the programs' seccomp listeners to it, ends it and leaves the namespace as it was. Used by
-// `sluice do` (guard.cc) and by the container runtime (control/oci/). For a process with one thread.
+// One sandbox: the broker, the sentry and its keeper that serve one network namespace for the programs in it. Whoever owns it is
+// the guard: it waits for events, gives the programs' seccomp listeners to it, ends it and leaves the namespace as it was. Used
+// by `sluice do` (guard.cc) and by the container runtime (control/oci/). For a process with one thread.
 #pragma once
 
 #include <poll.h>
@@ -46,9 +46,9 @@ class Sandbox {
 
   enum class Event {
     kNone,
-    kReady,    // the stack stands, every device is attached
+    kReady,  // the stack stands, every device is attached
     kDrained,
-    kDead,     // it cannot go on; the programs must be killed before Finish
+    kDead,  // it cannot go on; the programs must be killed before Finish
   };
   static constexpr size_t kPolled = 5;
   // Appends kPolled entries; OnPolled wants them back.

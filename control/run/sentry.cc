@@ -1,5 +1,5 @@
-// The sentry, once it is jailed: the worker's thread runs the stack, the ports and the program's calls; the main thread follows the
-// namespace's configuration and answers the admin socket.
+// The sentry, once it is jailed: the worker's thread runs the stack, the ports and the program's calls; the main thread follows
+// the namespace's configuration and answers the admin socket.
 #include <malloc.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -41,10 +41,18 @@ constexpr size_t kPacketMemory = size_t{512} << 20;
 class Sentry {
  public:
   explicit Sentry(SandboxPlan& plan)
-      : plan_(plan), pool_(kPacketMemory), stack_(MonotonicNow(), rng_, pool_), worker_(MakeWorkerOptions(plan.flags), stack_),
+      : plan_(plan),
+        pool_(kPacketMemory),
+        stack_(MonotonicNow(), rng_, pool_),
+        worker_(MakeWorkerOptions(plan.flags), stack_),
         native_options_(OpenNativeOptions(plan)),
-        calls_(worker_, {.calls_fd = plan.calls.b.get(), .pool = &pool_, .net_raw = plan.flags.net_raw, .native_options = native_options_.get()}), mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
-        ports_(plan, pool_), admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}) {}
+        calls_(worker_, {.calls_fd = plan.calls.b.get(),
+                         .pool = &pool_,
+                         .net_raw = plan.flags.net_raw,
+                         .native_options = native_options_.get()}),
+        mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
+        ports_(plan, pool_),
+        admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}) {}
 
   [[noreturn]] void Run() {
     ReceiveFirstSysctls();
@@ -86,14 +94,16 @@ class Sentry {
     if (!status.ok()) Fatal(status.line());
   }
 
-  void Send(Type type, int32_t number = 0, std::string_view body = {}) { SendRecord(plan_.control.b.get(), control::Encode(type, number, body), {}); }
+  void Send(Type type, int32_t number = 0, std::string_view body = {}) {
+    SendRecord(plan_.control.b.get(), control::Encode(type, number, body), {});
+  }
 
   void ReceiveFirstSysctls() {
     Record record;
     control::Header header;
     std::string_view body;
-    if (ReceiveRecord(plan_.control.b.get(), &record, control::kMaxRecord, 0) != 1 || !control::Decode(record.data, &header, &body) ||
-        header.type != Type::kSysctls) {
+    if (ReceiveRecord(plan_.control.b.get(), &record, control::kMaxRecord, 0) != 1 ||
+        !control::Decode(record.data, &header, &body) || header.type != Type::kSysctls) {
       Fatal("the broker does not answer");
     }
     TakeSysctls(body);
@@ -105,7 +115,8 @@ class Sentry {
     ParseSysctls(sysctls_, &problems);
     for (const std::string& problem : problems) LogLine(LogLevel::kWarning, problem);
     for (const std::string& key : SysctlsWithoutEffect(sysctls_)) {
-      if (told_.insert(key).second) LogLine(LogLevel::kWarning, key + " = " + sysctls_.find(key)->second + " has no effect on sluice's stack");
+      if (told_.insert(key).second)
+        LogLine(LogLevel::kWarning, key + " = " + sysctls_.find(key)->second + " has no effect on sluice's stack");
     }
   }
 
@@ -119,7 +130,8 @@ class Sentry {
 
   // A snapshot for the stack. `direct`: the worker does not run yet.
   void Publish(bool direct = false) {
-    auto config = std::make_shared<NetConfig>(MakeConfig(mirror_.tables(), [this](const LinkConfig& link) { return Usable(link); }, attached_));
+    auto config = std::make_shared<NetConfig>(
+        MakeConfig(mirror_.tables(), [this](const LinkConfig& link) { return Usable(link); }, attached_));
     config->sysctls = sysctls_;
     config->generation = ++generation_;
     auto apply = [this, config = std::shared_ptr<const NetConfig>(std::move(config))] {
@@ -210,17 +222,22 @@ class Sentry {
         TakeSysctls(body);
         Publish();
         break;
-      case Type::kPort: TakePort(header.number, body, std::move(record.fds)); break;
+      case Type::kPort:
+        TakePort(header.number, body, std::move(record.fds));
+        break;
       case Type::kPortFailed:
         if (waiting_.erase(header.number) != 0) Fatal(std::string(body));
         asked_.erase(header.number);  // tried again with the next change of the namespace
         Log(LogLevel::kWarning, "%.*s", static_cast<int>(body.size()), body.data());
         break;
-      case Type::kSynchronize: Synchronize(); break;
+      case Type::kSynchronize:
+        Synchronize();
+        break;
       case Type::kDrain:
         draining_ = true;
         break;
-      default: break;
+      default:
+        break;
     }
   }
 
@@ -248,7 +265,9 @@ class Sentry {
       for (const SocketInfo& s : stack_.Sockets(true)) {
         constexpr int kEstablished = 1, kFinWait1 = 4, kCloseWait = 8, kLastAck = 9, kClosing = 11;
         if (s.protocol != 6) continue;
-        if (s.state != kEstablished && s.state != kFinWait1 && s.state != kCloseWait && s.state != kLastAck && s.state != kClosing) continue;
+        if (s.state != kEstablished && s.state != kFinWait1 && s.state != kCloseWait && s.state != kLastAck &&
+            s.state != kClosing)
+          continue;
         ++owing;
         if (s.tcp) acknowledged += s.tcp->bytes_acked;
       }
@@ -257,7 +276,9 @@ class Sentry {
       if (std::exchange(drain_seen_, seen) != seen) drain_progress_ = now;
       const bool stalled = owing != 0 && now - drain_progress_ >= kDrainStall;
       if ((owing != 0 && !stalled) || drained_.exchange(true)) return;
-      if (stalled) Log(LogLevel::kWarning, "connections that the program left were cut: nothing was acknowledged for %d s", static_cast<int>(kDrainStall.seconds()));
+      if (stalled)
+        Log(LogLevel::kWarning, "connections that the program left were cut: nothing was acknowledged for %d s",
+            static_cast<int>(kDrainStall.seconds()));
       Send(Type::kDrained);
     });
   }
@@ -286,7 +307,8 @@ class Sentry {
 }  // namespace
 
 void RunSentry(SandboxPlan& plan) {
-  // One heap for both threads: glibc opens /proc/sys/vm/overcommit_memory before it shrinks any other, which our own filter kills.
+  // One heap for both threads: glibc opens /proc/sys/vm/overcommit_memory before it shrinks any other, which our own filter
+  // kills.
   mallopt(M_ARENA_MAX, 1);
   // Never destroyed: the process ends by the guard's signal.
   (new Sentry(plan))->Run();

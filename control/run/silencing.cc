@@ -35,7 +35,8 @@ Status Silencing::Check() const {
   for (const auto& [ifindex, silence] : plan_.silenced) {
     std::string reason;
     const Errno e = silence.Check(&reason);
-    if (e != Errno::kOk && e != Errno::kENODEV) return Status::Error("the kernel is not silenced any more: " + reason, kExitKilled);
+    if (e != Errno::kOk && e != Errno::kENODEV)
+      return Status::Error("the kernel is not silenced any more: " + reason, kExitKilled);
   }
   return {};
 }

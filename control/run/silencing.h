@@ -1,5 +1,6 @@
-// Keeps the namespace's kernel from answering and emitting on the sandbox's devices. The programs are pinned: they outlive any of our
-// processes, and whoever cleans up (guard; broker where that died; the next sluice on the namespace where both did) lifts them by the pins.
+// Keeps the namespace's kernel from answering and emitting on the sandbox's devices. The programs are pinned: they outlive any of
+// our processes, and whoever cleans up (guard; broker where that died; the next sluice on the namespace where both did) lifts
+// them by the pins.
 #pragma once
 
 #include <string>

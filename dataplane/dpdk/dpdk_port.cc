@@ -29,7 +29,11 @@ uint8_t LinkType(const Packet& frame) {
 }  // namespace
 
 DpdkPort::DpdkPort(std::shared_ptr<Ethdev> device, uint32_t queue, const DpdkOptions& options, BlockPool& pool)
-    : device_(std::move(device)), queue_(static_cast<uint16_t>(queue)), ifindex_(options.ifindex), options_(options), pool_(pool) {
+    : device_(std::move(device)),
+      queue_(static_cast<uint16_t>(queue)),
+      ifindex_(options.ifindex),
+      options_(options),
+      pool_(pool) {
   if (device_->interrupts()) OpenInterrupts();
 }
 
@@ -44,7 +48,8 @@ void DpdkPort::OpenInterrupts() {
   // A driver without says so by an error, which is no news to the user.
   const int level = rte_log_get_level(rte_eth_dev_logtype);
   rte_log_set_level(static_cast<uint32_t>(rte_eth_dev_logtype), RTE_LOG_CRIT);
-  if (!epoll_ || rte_eth_dev_rx_intr_ctl_q(device_->port(), queue_, epoll_.get(), RTE_INTR_EVENT_ADD, nullptr) != 0) epoll_.Reset();
+  if (!epoll_ || rte_eth_dev_rx_intr_ctl_q(device_->port(), queue_, epoll_.get(), RTE_INTR_EVENT_ADD, nullptr) != 0)
+    epoll_.Reset();
   rte_log_set_level(static_cast<uint32_t>(rte_eth_dev_logtype), static_cast<uint32_t>(level));
 }
 
@@ -158,7 +163,8 @@ bool DpdkPort::ArmWakeup() {
 bool DpdkPort::DeviceTakes(const Packet& frame, FrameHeaders* headers) const {
   const Offload& o = frame.offload;
   if (o.checksum != ChecksumState::kPartial || device_->tx_offloads() == 0) return false;
-  if (!LocateHeaders(frame.linear(), frame.size(), headers) || headers->fragment || headers->transport != o.csum_start) return false;
+  if (!LocateHeaders(frame.linear(), frame.size(), headers) || headers->fragment || headers->transport != o.csum_start)
+    return false;
   if (o.gso == GsoType::kNone) return true;
   return headers->protocol == kProtocolTcp && uint32_t{o.gso_size} + o.hdr_len <= device_->max_tso_segment();
 }
@@ -300,7 +306,9 @@ std::vector<std::string> DpdkPort::describe() const {
           "device=" + device_->name(),
           "queue=" + std::to_string(queue_),
           std::string("tx_checksum=") + (device_->tx_offloads() != 0 ? "device" : "software"),
-          std::string("gso=") + (tso ? "device" : options_.software_gso ? "software" : "off"),
+          std::string("gso=") + (tso                     ? "device"
+                                 : options_.software_gso ? "software"
+                                                         : "off"),
           std::string("wakeup=") + (epoll_ ? "interrupt" : "none (polls without end)"),
           "mtu=" + std::to_string(device_->mtu()),
           "mbufs_lent=" + std::to_string(device_->rx_pool(queue_).lent()),
@@ -328,4 +336,5 @@ Errno Open(const DpdkOptions& options, BlockPool& pool, DpdkLink* out, std::stri
 }  // namespace
 }  // namespace sluice::dpdk
 
-extern "C" __attribute__((visibility("default"))) const sluice::DpdkModule sluice_dpdk_module{sluice::DpdkModule::kVersion, sluice::dpdk::Open};
+extern "C" __attribute__((visibility("default")))
+const sluice::DpdkModule sluice_dpdk_module{sluice::DpdkModule::kVersion, sluice::dpdk::Open};

@@ -70,7 +70,7 @@ class Ethdev {
   bool local_peer_ = false;  // frames come from a kernel on this machine, with checksums that it left to be finished
   std::vector<MbufPool*> rx_pools_;
   std::vector<rte_mempool*> tx_pools_, super_pools_;
-  UniqueFd kernel_;          // a socket of the namespace that the kernel's device is in, where there is one
+  UniqueFd kernel_;  // a socket of the namespace that the kernel's device is in, where there is one
   std::atomic<bool> removed_{false};
   int64_t link_asked_ = 0, gone_asked_ = 0;
   bool link_up_ = true;
@@ -117,14 +117,14 @@ class DpdkPort final : public Port {
   const IfIndex ifindex_;
   const DpdkOptions options_;
   BlockPool& pool_;
-  UniqueFd epoll_;                 // where the driver has receive interrupts
-  std::vector<rte_mbuf*> received_; // of the last burst, not yet handed up
+  UniqueFd epoll_;                   // where the driver has receive interrupts
+  std::vector<rte_mbuf*> received_;  // of the last burst, not yet handed up
   size_t received_next_ = 0;
   std::vector<rte_mbuf*> pending_;  // taken, not yet with the device
   size_t pending_next_ = 0;
-  int64_t stuck_since_ = 0;         // the device took nothing since; 0: it did
+  int64_t stuck_since_ = 0;  // the device took nothing since; 0: it did
   bool dead_ = false;
-  uint64_t copied_ = 0;            // frames that were copied because too many were lent out
+  uint64_t copied_ = 0;  // frames that were copied because too many were lent out
   PortStats stats_;
 };
 

@@ -17,8 +17,8 @@ namespace {
 
 struct State {
   bool ready = false;
-  std::string arguments;       // EAL's own, where it was set up by them
-  std::set<uint16_t> taken;    // ports given out
+  std::string arguments;     // EAL's own, where it was set up by them
+  std::set<uint16_t> taken;  // ports given out
 };
 
 State& state() {
@@ -70,8 +70,10 @@ Errno SetUpPlain(const std::string& device, std::string* error) {
   KeptAffinity affinity;
   const bool pci = device.substr(0, device.find(',')).find(':') != std::string::npos;
   const std::string prefix = "sluice-" + std::to_string(getpid());
-  const Errno e = SetUp({"--no-huge", "-m", "256", "--no-shconf", "--no-telemetry", "--iova-mode=va", "--log-level=*:error",
-                         "--file-prefix=" + prefix, "-l", std::to_string(affinity.first()), pci ? "--allow=" + device : "--no-pci"}, error);
+  const Errno e =
+      SetUp({"--no-huge", "-m", "256", "--no-shconf", "--no-telemetry", "--iova-mode=va", "--log-level=*:error",
+             "--file-prefix=" + prefix, "-l", std::to_string(affinity.first()), pci ? "--allow=" + device : "--no-pci"},
+            error);
   if (e == Errno::kOk) {
     std::error_code ignored;
     std::filesystem::remove_all(rte_eal_get_runtime_dir(), ignored);
@@ -112,7 +114,8 @@ Errno FindDevice(const std::string& device, uint16_t* port, std::string* error) 
   const int probed = rte_dev_probe(device.c_str());
   const std::string name = device.substr(0, device.find(','));
   if (probed < 0 || rte_eth_dev_get_port_by_name(name.c_str(), port) != 0) {
-    *error = "the DPDK device " + device + " cannot be opened: " + (probed < 0 ? rte_strerror(-probed) : "it is no Ethernet device");
+    *error =
+        "the DPDK device " + device + " cannot be opened: " + (probed < 0 ? rte_strerror(-probed) : "it is no Ethernet device");
     return probed < 0 ? static_cast<Errno>(-probed) : Errno::kENODEV;
   }
   state().taken.insert(*port);

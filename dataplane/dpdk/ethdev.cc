@@ -49,7 +49,8 @@ std::shared_ptr<Ethdev> Ethdev::Open(uint16_t port, const DpdkOptions& options, 
   }
   device->ReadKernelDevice();
   if (device->Configure(options, error) != Errno::kOk) return nullptr;
-  if (device->MakePools(options.queues, error) != Errno::kOk || device->SetUpQueues(options.queues, error) != Errno::kOk) return nullptr;
+  if (device->MakePools(options.queues, error) != Errno::kOk || device->SetUpQueues(options.queues, error) != Errno::kOk)
+    return nullptr;
   return device;
 }
 
@@ -72,7 +73,8 @@ Errno Ethdev::Configure(const DpdkOptions& options, std::string* error) {
     if (tx_offloads_ != 0) tx_offloads_ |= info_.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_TSO;
     constexpr uint64_t kVerify = RTE_ETH_RX_OFFLOAD_TCP_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
     // net_tap counts the Ethernet header as part of the MTU and refuses, without end, what is longer.
-    if ((tx_offloads_ & RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0) max_tso_segment_ = std::strcmp(info_.driver_name, "net_tap") == 0 ? mtu_ : UINT16_MAX;
+    if ((tx_offloads_ & RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0)
+      max_tso_segment_ = std::strcmp(info_.driver_name, "net_tap") == 0 ? mtu_ : UINT16_MAX;
     // What a local kernel left to be finished would be found wrong.
     if (!local_peer_) rx_offloads_ = info_.rx_offload_capa & kVerify;
   }
@@ -114,7 +116,8 @@ Errno Ethdev::MakePools(uint32_t queues, std::string* error) {
 Errno Ethdev::SetUpQueues(uint32_t queues, std::string* error) {
   const auto socket = static_cast<unsigned>(std::max(0, rte_eth_dev_socket_id(port_)));
   uint16_t rx_ring = kRing, tx_ring = kRing;
-  if (const int e = rte_eth_dev_adjust_nb_rx_tx_desc(port_, &rx_ring, &tx_ring); e != 0) return Fail(error, "rings of " + name_, e);
+  if (const int e = rte_eth_dev_adjust_nb_rx_tx_desc(port_, &rx_ring, &tx_ring); e != 0)
+    return Fail(error, "rings of " + name_, e);
   for (uint16_t q = 0; q < queues; ++q) {
     rte_eth_rxconf rx = info_.default_rxconf;
     rx.offloads = rx_offloads_;
@@ -166,7 +169,8 @@ bool Ethdev::LinkUp() {
   if (kernel_) {
     ifreq request{};
     request.ifr_ifindex = static_cast<int>(info_.if_index);
-    link_up_ = ioctl(kernel_.get(), SIOCGIFNAME, &request) == 0 && ioctl(kernel_.get(), SIOCGIFFLAGS, &request) == 0 && (request.ifr_flags & IFF_UP) != 0;
+    link_up_ = ioctl(kernel_.get(), SIOCGIFNAME, &request) == 0 && ioctl(kernel_.get(), SIOCGIFFLAGS, &request) == 0 &&
+               (request.ifr_flags & IFF_UP) != 0;
     return link_up_;
   }
   rte_eth_link link{};

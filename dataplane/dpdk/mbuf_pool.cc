@@ -24,8 +24,8 @@ BlockRef MbufPool::Lend(rte_mbuf* segment) {
   segment->next = nullptr;
   segment->nb_segs = 1;
   ++lent_;
-  return BlockRef(new (rte_mbuf_to_priv(segment))
-                      Block{1, segment->buf_len, static_cast<uint8_t*>(segment->buf_addr), this, reinterpret_cast<uint64_t>(segment)});
+  return BlockRef(new (rte_mbuf_to_priv(segment)) Block{1, segment->buf_len, static_cast<uint8_t*>(segment->buf_addr), this,
+                                                        reinterpret_cast<uint64_t>(segment)});
 }
 
 void MbufPool::Free(Block* block) {

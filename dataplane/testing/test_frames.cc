@@ -84,8 +84,7 @@ Packet MakeFrame(BlockPool& pool, const FrameSpec& spec) {
   FrameHeaders h;
   SLUICE_CHECK(LocateHeaders(p.linear(), p.size(), &h));
   const uint16_t offset = spec.udp ? 6 : 16;
-  wire::StoreSum(p.data() + h.transport + offset,
-                 PseudoHeaderSum(p.linear(), h, static_cast<uint32_t>(p.size() - h.transport)));
+  wire::StoreSum(p.data() + h.transport + offset, PseudoHeaderSum(p.linear(), h, static_cast<uint32_t>(p.size() - h.transport)));
   p.offload.checksum = ChecksumState::kPartial;
   p.offload.csum_start = h.transport;
   p.offload.csum_offset = offset;
@@ -118,12 +117,14 @@ std::vector<uint8_t> CheckedPayload(const Packet& frame) {
     ADD_FAILURE() << "no headers in a frame of " << frame.size();
     return {};
   }
-  if (!h.v6) EXPECT_EQ(wire::OnesSum(Bytes{frame.data() + h.network, size_t{h.transport} - h.network}), 0xffff) << "IPv4 header checksum";
+  if (!h.v6)
+    EXPECT_EQ(wire::OnesSum(Bytes{frame.data() + h.network, size_t{h.transport} - h.network}), 0xffff) << "IPv4 header checksum";
   const uint32_t transport_bytes = h.end - h.transport;
   const uint16_t pseudo = PseudoHeaderSum(frame.linear(), h, transport_bytes);
   const uint16_t offset = h.protocol == kProtocolUdp ? 6 : 16;
   switch (frame.offload.checksum) {
-    case ChecksumState::kVerified: break;
+    case ChecksumState::kVerified:
+      break;
     case ChecksumState::kPartial:
       EXPECT_EQ(frame.offload.csum_start, h.transport);
       EXPECT_EQ(frame.offload.csum_offset, offset);

@@ -14,8 +14,8 @@ struct FrameSpec {
   std::vector<uint8_t> payload;
   bool udp = false;
   bool v6 = false;
-  bool sliced = false;     // payload in slices of odd sizes; else linear
-  bool partial = false;    // kPartial with the pseudo header's sum; else complete
+  bool sliced = false;   // payload in slices of odd sizes; else linear
+  bool partial = false;  // kPartial with the pseudo header's sum; else complete
   uint16_t gso_size = 0;
   uint32_t seq = 1000;
   uint32_t ack = 77;

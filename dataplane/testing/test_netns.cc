@@ -45,15 +45,19 @@ int VethPair::Run(int netns, const std::string& command, std::string* output) co
   char buffer[4096];
   for (size_t n; (n = fread(buffer, 1, sizeof buffer, pipe)) > 0;) text.append(buffer, n);
   const int status = pclose(pipe);
-  if (output != nullptr) *output = text;
-  else if (status != 0) std::fprintf(stderr, "%s: %s\n", command.c_str(), text.c_str());
+  if (output != nullptr)
+    *output = text;
+  else if (status != 0)
+    std::fprintf(stderr, "%s: %s\n", command.c_str(), text.c_str());
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 VethPair::VethPair() : ours_(NewNetns()), peer_(NewNetns()) {
   const std::string peer_path = "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(peer_.get());
   for (int ns : {ours_.get(), peer_.get()}) {
-    SLUICE_CHECK(Run(ns, "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6; ip link set lo up") == 0);
+    SLUICE_CHECK(Run(ns,
+                     "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6; "
+                     "ip link set lo up") == 0);
   }
   SLUICE_CHECK(Run(ours_.get(), "ip link add sl0 type veth peer name pe0 netns " + peer_path) == 0);
   SLUICE_CHECK(Run(ours_.get(), "ip addr add 10.77.0.1/24 dev sl0 && ip link set sl0 up") == 0);

@@ -19,7 +19,8 @@ Slice Copy(BlockPool& pool, std::string_view text) {
 }
 
 std::string Head(std::string_view status, uint64_t body) {
-  return "HTTP/1.1 " + std::string(status) + "\r\nServer: sluice\r\nContent-Type: application/octet-stream\r\nContent-Length: " + std::to_string(body) + "\r\n\r\n";
+  return "HTTP/1.1 " + std::string(status) +
+         "\r\nServer: sluice\r\nContent-Type: application/octet-stream\r\nContent-Length: " + std::to_string(body) + "\r\n\r\n";
 }
 
 // The value of a header field, its name given in lower case; without the white space around it.
@@ -27,7 +28,8 @@ std::string_view Field(std::string_view head, std::string_view name) {
   for (size_t at = head.find("\r\n"); at != std::string_view::npos; at = head.find("\r\n", at + 2)) {
     const std::string_view line = head.substr(at + 2, head.find("\r\n", at + 2) - at - 2);
     if (line.size() <= name.size() || line[name.size()] != ':') continue;
-    const bool same = std::equal(name.begin(), name.end(), line.begin(), [](char a, char b) { return a == (b >= 'A' && b <= 'Z' ? b + 32 : b); });
+    const bool same = std::equal(name.begin(), name.end(), line.begin(),
+                                 [](char a, char b) { return a == (b >= 'A' && b <= 'Z' ? b + 32 : b); });
     if (!same) continue;
     std::string_view value = line.substr(name.size() + 1);
     while (!value.empty() && (value.front() == ' ' || value.front() == '\t')) value.remove_prefix(1);
@@ -108,7 +110,8 @@ bool HttpConnection::Answer(std::string_view head) {
     close_ = true;
     return Reply("400 Bad Request", "the request line is malformed\n");
   }
-  const std::string_view method = line.substr(0, first), target = line.substr(first + 1, last - first - 1), version = line.substr(last + 1);
+  const std::string_view method = line.substr(0, first), target = line.substr(first + 1, last - first - 1),
+                         version = line.substr(last + 1);
   const std::string_view wish = Field(head, "connection");
   close_ = wish == "close" || (version == "HTTP/1.0" && wish != "keep-alive" && wish != "Keep-Alive");
   const std::string_view length = Field(head, "content-length");

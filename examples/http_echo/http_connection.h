@@ -1,5 +1,5 @@
-// HTTP/1.1 (RFC 9112) as far as a benchmark wants it: GET and HEAD, keep-alive, pipelining. "/" gives a line of text, "/N" a body of N
-// bytes. A response is sent as slices of memory that all connections share: no byte of it is copied in user space.
+// HTTP/1.1 (RFC 9112) as far as a benchmark wants it: GET and HEAD, keep-alive, pipelining. "/" gives a line of text, "/N" a body
+// of N bytes. A response is sent as slices of memory that all connections share: no byte of it is copied in user space.
 #pragma once
 
 #include <map>
@@ -27,7 +27,8 @@ class HttpContent {
 
 class HttpConnection final : public Connection {
  public:
-  HttpConnection(StreamServer& server, StreamSocket* socket, HttpContent& content, BlockPool& pool) : Connection(server, socket), content_(content), pool_(pool) {}
+  HttpConnection(StreamServer& server, StreamSocket* socket, HttpContent& content, BlockPool& pool)
+      : Connection(server, socket), content_(content), pool_(pool) {}
   bool Work() override;
 
  private:
@@ -40,9 +41,9 @@ class HttpConnection final : public Connection {
 
   HttpContent& content_;
   BlockPool& pool_;
-  std::string input_;        // of a request that is not whole yet
-  uint64_t body_left_ = 0;   // of the response under way
-  bool close_ = false;       // after it
+  std::string input_;       // of a request that is not whole yet
+  uint64_t body_left_ = 0;  // of the response under way
+  bool close_ = false;      // after it
 };
 
 }  // namespace sluice::example

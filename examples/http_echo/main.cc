@@ -1,4 +1,5 @@
-// The stack as a library: an HTTP and echo server in the worker's own thread, no sentry, no kernel socket. docs/library.md explains it.
+// The stack as a library: an HTTP and echo server in the worker's own thread, no sentry, no kernel socket. docs/library.md
+// explains it.
 //
 //   http_echo --device=NAME --address=A.B.C.D/N [--gateway=A.B.C.D] [--link=packet|xdp|tap|dpdk] [--poll=adaptive|busy|interrupt]
 //             [--http-port=80] [--echo-port=7]
@@ -40,7 +41,10 @@ std::map<std::string, std::string> ParseArguments(int argc, char** argv) {
     const std::string argument = argv[i];
     const size_t equals = argument.find('=');
     const std::string name = argument.substr(0, 2) == "--" && equals != std::string::npos ? argument.substr(2, equals - 2) : "";
-    if (values.count(name) == 0) Fail(argument + ": unknown argument (allowed: --device, --address, --gateway, --link, --poll, --http-port, --echo-port, each with =VALUE)");
+    if (values.count(name) == 0)
+      Fail(argument +
+           ": unknown argument (allowed: --device, --address, --gateway, --link, --poll, --http-port, --echo-port, each with "
+           "=VALUE)");
     values[name] = argument.substr(equals + 1);
   }
   return values;
@@ -69,7 +73,8 @@ void Check(Errno e, const char* what) {
 int main(int argc, char** argv) {
   auto values = ParseArguments(argc, argv);
   const auto address = ParsePrefix(values["address"]);
-  if (!address || !address->address.is_v4()) Fail("--address=" + values["address"] + ": no IPv4 address with its length, such as 10.0.0.2/24");
+  if (!address || !address->address.is_v4())
+    Fail("--address=" + values["address"] + ": no IPv4 address with its length, such as 10.0.0.2/24");
 
   // The configuration: a loopback, one device with an address, and a default route.
   HeapBlockPool pool(size_t{256} << 20);
@@ -96,8 +101,11 @@ int main(int argc, char** argv) {
   worker.AddPort(std::make_unique<GroPort>(std::move(link.port)));
 
   HttpContent content(pool);
-  StreamServer http(worker, [&](StreamServer& server, StreamSocket* socket) { return std::make_unique<HttpConnection>(server, socket, content, pool); });
-  StreamServer echo(worker, [&](StreamServer& server, StreamSocket* socket) { return std::make_unique<EchoConnection>(server, socket, pool); });
+  StreamServer http(worker, [&](StreamServer& server, StreamSocket* socket) {
+    return std::make_unique<HttpConnection>(server, socket, content, pool);
+  });
+  StreamServer echo(
+      worker, [&](StreamServer& server, StreamSocket* socket) { return std::make_unique<EchoConnection>(server, socket, pool); });
   UdpEcho udp(worker);
   const IpAddress any = IpAddress::Any(Family::kIpv4);
   Check(http.Listen({any, PortNumber("http-port", values["http-port"])}), "--http-port");

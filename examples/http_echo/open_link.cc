@@ -47,7 +47,9 @@ bool ReadMac(const std::string& device, MacAddress* out) {
 std::string OpenXdpLink(const DeviceFacts& facts, BlockPool& pool, Opened* out) {
   std::vector<Xsk> sockets;
   std::string error;
-  if (OpenXdpDevice(facts.ifindex, 1, {.veth = facts.kind == "veth", .mtu = facts.mtu}, {}, &out->xdp, &sockets, &error) != Errno::kOk) return error;
+  if (OpenXdpDevice(facts.ifindex, 1, {.veth = facts.kind == "veth", .mtu = facts.mtu}, {}, &out->xdp, &sockets, &error) !=
+      Errno::kOk)
+    return error;
   out->port = XdpPort::Create(std::move(sockets[0].fd), std::move(sockets[0].umem), sockets[0].facts, {}, pool, &error);
   return out->port != nullptr ? "" : error;
 }

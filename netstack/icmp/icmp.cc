@@ -9,10 +9,9 @@ namespace {
 
 bool ChecksumOk(const Packet& packet, const IpInfo& info) {
   if (packet.offload.checksum == ChecksumState::kVerified) return true;
-  const uint16_t pseudo =
-      info.source.is_v6()
-          ? wire::PseudoHeaderSum(info.source, info.destination, kIpProtoIcmpV6, static_cast<uint32_t>(packet.size()))
-          : 0;
+  const uint16_t pseudo = info.source.is_v6() ? wire::PseudoHeaderSum(info.source, info.destination, kIpProtoIcmpV6,
+                                                                      static_cast<uint32_t>(packet.size()))
+                                              : 0;
   return wire::OnesSum(packet, 0, pseudo) == 0xffff;
 }
 
@@ -24,16 +23,20 @@ void Network::IcmpInput(Packet packet, const IpInfo& info) {
   if (!icmp || !ChecksumOk(packet, info)) return context_.counters.Add(Counter::kDropIcmpMalformed);
   if (info.source.is_v6()) {
     switch (icmp->type()) {
-      case wire::kIcmpV6Echo: return IcmpEcho(std::move(packet), info);
+      case wire::kIcmpV6Echo:
+        return IcmpEcho(std::move(packet), info);
       case wire::kIcmpV6EchoReply:
         if (ping_ != nullptr) ping_->EchoReply(std::move(packet), info);
         return;
-      case wire::kIcmpV6Unreachable: return Icmp6ErrorInput(packet, info);
-      default: return;
+      case wire::kIcmpV6Unreachable:
+        return Icmp6ErrorInput(packet, info);
+      default:
+        return;
     }
   }
   switch (icmp->type()) {
-    case wire::kIcmpEcho: return IcmpEcho(std::move(packet), info);
+    case wire::kIcmpEcho:
+      return IcmpEcho(std::move(packet), info);
     case wire::kIcmpEchoReply:
       if (ping_ != nullptr) ping_->EchoReply(std::move(packet), info);
       return;
@@ -41,7 +44,8 @@ void Network::IcmpInput(Packet packet, const IpInfo& info) {
     case wire::kIcmpTimeExceeded:
     case wire::kIcmpParameterProblem:
       return IcmpErrorInput(packet, info);
-    default:  // redirects and source quench are ignored on purpose (RFC 6633; the routes are the namespace's), the rest is obsolete
+    default:  // redirects and source quench are ignored on purpose (RFC 6633; the routes are the namespace's), the rest is
+              // obsolete
       return;
   }
 }
@@ -51,7 +55,8 @@ void Network::IcmpEcho(Packet packet, const IpInfo& info) {
   const Sysctls& s = *context_.sysctls;
   const bool group = info.broadcast || info.multicast;
   if (s.icmp_echo_ignore_all || (group && s.icmp_echo_ignore_broadcasts)) return;
-  const Route route = Lookup(RouteQuery{.destination = info.source, .source = group ? IpAddress() : info.destination, .tos = info.tos});
+  const Route route =
+      Lookup(RouteQuery{.destination = info.source, .source = group ? IpAddress() : info.destination, .tos = info.tos});
   if (!route.ok()) return context_.counters.Add(Counter::kDropIpNoRoute);
   // The request becomes the reply. Its memory may be shared (a looped-back slice, a raw socket's copy), so it is copied then.
   if (packet.head_block()->refs > 1 || packet.headroom() < Packet::kHeadroom / 2) {
@@ -68,7 +73,8 @@ void Network::IcmpEcho(Packet packet, const IpInfo& info) {
   h[0] = v6 ? uint8_t{wire::kIcmpV6EchoReply} : uint8_t{wire::kIcmpEchoReply};
   if (info.ifindex == kLoopbackIfIndex && v6) {
     wire::StoreSum(h + 2, 0);
-    const uint16_t pseudo = wire::PseudoHeaderSum(info.destination, info.source, kIpProtoIcmpV6, static_cast<uint32_t>(packet.size()));
+    const uint16_t pseudo =
+        wire::PseudoHeaderSum(info.destination, info.source, kIpProtoIcmpV6, static_cast<uint32_t>(packet.size()));
     wire::StoreSum(h + 2, static_cast<uint16_t>(~wire::OnesSum(packet, 0, pseudo)));
   } else {
     wire::StoreSum(h + 2, wire::UpdateChecksum(wire::LoadSum(h + 2), before, wire::LoadSum(h)));

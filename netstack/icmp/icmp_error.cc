@@ -1,5 +1,5 @@
-// ICMP errors: made for others (RFC 792, 1122 3.2.2, 1812 4.3), and received about packets of ours (RFC 5927: nothing is believed that
-// does not quote one; the transport decides whether it is one that it has in flight).
+// ICMP errors: made for others (RFC 792, 1122 3.2.2, 1812 4.3), and received about packets of ours (RFC 5927: nothing is believed
+// that does not quote one; the transport decides whether it is one that it has in flight).
 #include <algorithm>
 
 #include "netstack/ip/network.h"
@@ -17,10 +17,10 @@ struct Conversion {
 
 // linux icmp_err_convert
 constexpr Conversion kUnreachable[] = {
-    {Errno::kENETUNREACH, false}, {Errno::kEHOSTUNREACH, false}, {Errno::kENOPROTOOPT, true},  {Errno::kECONNREFUSED, true},
-    {Errno::kEMSGSIZE, false},    {Errno::kEOPNOTSUPP, false},   {Errno::kENETUNREACH, true},  {Errno::kEHOSTDOWN, true},
-    {Errno::kENONET, true},       {Errno::kENETUNREACH, true},   {Errno::kEHOSTUNREACH, true}, {Errno::kENETUNREACH, false},
-    {Errno::kEHOSTUNREACH, false}, {Errno::kEHOSTUNREACH, true}, {Errno::kEHOSTUNREACH, true}, {Errno::kEHOSTUNREACH, true}};
+    {Errno::kENETUNREACH, false},  {Errno::kEHOSTUNREACH, false}, {Errno::kENOPROTOOPT, true},  {Errno::kECONNREFUSED, true},
+    {Errno::kEMSGSIZE, false},     {Errno::kEOPNOTSUPP, false},   {Errno::kENETUNREACH, true},  {Errno::kEHOSTDOWN, true},
+    {Errno::kENONET, true},        {Errno::kENETUNREACH, true},   {Errno::kEHOSTUNREACH, true}, {Errno::kENETUNREACH, false},
+    {Errno::kEHOSTUNREACH, false}, {Errno::kEHOSTUNREACH, true},  {Errno::kEHOSTUNREACH, true}, {Errno::kEHOSTUNREACH, true}};
 
 // RFC 1191 7: what a router that does not tell its MTU probably has.
 uint32_t Plateau(uint32_t length) {
@@ -38,14 +38,16 @@ constexpr size_t kMaxQuote6 = 1280 - wire::kIpv6Header - wire::kIcmpHeader;
 }  // namespace
 
 void Network::SendUnreachable(const Packet& packet, const IpInfo& info, uint8_t code) {
-  SendIcmpError(info, packet.linear(), info.source.is_v6() ? uint8_t{wire::kIcmpV6Unreachable} : uint8_t{wire::kIcmpUnreachable}, code, 0);
+  SendIcmpError(info, packet.linear(), info.source.is_v6() ? uint8_t{wire::kIcmpV6Unreachable} : uint8_t{wire::kIcmpUnreachable},
+                code, 0);
 }
 
 // `quoted` is what follows the IP header of the packet in error; `rest` the last four bytes of the ICMP header.
 void Network::SendIcmpError(const IpInfo& info, Bytes quoted, uint8_t type, uint8_t code, uint32_t rest) {
   const bool v6 = info.source.is_v6();
   // RFC 1122 3.2.2: never about groups, later fragments, ICMP errors, or a source that is nobody.
-  if (info.broadcast || info.multicast || info.source.IsAny() || info.source.IsMulticast() || IsBroadcastAddress(info.source, 0)) return;
+  if (info.broadcast || info.multicast || info.source.IsAny() || info.source.IsMulticast() || IsBroadcastAddress(info.source, 0))
+    return;
   if (!v6 && (LoadBe16(info.header.data() + 6) & wire::kIpv4OffsetMask) != 0) return;
   if (!v6 && info.protocol == kIpProtoIcmp && (quoted.empty() || IsIcmpError(quoted[0]))) return;
   if (v6 && info.protocol == kIpProtoIcmpV6 && (quoted.empty() || quoted[0] < 128)) return;
@@ -67,7 +69,8 @@ void Network::SendIcmpError(const IpInfo& info, Bytes quoted, uint8_t type, uint
   std::memcpy(h + wire::kIcmpHeader, info.header.data(), info.header.size());
   if (n > 0) std::memcpy(h + wire::kIcmpHeader + info.header.size(), quoted.data(), n);
   const uint8_t protocol = v6 ? kIpProtoIcmpV6 : kIpProtoIcmp;
-  const uint16_t pseudo = v6 ? wire::PseudoHeaderSum(route.source, info.source, protocol, static_cast<uint32_t>(total)) : uint16_t{0};
+  const uint16_t pseudo =
+      v6 ? wire::PseudoHeaderSum(route.source, info.source, protocol, static_cast<uint32_t>(total)) : uint16_t{0};
   wire::StoreSum(h + 2, static_cast<uint16_t>(~wire::OnesSum(p.linear(), pseudo)));
   context_.counters.Add(Counter::kIcmpOutMsgs);
   IpSend how;
@@ -134,7 +137,7 @@ void Network::Icmp6ErrorInput(const Packet& packet, const IpInfo& info) {
   e.type = icmp->type();
   e.code = icmp->code();
   // linux tab_unreach
-  constexpr Conversion kCodes[] = {{Errno::kENETUNREACH, false}, {Errno::kEACCES, true},       {Errno::kEHOSTUNREACH, false},
+  constexpr Conversion kCodes[] = {{Errno::kENETUNREACH, false},  {Errno::kEACCES, true},       {Errno::kEHOSTUNREACH, false},
                                    {Errno::kEHOSTUNREACH, false}, {Errno::kECONNREFUSED, true}, {Errno::kEACCES, true},
                                    {Errno::kEACCES, true}};
   const Conversion c = icmp->code() < std::size(kCodes) ? kCodes[icmp->code()] : Conversion{Errno::kEPROTO, false};

@@ -134,9 +134,7 @@ bool IpAddress::IsLinkLocal() const {
   return is_v4() ? bytes_[0] == 169 && bytes_[1] == 254 : is_v6() && bytes_[0] == 0xfe && (bytes_[1] & 0xc0) == 0x80;
 }
 
-bool IpAddress::IsV4Mapped() const {
-  return is_v6() && LoadBe64(bytes_.data()) == 0 && LoadBe32(bytes_.data() + 8) == 0xffff;
-}
+bool IpAddress::IsV4Mapped() const { return is_v6() && LoadBe64(bytes_.data()) == 0 && LoadBe32(bytes_.data() + 8) == 0xffff; }
 
 IpAddress IpAddress::Unmapped() const { return IsV4Mapped() ? FromBytes({bytes_.data() + 12, 4}) : *this; }
 

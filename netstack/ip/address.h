@@ -70,8 +70,8 @@ class IpAddress {
   bool IsLoopback() const;   // 127/8 or ::1
   bool IsMulticast() const;  // 224/4 or ff00::/8
   bool IsLimitedBroadcast() const { return is_v4() && v4() == 0xffffffff; }
-  bool IsLinkLocal() const;  // 169.254/16 or fe80::/10
-  bool IsV4Mapped() const;   // ::ffff:a.b.c.d
+  bool IsLinkLocal() const;    // 169.254/16 or fe80::/10
+  bool IsV4Mapped() const;     // ::ffff:a.b.c.d
   IpAddress Unmapped() const;  // the IPv4 address inside a v4-mapped one; otherwise this
   IpAddress Mapped() const;    // the v4-mapped form of an IPv4 address; otherwise this
 

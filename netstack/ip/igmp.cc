@@ -1,5 +1,5 @@
-// Group membership (RFC 1112 level 2): counted per device and group; reports by IGMPv3 (RFC 3376) when a group is joined or left and
-// when a router asks.
+// Group membership (RFC 1112 level 2): counted per device and group; reports by IGMPv3 (RFC 3376) when a group is joined or left
+// and when a router asks.
 #include <algorithm>
 
 #include "netstack/ip/network.h"
@@ -76,7 +76,8 @@ void Network::IgmpInput(const Packet& packet, const IpInfo& info) {
   const IpAddress asked = IpAddress::FromBytes(m.subspan(4, 4));
   const std::vector<Membership> members = memberships_;
   for (const Membership& member : members) {
-    if (member.ifindex == info.ifindex && (asked.IsAny() || asked == member.group)) SendIgmpReport(info.ifindex, member.group, true);
+    if (member.ifindex == info.ifindex && (asked.IsAny() || asked == member.group))
+      SendIgmpReport(info.ifindex, member.group, true);
   }
 }
 

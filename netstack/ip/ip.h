@@ -10,7 +10,14 @@
 
 namespace sluice {
 
-enum IpProtocol : uint8_t { kIpProtoIcmp = 1, kIpProtoIgmp = 2, kIpProtoTcp = 6, kIpProtoUdp = 17, kIpProtoIcmpV6 = 58, kIpProtoRaw = 255 };
+enum IpProtocol : uint8_t {
+  kIpProtoIcmp = 1,
+  kIpProtoIgmp = 2,
+  kIpProtoTcp = 6,
+  kIpProtoUdp = 17,
+  kIpProtoIcmpV6 = 58,
+  kIpProtoRaw = 255
+};
 
 // Of a packet received for us. `packet` in Input starts at the transport header.
 struct IpInfo {
@@ -20,9 +27,9 @@ struct IpInfo {
   uint8_t ttl = 0;
   uint8_t tos = 0;
   IfIndex ifindex = 0;
-  bool broadcast = false;      // limited or directed broadcast
+  bool broadcast = false;  // limited or directed broadcast
   bool multicast = false;
-  Bytes header;                // the IP header with options, valid during Input only
+  Bytes header;  // the IP header with options, valid during Input only
 };
 
 // An ICMP error about a packet of ours, already validated as far as the IP layer can (RFC 1122 3.2.2, 5927).
@@ -32,11 +39,11 @@ struct IcmpErrorInfo {
   uint8_t protocol = 0;
   uint8_t type = 0, code = 0;
   bool ipv6 = false;
-  Errno error = Errno::kOk;       // as linux icmp_err_convert
-  bool hard = false;              // fatal for a connection by icmp_err_convert
-  bool too_big = false;           // fragmentation needed / packet too big; `mtu` holds the next hop's
+  Errno error = Errno::kOk;  // as linux icmp_err_convert
+  bool hard = false;         // fatal for a connection by icmp_err_convert
+  bool too_big = false;      // fragmentation needed / packet too big; `mtu` holds the next hop's
   uint32_t mtu = 0;
-  Bytes transport;                // the embedded transport header (at least 8 bytes) and what follows of it
+  Bytes transport;  // the embedded transport header (at least 8 bytes) and what follows of it
 };
 
 class TransportProtocol {
@@ -48,8 +55,8 @@ class TransportProtocol {
 
 struct RouteQuery {
   IpAddress destination;
-  IpAddress source;      // none: choose (RFC 1122 3.3.4.3, RFC 6724)
-  IfIndex ifindex = 0;   // bound device, or 0
+  IpAddress source;     // none: choose (RFC 1122 3.3.4.3, RFC 6724)
+  IfIndex ifindex = 0;  // bound device, or 0
   uint8_t tos = 0;
   uint32_t mark = 0;
   uint32_t flow_hash = 0;   // chooses among multipath next hops
@@ -62,14 +69,14 @@ class Neighbor;
 // The answer of a lookup; transports cache it and look up again when `generation` is not IpLayer::generation() any more.
 struct Route {
   Errno error = Errno::kENETUNREACH;
-  uint8_t type = 0;          // RTN_*
+  uint8_t type = 0;  // RTN_*
   IfIndex ifindex = 0;
-  IpAddress source;          // chosen or asked for
-  IpAddress next_hop;        // the destination itself where on-link
-  uint32_t mtu = 0;          // path MTU: min of device, route and what ICMP told
-  uint32_t advmss = 0;       // route's RTAX_ADVMSS or 0
+  IpAddress source;     // chosen or asked for
+  IpAddress next_hop;   // the destination itself where on-link
+  uint32_t mtu = 0;     // path MTU: min of device, route and what ICMP told
+  uint32_t advmss = 0;  // route's RTAX_ADVMSS or 0
   uint32_t initcwnd = 0, initrwnd = 0, hoplimit = 0;
-  bool local = false;        // loops back inside this stack
+  bool local = false;  // loops back inside this stack
   uint64_t generation = 0;
   Neighbor* neighbor = nullptr;  // kept by IpLayer; valid while generation matches
   bool ok() const { return error == Errno::kOk; }
@@ -84,7 +91,7 @@ struct IpSend {
   bool ignore_df = false;      // fragment locally in spite of DF (IP_PMTUDISC_DONT/INTERFACE)
   bool multicast_loop = true;  // members on this host get a copy (IP_MULTICAST_LOOP)
   uint32_t flow_label = 0;
-  Bytes options;               // IPv4 options, padded
+  Bytes options;  // IPv4 options, padded
 };
 
 // The transport's view of the IP layer (implemented by the stack).

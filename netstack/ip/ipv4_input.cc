@@ -32,14 +32,18 @@ void Network::Ipv4Input(Packet packet, Device& device) {
   packet.Truncate(ip->total_length());  // what is behind is padding of the link
   const IpAddress destination = ip->destination();
   if (!SourceAcceptable(ip->source(), destination)) return drop(Counter::kDropIpAddress);
-  const bool group = destination.IsMulticast() ? IsMember(device.ifindex(), destination)
-                                               : IsBroadcastAddress(destination, device.ifindex());
+  const bool group =
+      destination.IsMulticast() ? IsMember(device.ifindex(), destination) : IsBroadcastAddress(destination, device.ifindex());
   if (!group && (destination.IsMulticast() || !IsLocalAddress(destination))) return drop(Counter::kDropIpAddress);
   if (!ip->options().empty()) {
     const auto options = wire::Ipv4Options::Parse(ip->options());
     if (!options) {
-      IpInfo info{.source = ip->source(), .destination = destination, .protocol = ip->protocol(), .ifindex = device.ifindex(),
-                  .broadcast = group || packet.link_type != 0, .header = ip->header()};
+      IpInfo info{.source = ip->source(),
+                  .destination = destination,
+                  .protocol = ip->protocol(),
+                  .ifindex = device.ifindex(),
+                  .broadcast = group || packet.link_type != 0,
+                  .header = ip->header()};
       SendIcmpError(info, packet.linear().subspan(ip->header_length()), wire::kIcmpParameterProblem, 0,
                     uint32_t{wire::kIpv4Header} << 24);
       return drop(Counter::kDropIpHeader);
@@ -147,8 +151,12 @@ void Network::DeliverLooped() {
 void Network::ReassemblyTimedOut(Packet first) {
   const auto ip = wire::Ipv4View::Parse(first.linear(), first.size());
   if (!ip) return;
-  IpInfo info{.source = ip->source(), .destination = ip->destination(), .protocol = ip->protocol(), .ifindex = first.ifindex,
-              .broadcast = first.link_type != 0, .header = ip->header()};
+  IpInfo info{.source = ip->source(),
+              .destination = ip->destination(),
+              .protocol = ip->protocol(),
+              .ifindex = first.ifindex,
+              .broadcast = first.link_type != 0,
+              .header = ip->header()};
   SendIcmpError(info, first.linear().subspan(ip->header_length()), wire::kIcmpTimeExceeded, kFragmentTimeExceeded, 0);
 }
 

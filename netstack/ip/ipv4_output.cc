@@ -52,8 +52,11 @@ Errno Network::Send(Packet packet, const Route& route, const IpSend& how) {
   Route fresh;
   const Route* r = &route;
   if (route.generation != generation_) {  // the cached pointers must not be used
-    fresh = Lookup(RouteQuery{.destination = how.destination, .source = how.source, .ifindex = route.local ? 0 : route.ifindex,
-                              .tos = how.tos, .any_source = true});
+    fresh = Lookup(RouteQuery{.destination = how.destination,
+                              .source = how.source,
+                              .ifindex = route.local ? 0 : route.ifindex,
+                              .tos = how.tos,
+                              .any_source = true});
     r = &fresh;
   }
   if (!r->ok()) {
@@ -220,7 +223,8 @@ void Network::EmitGroup(Packet packet, const Route& route, const IpAddress& dest
   MacAddress to = device->config().broadcast;
   if (multicast) {  // RFC 1112 6.4
     const uint32_t group = destination.v4();
-    to = {{0x01, 0x00, 0x5e, static_cast<uint8_t>((group >> 16) & 0x7f), static_cast<uint8_t>(group >> 8), static_cast<uint8_t>(group)}};
+    to = {{0x01, 0x00, 0x5e, static_cast<uint8_t>((group >> 16) & 0x7f), static_cast<uint8_t>(group >> 8),
+           static_cast<uint8_t>(group)}};
   } else if (to == MacAddress{}) {
     to = {{255, 255, 255, 255, 255, 255}};
   }

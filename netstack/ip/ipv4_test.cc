@@ -76,11 +76,13 @@ TEST(Icmp, AnswersEchoWithTheSameBytes) {
 
 TEST(Icmp, SysctlsSwitchEchoOff) {
   FrameHost h;
-  h.In(Ipv4Frame(kBroadcastMac, {.source = kPeer, .destination = IpAddress::V4(10, 0, 0, 255), .protocol = kIpProtoIcmp}, EchoRequest(8)));
+  h.In(Ipv4Frame(kBroadcastMac, {.source = kPeer, .destination = IpAddress::V4(10, 0, 0, 255), .protocol = kIpProtoIcmp},
+                 EchoRequest(8)));
   EXPECT_TRUE(h.AllOut().empty());
   h.config().sysctls["net.ipv4.icmp_echo_ignore_broadcasts"] = "0";
   h.ApplyConfig();
-  h.In(Ipv4Frame(kBroadcastMac, {.source = kPeer, .destination = IpAddress::V4(10, 0, 0, 255), .protocol = kIpProtoIcmp}, EchoRequest(8)));
+  h.In(Ipv4Frame(kBroadcastMac, {.source = kPeer, .destination = IpAddress::V4(10, 0, 0, 255), .protocol = kIpProtoIcmp},
+                 EchoRequest(8)));
   EXPECT_EQ(Parse(h.Out()).source, kUs);
   h.config().sysctls["net.ipv4.icmp_echo_ignore_all"] = "1";
   h.ApplyConfig();
@@ -156,8 +158,8 @@ TEST(Ipv4, DropsWhatCannotBe) {
     const char* source;
     const char* destination;
   };
-  for (const Case& c : {Case{"10.0.0.1", "10.0.0.1"},       // land
-                        Case{"127.0.0.1", "10.0.0.1"},      // martians
+  for (const Case& c : {Case{"10.0.0.1", "10.0.0.1"},   // land
+                        Case{"127.0.0.1", "10.0.0.1"},  // martians
                         Case{"10.0.0.2", "127.0.0.1"}, Case{"224.0.0.1", "10.0.0.1"}, Case{"255.255.255.255", "10.0.0.1"},
                         Case{"10.0.0.255", "10.0.0.1"}, Case{"0.0.0.0", "10.0.0.1"}, Case{"0.1.2.3", "10.0.0.1"},
                         Case{"241.0.0.1", "10.0.0.1"}, Case{"10.0.0.2", "10.0.0.3"}, Case{"10.0.0.2", "0.0.0.0"}}) {
@@ -233,7 +235,8 @@ TEST(Reassembly, OverlapDropsTheWholeDatagram) {
   const auto request = EchoRequest(2000);
   auto frames = Fragments(h, request, 1000, 5);
   h.In(frames[0]);
-  wire::Ipv4Fields f{.source = kPeer, .destination = kUs, .id = 5, .fragment = uint16_t{wire::kIpv4MoreFragments | 120}, .protocol = 1};
+  wire::Ipv4Fields f{
+      .source = kPeer, .destination = kUs, .id = 5, .fragment = uint16_t{wire::kIpv4MoreFragments | 120}, .protocol = 1};
   h.In(Ipv4Frame(h.mac(), f, std::vector<uint8_t>(80, 0xff)));  // [960, 1040) over [0, 1000)
   h.In(frames[1]);
   h.In(frames[2]);
@@ -245,8 +248,11 @@ TEST(Reassembly, OverlapDropsTheWholeDatagram) {
 TEST(Reassembly, EndsThatContradictDropTheWholeDatagram) {
   FrameHost h;
   auto piece = [&](uint16_t offset, bool more, size_t size, uint16_t id) {
-    wire::Ipv4Fields f{.source = kPeer, .destination = kUs, .id = id,
-                       .fragment = static_cast<uint16_t>((more ? wire::kIpv4MoreFragments : 0) | offset), .protocol = 1};
+    wire::Ipv4Fields f{.source = kPeer,
+                       .destination = kUs,
+                       .id = id,
+                       .fragment = static_cast<uint16_t>((more ? wire::kIpv4MoreFragments : 0) | offset),
+                       .protocol = 1};
     h.In(Ipv4Frame(h.mac(), f, std::vector<uint8_t>(size)));
   };
   piece(10, false, 8, 1);
@@ -255,9 +261,9 @@ TEST(Reassembly, EndsThatContradictDropTheWholeDatagram) {
   piece(10, false, 8, 2);
   piece(12, true, 8, 2);  // behind the end
   EXPECT_EQ(h.counter(Counter::kDropIpFragment), 4u);
-  piece(0, true, 9, 3);  // not a multiple of 8
+  piece(0, true, 9, 3);       // not a multiple of 8
   piece(8190, false, 64, 4);  // beyond 64 KiB
-  piece(8191, false, 0, 5);  // empty
+  piece(8191, false, 0, 5);   // empty
   EXPECT_EQ(h.counter(Counter::kDropIpFragment), 7u);
   EXPECT_EQ(h.drops(), 7u);
 }

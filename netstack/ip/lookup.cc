@@ -169,7 +169,9 @@ void Network::ConfirmNeighbor(const Route& route) {
 
 bool Network::IsLocalAddress(const IpAddress& address) const { return routes_->IsLocal(address); }
 
-bool Network::IsBroadcastAddress(const IpAddress& address, IfIndex ifindex) const { return routes_->IsBroadcast(address, ifindex); }
+bool Network::IsBroadcastAddress(const IpAddress& address, IfIndex ifindex) const {
+  return routes_->IsBroadcast(address, ifindex);
+}
 
 void Network::UpdatePathMtu(const Route& route, const IpAddress& destination, uint32_t mtu) {
   if (route.local) return;

@@ -53,7 +53,8 @@ void Network::ApplyConfig(std::shared_ptr<const NetConfig> config) {
   }
   neighbors_.DropPermanent();
   for (const NeighborConfig& n : config_->neighbors) {
-    if (Device* d = FindDevice(n.ifindex); d != nullptr && n.address.is_v4()) neighbors_.SetPermanent(*d, n.address, n.mac, n.state);
+    if (Device* d = FindDevice(n.ifindex); d != nullptr && n.address.is_v4())
+      neighbors_.SetPermanent(*d, n.address, n.mac, n.state);
   }
   AnnounceAddresses(before.get());
 }

@@ -149,9 +149,9 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   std::array<CachedRoute, kRouteCache> route_cache_;
   std::vector<Packet> looped_, delivering_;  // at the IP header
   IcmpRateLimit icmp_limit_;
-  SipKey key_;                            // of ids and rate limits
-  std::array<uint16_t, 2048> ids_{};      // RFC 6864: counters chosen by a keyed hash of the pair
-  Instant last_defence_;                  // RFC 5227 2.4: one per DEFEND_INTERVAL
+  SipKey key_;                        // of ids and rate limits
+  std::array<uint16_t, 2048> ids_{};  // RFC 6864: counters chosen by a keyed hash of the pair
+  Instant last_defence_;              // RFC 5227 2.4: one per DEFEND_INTERVAL
   bool defended_ = false;
 
   struct Membership {

@@ -16,7 +16,8 @@ class PathMtuCache {
   static constexpr Duration kLifetime = Duration::Seconds(600);
 
   // `expired` is called when entries went, so that cached routes are looked up anew.
-  PathMtuCache(TimerWheel& timers, void (*expired)(void*), void* context) : timers_(timers), expired_(expired), context_(context) {}
+  PathMtuCache(TimerWheel& timers, void (*expired)(void*), void* context)
+      : timers_(timers), expired_(expired), context_(context) {}
 
   std::optional<uint32_t> Find(const IpAddress& destination) const;
   // Only ever lowers. True where the answer for the destination changed.

@@ -59,7 +59,8 @@ Packet Reassembler::Add(Packet fragment) {
 
 Reassembler::Verdict Reassembler::Insert(Datagram& d, Piece piece, bool last) {
   // The last piece says the length once; nothing may lie behind it, and another end is a lie.
-  if (last && ((d.total != 0 && d.total != piece.end) || (!d.pieces.empty() && d.pieces.back().end > piece.end))) return Verdict::kBad;
+  if (last && ((d.total != 0 && d.total != piece.end) || (!d.pieces.empty() && d.pieces.back().end > piece.end)))
+    return Verdict::kBad;
   if (d.total != 0 && piece.end > d.total) return Verdict::kBad;
   const auto at = std::lower_bound(d.pieces.begin(), d.pieces.end(), piece.begin,
                                    [](const Piece& p, uint32_t begin) { return p.begin < begin; });

@@ -22,8 +22,8 @@ class Reassembler {
  public:
   Reassembler(StackContext& context, ReassemblyEvents& events) : context_(context), events_(events) {}
 
-  // `fragment` is at its IP header and as long as that says. The whole datagram (at its IP header, which says so: no fragment bits,
-  // full length, right checksum) where this was the last missing piece, otherwise an empty packet.
+  // `fragment` is at its IP header and as long as that says. The whole datagram (at its IP header, which says so: no fragment
+  // bits, full length, right checksum) where this was the last missing piece, otherwise an empty packet.
   Packet Add(Packet fragment);
   size_t datagrams() const { return table_.size(); }
   size_t bytes() const { return bytes_; }

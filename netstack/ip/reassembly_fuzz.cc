@@ -1,5 +1,5 @@
-// Fragments of one datagram in any order, size and overlap, against a model: whatever comes out is exactly the bytes that went in,
-// and never a mixture.
+// Fragments of one datagram in any order, size and overlap, against a model: whatever comes out is exactly the bytes that went
+// in, and never a mixture.
 #include <cstdlib>
 
 #include "netstack/ip/reassembly.h"

@@ -5,17 +5,22 @@
 namespace sluice {
 namespace {
 
-constexpr uint8_t kFrActToTable = 1, kFrActGoto = 2, kFrActNop = 3, kFrActBlackhole = 6, kFrActUnreachable = 7, kFrActProhibit = 8;
+constexpr uint8_t kFrActToTable = 1, kFrActGoto = 2, kFrActNop = 3, kFrActBlackhole = 6, kFrActUnreachable = 7,
+                  kFrActProhibit = 8;
 constexpr uint32_t kHopDead = 1, kHopLinkDown = 16;  // RTNH_F_*
 constexpr uint32_t kAddressSecondary = 0x01;         // IFA_F_SECONDARY
 
 // linux fib_props: what a route of a type answers.
 Errno TypeError(uint8_t type) {
   switch (type) {
-    case kRtnBlackhole: return Errno::kEINVAL;
-    case kRtnUnreachable: return Errno::kEHOSTUNREACH;
-    case kRtnProhibit: return Errno::kEACCES;
-    default: return Errno::kOk;
+    case kRtnBlackhole:
+      return Errno::kEINVAL;
+    case kRtnUnreachable:
+      return Errno::kEHOSTUNREACH;
+    case kRtnProhibit:
+      return Errno::kEACCES;
+    default:
+      return Errno::kOk;
   }
 }
 
@@ -69,7 +74,8 @@ RouteTable::RouteTable(std::shared_ptr<const NetConfig> config) : config_(std::m
   }
   for (const RuleConfig& r : config_->rules) rules_[r.family == Family::kIpv6 ? 1 : 0].push_back(&r);
   for (auto& list : rules_) {
-    std::stable_sort(list.begin(), list.end(), [](const RuleConfig* a, const RuleConfig* b) { return a->priority < b->priority; });
+    std::stable_sort(list.begin(), list.end(),
+                     [](const RuleConfig* a, const RuleConfig* b) { return a->priority < b->priority; });
   }
 }
 
@@ -162,11 +168,15 @@ RouteTable::Match RouteTable::Find(const RouteQuery& q) const {
         i = to - 1;
         break;
       }
-      case kFrActBlackhole: return Match{Errno::kEINVAL};
-      case kFrActUnreachable: return Match{Errno::kENETUNREACH};
-      case kFrActProhibit: return Match{Errno::kEACCES};
+      case kFrActBlackhole:
+        return Match{Errno::kEINVAL};
+      case kFrActUnreachable:
+        return Match{Errno::kENETUNREACH};
+      case kFrActProhibit:
+        return Match{Errno::kEACCES};
       case kFrActNop:
-      default: break;
+      default:
+        break;
     }
   }
   return match;

@@ -16,8 +16,15 @@ namespace sluice {
 
 // linux/rtnetlink.h
 enum RouteType : uint8_t {
-  kRtnUnicast = 1, kRtnLocal = 2, kRtnBroadcast = 3, kRtnAnycast = 4, kRtnMulticast = 5, kRtnBlackhole = 6, kRtnUnreachable = 7,
-  kRtnProhibit = 8, kRtnThrow = 9,
+  kRtnUnicast = 1,
+  kRtnLocal = 2,
+  kRtnBroadcast = 3,
+  kRtnAnycast = 4,
+  kRtnMulticast = 5,
+  kRtnBlackhole = 6,
+  kRtnUnreachable = 7,
+  kRtnProhibit = 8,
+  kRtnThrow = 9,
 };
 inline constexpr uint8_t kScopeUniverse = 0, kScopeLink = 253, kScopeHost = 254;
 inline constexpr uint32_t kTableLocal = 255, kTableMain = 254;
@@ -28,10 +35,10 @@ class RouteTable {
   explicit RouteTable(std::shared_ptr<const NetConfig> config);
 
   struct Match {
-    Errno error = Errno::kENETUNREACH;     // kOk: `route` is set (and `hop`, for types that have one)
+    Errno error = Errno::kENETUNREACH;  // kOk: `route` is set (and `hop`, for types that have one)
     const RouteConfig* route = nullptr;
     const NextHop* hop = nullptr;
-    bool multipath = false;                // the flow hash had a say
+    bool multipath = false;  // the flow hash had a say
   };
   Match Find(const RouteQuery& query) const;
 
@@ -66,9 +73,9 @@ class RouteTable {
   const std::string* NameOf(IfIndex ifindex) const;
 
   std::shared_ptr<const NetConfig> config_;
-  absl::flat_hash_map<Key, std::vector<const RouteConfig*>> routes_;    // best first
-  std::map<TableId, std::vector<uint8_t>> lengths_;                     // present prefix lengths, longest first
-  std::vector<const RuleConfig*> rules_[2];                             // by priority; [0] IPv4, [1] IPv6
+  absl::flat_hash_map<Key, std::vector<const RouteConfig*>> routes_;  // best first
+  std::map<TableId, std::vector<uint8_t>> lengths_;                   // present prefix lengths, longest first
+  std::vector<const RuleConfig*> rules_[2];                           // by priority; [0] IPv4, [1] IPv6
   absl::flat_hash_set<IfIndex> up_;
   absl::flat_hash_set<IpAddress> local_;
   std::vector<const RouteConfig*> local_prefixes_;

@@ -13,7 +13,8 @@ wire::ArpMessage Arp(const Frame& f) {
 
 Frame Echo(const FrameHost& h, std::string_view from, size_t size = 8) {
   const std::vector<uint8_t> data(size, 0x5a);
-  return Ipv4Frame(h.mac(), {.source = *IpAddress::Parse(from), .destination = IpAddress::V4(10, 0, 0, 1), .protocol = kIpProtoIcmp},
+  return Ipv4Frame(h.mac(),
+                   {.source = *IpAddress::Parse(from), .destination = IpAddress::V4(10, 0, 0, 1), .protocol = kIpProtoIcmp},
                    IcmpMessage(wire::kIcmpEcho, 0, 0x00010001, data));
 }
 

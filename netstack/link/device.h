@@ -41,7 +41,7 @@ class Device {
   std::vector<Packet> queue_;  // [head_, end) wait
   size_t head_ = 0;
   std::vector<uint32_t> sizes_;  // of the burst that is handed over (the link empties the packets)
-  bool stalled_ = false;  // the link refused frames since the last Flush: no early bursts
+  bool stalled_ = false;         // the link refused frames since the last Flush: no early bursts
   Stack::LinkCounters counters_{};
 };
 

@@ -9,11 +9,11 @@
 namespace sluice {
 
 struct LinkFeatures {
-  bool tx_checksum = false;     // takes ChecksumState::kPartial
-  bool gso = false;             // takes GSO frames whole (TCP over IPv4 and IPv6) - by device or by the port's software cut
+  bool tx_checksum = false;  // takes ChecksumState::kPartial
+  bool gso = false;          // takes GSO frames whole (TCP over IPv4 and IPv6) - by device or by the port's software cut
   bool udp_gso = false;
   uint32_t gso_max_size = 65400;  // bytes of IP packet in one frame; below 64 KiB with slack
-  bool rx_checksum = false;     // Offload::checksum of received frames is meaningful
+  bool rx_checksum = false;       // Offload::checksum of received frames is meaningful
 };
 
 class Link {

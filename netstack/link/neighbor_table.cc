@@ -141,7 +141,8 @@ void NeighborTable::SetReachable(Neighbor& n) {
   n.probes_ = 0;
   n.confirmed_ = context_.now;
   // RFC 4861 6.3.4: between 0.5 and 1.5 of the base, so that neighbours do not probe in step.
-  n.reachable_until_ = context_.now + kBaseReachable / 2 + Duration(static_cast<int64_t>(context_.rng.Next() % kBaseReachable.ns()));
+  n.reachable_until_ =
+      context_.now + kBaseReachable / 2 + Duration(static_cast<int64_t>(context_.rng.Next() % kBaseReachable.ns()));
   n.timer_.Cancel();
 }
 
@@ -216,8 +217,8 @@ std::vector<NeighborInfo> NeighborTable::List() const {
   for (const auto& [key, n] : table_) {
     if (n->state_ == kNudNone) continue;
     const bool expired = n->state_ == kNudReachable && context_.now >= n->reachable_until_;
-    out.push_back(NeighborInfo{key.ifindex, key.address, n->mac_, expired ? uint16_t{kNudStale} : n->state_, context_.now - n->confirmed_,
-                               context_.now - n->used_, context_.now - n->updated_, n->probes_});
+    out.push_back(NeighborInfo{key.ifindex, key.address, n->mac_, expired ? uint16_t{kNudStale} : n->state_,
+                               context_.now - n->confirmed_, context_.now - n->used_, context_.now - n->updated_, n->probes_});
   }
   return out;
 }

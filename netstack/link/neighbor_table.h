@@ -14,8 +14,15 @@ namespace sluice {
 
 // As linux/neighbour.h.
 enum NudState : uint16_t {
-  kNudNone = 0, kNudIncomplete = 0x01, kNudReachable = 0x02, kNudStale = 0x04, kNudDelay = 0x08, kNudProbe = 0x10,
-  kNudFailed = 0x20, kNudNoArp = 0x40, kNudPermanent = 0x80,
+  kNudNone = 0,
+  kNudIncomplete = 0x01,
+  kNudReachable = 0x02,
+  kNudStale = 0x04,
+  kNudDelay = 0x08,
+  kNudProbe = 0x10,
+  kNudFailed = 0x20,
+  kNudNoArp = 0x40,
+  kNudPermanent = 0x80,
 };
 
 class NeighborTable;

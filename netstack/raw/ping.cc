@@ -27,7 +27,8 @@ Errno PingSocket::Send(const DatagramSend& how, std::span<const Bytes> payload) 
   if (t.address.is_v6() != v6) return Errno::kENETUNREACH;
   StoreBe16(h + 4, local_port());
   StoreBe16(h + 2, 0);
-  const uint16_t pseudo = v6 ? wire::PseudoHeaderSum(t.how.source, t.address, kIpProtoIcmpV6, static_cast<uint32_t>(size)) : uint16_t{0};
+  const uint16_t pseudo =
+      v6 ? wire::PseudoHeaderSum(t.how.source, t.address, kIpProtoIcmpV6, static_cast<uint32_t>(size)) : uint16_t{0};
   wire::StoreSum(h + 2, static_cast<uint16_t>(~wire::OnesSum(p.linear(), pseudo)));
   context_.counters.Add(Counter::kIcmpOutMsgs);
   return Finish(network_.Send(std::move(p), t.route, t.how), t);

@@ -14,7 +14,12 @@ constexpr int kStateConnected = 1, kStateClosed = 7;
 }  // namespace
 
 DatagramBase::DatagramBase(Network& network, Family family, uint8_t protocol, PortTable* ports)
-    : network_(network), context_(network.context()), family_(family), protocol_(protocol), ports_(ports), local_(IpAddress::Any(family)) {
+    : network_(network),
+      context_(network.context()),
+      family_(family),
+      protocol_(protocol),
+      ports_(ports),
+      local_(IpAddress::Any(family)) {
   auto set = [this](SockOpt o, int64_t v) { options_[static_cast<size_t>(o)] = v; };
   const Sysctls& s = *context_.sysctls;
   set(SockOpt::kRcvBuf, s.rmem_default);
@@ -62,8 +67,8 @@ Errno DatagramBase::CheckBindable(const IpAddress& address) const {
   if (address.IsAny() || address.IsMulticast() || network_.IsLocalAddress(address) || network_.IsBroadcastAddress(address, 0)) {
     return Errno::kOk;
   }
-  const bool anyway = context_.sysctls->ip_nonlocal_bind || option(SockOpt::kIpFreebind) != 0 || option(SockOpt::kIpTransparent) != 0 ||
-                      option(SockOpt::kIpv6Freebind) != 0;
+  const bool anyway = context_.sysctls->ip_nonlocal_bind || option(SockOpt::kIpFreebind) != 0 ||
+                      option(SockOpt::kIpTransparent) != 0 || option(SockOpt::kIpv6Freebind) != 0;
   return anyway ? Errno::kOk : Errno::kEADDRNOTAVAIL;
 }
 
@@ -115,9 +120,12 @@ Errno DatagramBase::Connect(std::optional<Endpoint> remote) {
   if (address.IsAny()) address = IpAddress::Loopback(address.family());
   const bool keep_source = address_bound_ && local_.family() == address.family();
   if (address_bound_ && !keep_source) return Errno::kENETUNREACH;
-  RouteQuery query{.destination = address, .source = keep_source ? local_ : IpAddress(),
-                   .ifindex = static_cast<IfIndex>(option(SockOpt::kBindToIfIndex)), .tos = static_cast<uint8_t>(option(SockOpt::kIpTos)),
-                   .mark = static_cast<uint32_t>(option(SockOpt::kMark)), .any_source = keep_source};
+  RouteQuery query{.destination = address,
+                   .source = keep_source ? local_ : IpAddress(),
+                   .ifindex = static_cast<IfIndex>(option(SockOpt::kBindToIfIndex)),
+                   .tos = static_cast<uint8_t>(option(SockOpt::kIpTos)),
+                   .mark = static_cast<uint32_t>(option(SockOpt::kMark)),
+                   .any_source = keep_source};
   if (address.IsMulticast() && query.ifindex == 0) query.ifindex = multicast_ifindex_;
   const Route route = network_.Lookup(query);
   if (!route.ok()) return route.error;
@@ -267,16 +275,22 @@ Errno DatagramBase::Prepare(const DatagramSend& send, bool needs_port, Target* t
   if (source && source.family() != t->address.family()) return Errno::kENETUNREACH;
   IfIndex ifindex = send.ifindex != 0 ? send.ifindex : static_cast<IfIndex>(option(SockOpt::kBindToIfIndex));
   if (ifindex == 0 && multicast) ifindex = multicast_ifindex_;
-  const uint8_t tos = send.tos.value_or(static_cast<uint8_t>(option(t->address.is_v6() ? SockOpt::kIpv6Tclass : SockOpt::kIpTos)));
-  const bool plain = !send.destination && !send.source && send.ifindex == 0 && !send.dont_route && option(SockOpt::kDontRoute) == 0;
+  const uint8_t tos =
+      send.tos.value_or(static_cast<uint8_t>(option(t->address.is_v6() ? SockOpt::kIpv6Tclass : SockOpt::kIpTos)));
+  const bool plain =
+      !send.destination && !send.source && send.ifindex == 0 && !send.dont_route && option(SockOpt::kDontRoute) == 0;
   if (plain && route_.ok() && route_.generation == network_.generation()) {
     t->route = route_;
   } else {
-    t->route = network_.Lookup(RouteQuery{.destination = t->address, .source = source, .ifindex = ifindex, .tos = tos,
-                                          .mark = static_cast<uint32_t>(option(SockOpt::kMark)),
-                                          .flow_hash = (uint32_t{local_port_} << 16 | t->port) * 0x9e3779b9u,
-                                          .dont_route = send.dont_route || option(SockOpt::kDontRoute) != 0,
-                                          .any_source = option(SockOpt::kIpTransparent) != 0 || option(SockOpt::kIpFreebind) != 0});
+    t->route =
+        network_.Lookup(RouteQuery{.destination = t->address,
+                                   .source = source,
+                                   .ifindex = ifindex,
+                                   .tos = tos,
+                                   .mark = static_cast<uint32_t>(option(SockOpt::kMark)),
+                                   .flow_hash = (uint32_t{local_port_} << 16 | t->port) * 0x9e3779b9u,
+                                   .dont_route = send.dont_route || option(SockOpt::kDontRoute) != 0,
+                                   .any_source = option(SockOpt::kIpTransparent) != 0 || option(SockOpt::kIpFreebind) != 0});
     if (plain) route_ = t->route;
   }
   if (!t->route.ok()) return t->route.error;

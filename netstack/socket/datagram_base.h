@@ -126,17 +126,17 @@ class DatagramBase : public DatagramSocket {
   size_t ReceiveLimit() const { return static_cast<size_t>(option(SockOpt::kRcvBuf)); }
   static size_t Charge(const Datagram& d) { return (d.payload ? d.payload.head_block()->capacity : 0) + 512; }
 
-  PortTable* ports_;          // nullptr: raw
-  IpAddress local_;           // Any where not bound to an address
+  PortTable* ports_;                                 // nullptr: raw
+  IpAddress local_;                                  // Any where not bound to an address
   bool address_bound_ = false, port_bound_ = false;  // by the program
   uint16_t local_port_ = 0;
   IpAddress remote_;
   uint16_t remote_port_ = 0;
-  Route route_;               // of the connected peer
+  Route route_;  // of the connected peer
   bool read_shut_ = false, write_shut_ = false;
   Errno error_ = Errno::kOk;
   Ring<Datagram> queue_;
-  size_t queued_ = 0;         // charged against SO_RCVBUF
+  size_t queued_ = 0;  // charged against SO_RCVBUF
   Ring<SocketError> errors_;
   static constexpr size_t kMaxErrors = 64;
   std::array<int64_t, static_cast<size_t>(SockOpt::kCount)> options_{};

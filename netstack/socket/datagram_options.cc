@@ -15,20 +15,39 @@ struct Range {
 
 // What Linux refuses with EINVAL; booleans and the rest take any integer.
 constexpr Range kRanges[] = {
-    {SockOpt::kIpTtl, -1, 255},           {SockOpt::kIpMulticastTtl, -1, 255},     {SockOpt::kIpMtuDiscover, 0, 5},
-    {SockOpt::kIpv6MtuDiscover, 0, 5},    {SockOpt::kIpv6UnicastHops, -1, 255},    {SockOpt::kIpv6MulticastHops, -1, 255},
-    {SockOpt::kIpv6Tclass, -1, 255},      {SockOpt::kIpMulticastLoop, 0, 1},       {SockOpt::kIpMulticastAll, 0, 1},
-    {SockOpt::kIpv6MulticastLoop, 0, 1},  {SockOpt::kIpMinTtl, 0, 255},            {SockOpt::kUdpSegment, 0, 65535},
+    {SockOpt::kIpTtl, -1, 255},          {SockOpt::kIpMulticastTtl, -1, 255},  {SockOpt::kIpMtuDiscover, 0, 5},
+    {SockOpt::kIpv6MtuDiscover, 0, 5},   {SockOpt::kIpv6UnicastHops, -1, 255}, {SockOpt::kIpv6MulticastHops, -1, 255},
+    {SockOpt::kIpv6Tclass, -1, 255},     {SockOpt::kIpMulticastLoop, 0, 1},    {SockOpt::kIpMulticastAll, 0, 1},
+    {SockOpt::kIpv6MulticastLoop, 0, 1}, {SockOpt::kIpMinTtl, 0, 255},         {SockOpt::kUdpSegment, 0, 65535},
 };
 
 bool IsBoolean(SockOpt o) {
   switch (o) {
-    case SockOpt::kReuseAddr: case SockOpt::kReusePort: case SockOpt::kKeepAlive: case SockOpt::kBroadcast: case SockOpt::kDontRoute:
-    case SockOpt::kOobInline: case SockOpt::kNoCheck: case SockOpt::kIpRecvErr: case SockOpt::kIpPktInfo: case SockOpt::kIpRecvTos:
-    case SockOpt::kIpRecvTtl: case SockOpt::kIpRecvOpts: case SockOpt::kIpRetOpts: case SockOpt::kIpFreebind: case SockOpt::kIpTransparent:
-    case SockOpt::kIpBindAddressNoPort: case SockOpt::kIpRecvOrigDstAddr: case SockOpt::kIpHdrIncl: case SockOpt::kIpv6V6Only:
-    case SockOpt::kIpv6RecvPktInfo: case SockOpt::kIpv6RecvTclass: case SockOpt::kIpv6RecvHopLimit: case SockOpt::kIpv6RecvErr:
-    case SockOpt::kIpv6Freebind: case SockOpt::kUdpGro:
+    case SockOpt::kReuseAddr:
+    case SockOpt::kReusePort:
+    case SockOpt::kKeepAlive:
+    case SockOpt::kBroadcast:
+    case SockOpt::kDontRoute:
+    case SockOpt::kOobInline:
+    case SockOpt::kNoCheck:
+    case SockOpt::kIpRecvErr:
+    case SockOpt::kIpPktInfo:
+    case SockOpt::kIpRecvTos:
+    case SockOpt::kIpRecvTtl:
+    case SockOpt::kIpRecvOpts:
+    case SockOpt::kIpRetOpts:
+    case SockOpt::kIpFreebind:
+    case SockOpt::kIpTransparent:
+    case SockOpt::kIpBindAddressNoPort:
+    case SockOpt::kIpRecvOrigDstAddr:
+    case SockOpt::kIpHdrIncl:
+    case SockOpt::kIpv6V6Only:
+    case SockOpt::kIpv6RecvPktInfo:
+    case SockOpt::kIpv6RecvTclass:
+    case SockOpt::kIpv6RecvHopLimit:
+    case SockOpt::kIpv6RecvErr:
+    case SockOpt::kIpv6Freebind:
+    case SockOpt::kUdpGro:
       return true;
     default:
       return false;
@@ -57,12 +76,21 @@ Errno DatagramBase::SetOption(SockOpt o, int64_t v) {
   }
   switch (o) {
     // Linux doubles: half is for its own overhead. Limits apply to what is asked.
-    case SockOpt::kRcvBuf: rcvbuf = std::max(kMinRcvBuf, 2 * std::clamp<int64_t>(v, 0, s.rmem_max)); return Errno::kOk;
-    case SockOpt::kRcvBufForce: rcvbuf = std::max(kMinRcvBuf, 2 * std::clamp<int64_t>(v, 0, INT32_MAX / 2)); return Errno::kOk;
-    case SockOpt::kSndBuf: sndbuf = std::max(kMinSndBuf, 2 * std::clamp<int64_t>(v, 0, s.wmem_max)); return Errno::kOk;
-    case SockOpt::kSndBufForce: sndbuf = std::max(kMinSndBuf, 2 * std::clamp<int64_t>(v, 0, INT32_MAX / 2)); return Errno::kOk;
+    case SockOpt::kRcvBuf:
+      rcvbuf = std::max(kMinRcvBuf, 2 * std::clamp<int64_t>(v, 0, s.rmem_max));
+      return Errno::kOk;
+    case SockOpt::kRcvBufForce:
+      rcvbuf = std::max(kMinRcvBuf, 2 * std::clamp<int64_t>(v, 0, INT32_MAX / 2));
+      return Errno::kOk;
+    case SockOpt::kSndBuf:
+      sndbuf = std::max(kMinSndBuf, 2 * std::clamp<int64_t>(v, 0, s.wmem_max));
+      return Errno::kOk;
+    case SockOpt::kSndBufForce:
+      sndbuf = std::max(kMinSndBuf, 2 * std::clamp<int64_t>(v, 0, INT32_MAX / 2));
+      return Errno::kOk;
     case SockOpt::kIpMtu:
-    case SockOpt::kIpv6Mtu: return Errno::kENOPROTOOPT;  // read only here
+    case SockOpt::kIpv6Mtu:
+      return Errno::kENOPROTOOPT;  // read only here
     case SockOpt::kIpTtl:
       if (v == 0) return Errno::kEINVAL;
       break;
@@ -70,19 +98,28 @@ Errno DatagramBase::SetOption(SockOpt o, int64_t v) {
     case SockOpt::kIpv6MulticastHops:
       if (v == -1) v = 1;
       break;
-    case SockOpt::kIpv6Tclass: v = std::max<int64_t>(v, 0); break;
-    case SockOpt::kIpTos: v &= 0xff; break;
+    case SockOpt::kIpv6Tclass:
+      v = std::max<int64_t>(v, 0);
+      break;
+    case SockOpt::kIpTos:
+      v &= 0xff;
+      break;
     case SockOpt::kIpv6V6Only:
       if (local_port_ != 0) return Errno::kEINVAL;
       break;
-    case SockOpt::kRcvLowat: v = v < 0 ? INT32_MAX : std::max<int64_t>(v, 1); break;
+    case SockOpt::kRcvLowat:
+      v = v < 0 ? INT32_MAX : std::max<int64_t>(v, 1);
+      break;
     case SockOpt::kBindToIfIndex:
       if (v < 0) return Errno::kEINVAL;
       route_ = Route{};
       break;
     case SockOpt::kMark:
-    case SockOpt::kDontRoute: route_ = Route{}; break;
-    default: break;
+    case SockOpt::kDontRoute:
+      route_ = Route{};
+      break;
+    default:
+      break;
   }
   slot = IsBoolean(o) ? v != 0 : v;
   if (o == SockOpt::kIpTos) route_ = Route{};
@@ -100,11 +137,19 @@ Errno DatagramBase::GetOption(SockOpt o, int64_t* value) const {
       *value = r.mtu;
       return Errno::kOk;
     }
-    case SockOpt::kRcvBufForce: *value = option(SockOpt::kRcvBuf); return Errno::kOk;
-    case SockOpt::kSndBufForce: *value = option(SockOpt::kSndBuf); return Errno::kOk;
+    case SockOpt::kRcvBufForce:
+      *value = option(SockOpt::kRcvBuf);
+      return Errno::kOk;
+    case SockOpt::kSndBufForce:
+      *value = option(SockOpt::kSndBuf);
+      return Errno::kOk;
     case SockOpt::kIpTtl:
-    case SockOpt::kIpv6UnicastHops: *value = option(o) >= 0 ? option(o) : context_.sysctls->ip_default_ttl; return Errno::kOk;
-    default: *value = option(o); return Errno::kOk;
+    case SockOpt::kIpv6UnicastHops:
+      *value = option(o) >= 0 ? option(o) : context_.sysctls->ip_default_ttl;
+      return Errno::kOk;
+    default:
+      *value = option(o);
+      return Errno::kOk;
   }
 }
 

@@ -19,7 +19,8 @@
 
 namespace sluice {
 
-// Level-triggered state of a socket. The observer hears of every bit that rises, and of kReadable and kUrgent again at each arrival.
+// Level-triggered state of a socket. The observer hears of every bit that rises, and of kReadable and kUrgent again at each
+// arrival.
 enum SocketEvent : uint32_t {
   kReadable = 1u << 0,    // data, a datagram or an accepted connection waits; also set at end of stream and on error
   kWritable = 1u << 1,    // send_space() is worth a write (as Linux: a third of the buffer is free)
@@ -41,20 +42,82 @@ class SocketObserver {
 // Integer options, set and read with Linux's units and meaning (seconds for TCP_KEEPIDLE, milliseconds for TCP_USER_TIMEOUT ...).
 enum class SockOpt : uint8_t {
   // SOL_SOCKET
-  kReuseAddr, kReusePort, kKeepAlive, kBroadcast, kDontRoute, kRcvBuf, kSndBuf, kRcvBufForce, kSndBufForce, kRcvLowat, kMark,
-  kPriority, kOobInline, kNoCheck, kIncomingCpu, kMaxPacingRate, kBindToIfIndex,
+  kReuseAddr,
+  kReusePort,
+  kKeepAlive,
+  kBroadcast,
+  kDontRoute,
+  kRcvBuf,
+  kSndBuf,
+  kRcvBufForce,
+  kSndBufForce,
+  kRcvLowat,
+  kMark,
+  kPriority,
+  kOobInline,
+  kNoCheck,
+  kIncomingCpu,
+  kMaxPacingRate,
+  kBindToIfIndex,
   // IPPROTO_IP
-  kIpTos, kIpTtl, kIpMtuDiscover, kIpMtu, kIpRecvErr, kIpPktInfo, kIpRecvTos, kIpRecvTtl, kIpRecvOpts, kIpRetOpts, kIpFreebind, kIpTransparent,
-  kIpMulticastTtl, kIpMulticastLoop, kIpMulticastAll, kIpBindAddressNoPort, kIpRecvOrigDstAddr, kIpMinTtl, kIpHdrIncl,
+  kIpTos,
+  kIpTtl,
+  kIpMtuDiscover,
+  kIpMtu,
+  kIpRecvErr,
+  kIpPktInfo,
+  kIpRecvTos,
+  kIpRecvTtl,
+  kIpRecvOpts,
+  kIpRetOpts,
+  kIpFreebind,
+  kIpTransparent,
+  kIpMulticastTtl,
+  kIpMulticastLoop,
+  kIpMulticastAll,
+  kIpBindAddressNoPort,
+  kIpRecvOrigDstAddr,
+  kIpMinTtl,
+  kIpHdrIncl,
   kIpLocalPortRange,
   // IPPROTO_IPV6
-  kIpv6V6Only, kIpv6UnicastHops, kIpv6Tclass, kIpv6RecvPktInfo, kIpv6RecvTclass, kIpv6RecvHopLimit, kIpv6MtuDiscover, kIpv6Mtu,
-  kIpv6RecvErr, kIpv6MulticastHops, kIpv6MulticastLoop, kIpv6Freebind, kIpv6AutoFlowLabel, kIpv6MinHopCount,
+  kIpv6V6Only,
+  kIpv6UnicastHops,
+  kIpv6Tclass,
+  kIpv6RecvPktInfo,
+  kIpv6RecvTclass,
+  kIpv6RecvHopLimit,
+  kIpv6MtuDiscover,
+  kIpv6Mtu,
+  kIpv6RecvErr,
+  kIpv6MulticastHops,
+  kIpv6MulticastLoop,
+  kIpv6Freebind,
+  kIpv6AutoFlowLabel,
+  kIpv6MinHopCount,
   // IPPROTO_TCP
-  kTcpNoDelay, kTcpCork, kTcpMaxSeg, kTcpKeepIdle, kTcpKeepIntvl, kTcpKeepCnt, kTcpSynCnt, kTcpLinger2, kTcpDeferAccept,
-  kTcpWindowClamp, kTcpQuickAck, kTcpUserTimeout, kTcpNotSentLowat, kTcpFastOpen, kTcpSaveSyn, kTcpThinLinearTimeouts,
+  kTcpNoDelay,
+  kTcpCork,
+  kTcpMaxSeg,
+  kTcpKeepIdle,
+  kTcpKeepIntvl,
+  kTcpKeepCnt,
+  kTcpSynCnt,
+  kTcpLinger2,
+  kTcpDeferAccept,
+  kTcpWindowClamp,
+  kTcpQuickAck,
+  kTcpUserTimeout,
+  kTcpNotSentLowat,
+  kTcpFastOpen,
+  kTcpSaveSyn,
+  kTcpThinLinearTimeouts,
   // IPPROTO_UDP
-  kUdpCork, kUdpSegment, kUdpGro, kUdpNoCheck6Tx, kUdpNoCheck6Rx,
+  kUdpCork,
+  kUdpSegment,
+  kUdpGro,
+  kUdpNoCheck6Tx,
+  kUdpNoCheck6Rx,
   kCount
 };
 
@@ -94,8 +157,8 @@ class Socket {
   virtual Errno SetOption(SockOpt option, int64_t value) = 0;
   virtual Errno GetOption(SockOpt option, int64_t* value) const = 0;
 
-  // Ends the owner's interest: the handle is invalid afterwards. A stream goes on in the stack until it is closed properly (linger
-  // and unread data as Linux has it).
+  // Ends the owner's interest: the handle is invalid afterwards. A stream goes on in the stack until it is closed properly
+  // (linger and unread data as Linux has it).
   virtual void Close() = 0;
 
  protected:
@@ -119,7 +182,8 @@ class StreamSocket : public Socket {
 
   // Received bytes, in order, not yet consumed.
   virtual size_t readable_bytes() const = 0;
-  // Points `out` at the oldest bytes without consuming; returns how many spans were filled. Valid until Consume or the next input.
+  // Points `out` at the oldest bytes without consuming; returns how many spans were filled. Valid until Consume or the next
+  // input.
   virtual size_t Peek(std::span<Bytes> out) const = 0;
   virtual void Consume(size_t n) = 0;  // opens the window
   // The peer's FIN was received and everything before it consumed.
@@ -146,13 +210,13 @@ class StreamSocket : public Socket {
 
 // What travels with a datagram besides its bytes.
 struct DatagramMeta {
-  Endpoint source;         // receive: sender
-  Endpoint destination;    // receive: address and port it was sent to
-  IfIndex ifindex = 0;     // receive: device it came by
-  IpAddress answer_from;   // receive, with IP_PKTINFO: the local address that an answer has; not where the destination is that
+  Endpoint source;        // receive: sender
+  Endpoint destination;   // receive: address and port it was sent to
+  IfIndex ifindex = 0;    // receive: device it came by
+  IpAddress answer_from;  // receive, with IP_PKTINFO: the local address that an answer has; not where the destination is that
   uint8_t ttl = 0;
   uint8_t tos = 0;
-  uint16_t gro_size = 0;   // receive: UDP_GRO segment size, 0 where single
+  uint16_t gro_size = 0;  // receive: UDP_GRO segment size, 0 where single
   Instant received;
   bool truncated = false;
   // Receive: the IPv4 options it came with, where the socket wants them (IP_RECVOPTS, IP_RETOPTS) and there were some.
@@ -160,7 +224,7 @@ struct DatagramMeta {
 };
 
 struct Datagram {
-  Packet payload;          // linear region and slices are the payload
+  Packet payload;  // linear region and slices are the payload
   DatagramMeta meta;
 };
 
@@ -179,15 +243,15 @@ struct SocketError {
   uint8_t origin = 0, type = 0, code = 0;
   uint32_t info = 0;
   Endpoint offender;
-  Endpoint destination;   // of the packet that caused it
-  Packet payload;         // of the packet that caused it
+  Endpoint destination;  // of the packet that caused it
+  Packet payload;        // of the packet that caused it
 };
 
 struct GroupRequest {
   IpAddress group;
-  IpAddress interface;    // by address, or
-  IfIndex ifindex = 0;    // by index
-  IpAddress source;       // source-specific
+  IpAddress interface;  // by address, or
+  IfIndex ifindex = 0;  // by index
+  IpAddress source;     // source-specific
 };
 
 // UDP, ping and raw sockets.
@@ -198,7 +262,7 @@ class DatagramSocket : public Socket {
   virtual Errno Send(const DatagramSend& how, std::span<const Bytes> payload) = 0;
   // False where the queue is empty.
   virtual bool Receive(Datagram* out) = 0;
-  virtual void Unreceive(Datagram&& d) = 0;  // puts a datagram whose delivery was not completed back to the front
+  virtual void Unreceive(Datagram&& d) = 0;             // puts a datagram whose delivery was not completed back to the front
   virtual std::optional<size_t> next_size() const = 0;  // FIONREAD
   virtual bool ReceiveError(SocketError* out) = 0;      // MSG_ERRQUEUE
   virtual Errno JoinGroup(const GroupRequest& request) = 0;
@@ -209,7 +273,7 @@ class DatagramSocket : public Socket {
     IfIndex ifindex = 0;
   };
   virtual MulticastInterface multicast_interface() const = 0;
-  virtual Errno SetIcmpFilter(uint32_t mask) = 0;        // raw ICMP: ICMP_FILTER
+  virtual Errno SetIcmpFilter(uint32_t mask) = 0;  // raw ICMP: ICMP_FILTER
 };
 
 }  // namespace sluice

@@ -6,7 +6,7 @@
 namespace sluice::tcp {
 namespace {
 
-constexpr uint32_t kCopyBelow = 2048;     // shorter pieces are always copied together
+constexpr uint32_t kCopyBelow = 2048;      // shorter pieces are always copied together
 constexpr uint32_t kSmallTail = 256 - 64;  // first tail block: what an idle connection that talks little needs
 constexpr uint32_t kLargeTail = 16384;
 constexpr uint32_t kShrinkAbove = 64;

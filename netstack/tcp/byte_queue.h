@@ -1,7 +1,7 @@
 // A queue of stream bytes made of shared slices: the send queue and the receive queue of a connection.
 //
-// Small pieces are copied into a tail block that the queue owns, so that one-byte writes cost neither a slice each nor pin a large
-// block each. `memory()` is what the queue really pins.
+// Small pieces are copied into a tail block that the queue owns, so that one-byte writes cost neither a slice each nor pin a
+// large block each. `memory()` is what the queue really pins.
 #pragma once
 
 #include <cstddef>

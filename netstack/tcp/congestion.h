@@ -20,10 +20,10 @@ struct CongestionWindow {
 
 // An acknowledgment of new data outside of recovery.
 struct AckEvent {
-  uint32_t acked = 0;      // bytes delivered
-  uint32_t in_flight = 0;  // after it
+  uint32_t acked = 0;         // bytes delivered
+  uint32_t in_flight = 0;     // after it
   bool cwnd_limited = false;  // the sender was held back by cwnd
-  Duration rtt{-1};        // newest sample, negative where there is none
+  Duration rtt{-1};           // newest sample, negative where there is none
   Duration srtt{};
   SeqNum una, nxt;
   Instant now;

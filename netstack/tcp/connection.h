@@ -36,7 +36,7 @@ struct SendSequence {
 };
 struct ReceiveSequence {
   SeqNum irs, nxt, up;
-  SeqNum wup;       // nxt when the window was last advertised
+  SeqNum wup;        // nxt when the window was last advertised
   uint32_t wnd = 0;  // as advertised then
   uint8_t wscale = 0;
 };
@@ -122,14 +122,14 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void InputSynSent(const Segment& seg, Packet packet);
   void InputSynchronized(const Segment& seg, Packet packet);
   bool FastPath(const Segment& seg, Packet& packet);
-  bool CheckSequence(const Segment& seg);   // first, with PAWS
-  bool CheckReset(const Segment& seg);      // second
-  bool CheckSyn(const Segment& seg);        // fourth
-  bool CheckAck(const Segment& seg);        // fifth
+  bool CheckSequence(const Segment& seg);  // first, with PAWS
+  bool CheckReset(const Segment& seg);     // second
+  bool CheckSyn(const Segment& seg);       // fourth
+  bool CheckAck(const Segment& seg);       // fifth
   void StateAfterAck(const Segment& seg);
-  void CheckUrgent(const Segment& seg);     // sixth
+  void CheckUrgent(const Segment& seg);                 // sixth
   bool ProcessText(const Segment& seg, Packet packet);  // seventh
-  void ProcessFin(const Segment& seg);      // eighth
+  void ProcessFin(const Segment& seg);                  // eighth
   void RememberTimestamp(const Segment& seg);
   void SendChallengeAck(bool rate_limited);
   void Established(const Segment& seg);
@@ -137,7 +137,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
 
   // --- acknowledgments and recovery (connection_ack.cc)
   struct AckResult {
-    uint32_t acked = 0;       // cumulatively, with FIN and SYN
+    uint32_t acked = 0;  // cumulatively, with FIN and SYN
     uint32_t newly_lost = 0;
     bool dsack = false;
     bool window_changed = false;
@@ -158,7 +158,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool MayUndo(const Segment& seg) const;
   void Undo();
   void CheckSpuriousTimeout(const Segment& seg, const AckResult& r);
-  void ReduceWindow(const AckResult& r);  // PRR
+  void ReduceWindow(const AckResult& r);                       // PRR
   void CompleteProbe(const Segment& seg, const AckResult& r);  // TLP
   uint32_t InFlight() const;
   Duration ReorderWindow() const;
@@ -181,8 +181,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t MaxBurst() const;
   uint32_t OptionBytes() const;
   uint32_t Unsent() const { return static_cast<uint32_t>(sndq_.size()) - SentData(); }
-  uint32_t SentData() const;      // bytes of sndq_ that were sent
-  SeqNum WriteEnd() const;        // number after the last queued byte
+  uint32_t SentData() const;  // bytes of sndq_ that were sent
+  SeqNum WriteEnd() const;    // number after the last queued byte
   void PushUnsent();
   bool FinUnsent() const { return fin_queued_ && snd_.nxt == WriteEnd(); }
   bool NagleAllows(uint32_t length) const;
@@ -198,7 +198,10 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t ReceiveMemory() const { return static_cast<uint32_t>(rcvq_.memory() + (ooo_ ? ooo_->memory() : 0)); }
   uint32_t FreeWindow() const;
   void ScheduleAck(const Segment& seg);
-  void AckSoon() { ack_now_ = true; MarkWork(); }
+  void AckSoon() {
+    ack_now_ = true;
+    MarkWork();
+  }
   void EnterQuickAck(uint32_t segments);
   void MeasureReceiveMss(const Segment& seg);
   void MeasureReceiveRtt(const Segment& seg);
@@ -229,16 +232,20 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
 
   // --- state changes (connection_close.cc)
   void SetState(State s) { state_ = s; }
-  void Fail(Errno error);             // the connection is gone: error to the owner
-  void Die();                         // CLOSED: leaves all tables, timers off
+  void Fail(Errno error);  // the connection is gone: error to the owner
+  void Die();              // CLOSED: leaves all tables, timers off
   void ReleaseIfOrphan();
   void QueueFin();
   void EnterTimeWait(State substate, Duration length);
   void CloseListener();
   void BecomeOrphan();
   void ResetToFresh();
-  void MarkWork() { if (!in_turn_) engine_.Schedule(this); }
-  void SetError(Errno e) { if (error_ == Errno::kOk) error_ = e; }
+  void MarkWork() {
+    if (!in_turn_) engine_.Schedule(this);
+  }
+  void SetError(Errno e) {
+    if (error_ == Errno::kOk) error_ = e;
+  }
 
   IpAddress ToWire(const IpAddress& a) const { return a.Unmapped(); }
   Endpoint FromWire(const IpAddress& a, uint16_t port) const;
@@ -263,33 +270,33 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   Family family_;
   CaState ca_state_ = CaState::kOpen;
   bool in_turn_ = false;
-  bool ack_now_ = false;          // an ACK must leave at the end of this turn
-  bool ack_scheduled_ = false;    // an ACK is owed (delayed)
-  bool short_owed_ = false;       // for a segment below the MSS: its sender may hold the next one back (Nagle)
+  bool ack_now_ = false;        // an ACK must leave at the end of this turn
+  bool ack_scheduled_ = false;  // an ACK is owed (delayed)
+  bool short_owed_ = false;     // for a segment below the MSS: its sender may hold the next one back (Nagle)
   bool output_due_ = false;
   bool timestamps_ = false, sack_ = false, scaling_ = false;
-  bool fin_queued_ = false;       // our FIN follows the queued data
+  bool fin_queued_ = false;  // our FIN follows the queued data
   bool fin_sent_ = false;
   bool fin_received_ = false;
-  bool read_shutdown_ = false;    // shutdown(SHUT_RD)
+  bool read_shutdown_ = false;  // shutdown(SHUT_RD)
   bool orphan_ = false;
-  bool dead_ = false;             // buried
+  bool dead_ = false;  // buried
   bool cwnd_limited_ = false;
   bool active_open_ = false;
   bool was_connected_ = false;
   bool closed_by_time_wait_ = false;  // the handle outlives the connection, which waits elsewhere
   bool push_pending_ = false;
-  bool more_ = false;             // MSG_MORE of the last write
+  bool more_ = false;  // MSG_MORE of the last write
   SendSequence snd_;
   ReceiveSequence rcv_;
-  uint32_t mss_ = 536;            // payload of a segment without options
-  uint32_t peer_mss_ = 0;         // what the peer announced
+  uint32_t mss_ = 536;     // payload of a segment without options
+  uint32_t peer_mss_ = 0;  // what the peer announced
   uint32_t ts_recent_ = 0, ts_offset_ = 0;
   Instant ts_recent_at_;
   SeqNum last_ack_sent_;
   CongestionWindow cw_;
   CongestionControl* cc_ = nullptr;
-  ByteQueue sndq_;                // from snd_.una (without SYN) on
+  ByteQueue sndq_;  // from snd_.una (without SYN) on
   ByteQueue rcvq_;
   SentRanges sent_;
   RttEstimator rtt_;
@@ -305,21 +312,21 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   SeqNum undo_marker_;
   bool undo_possible_ = false;
   bool reorder_seen_ = false;
-  bool frto_ = false;             // a timeout may have been spurious (RFC 5682)
+  bool frto_ = false;  // a timeout may have been spurious (RFC 5682)
   bool tlp_retransmitted_ = false, tlp_outstanding_ = false;
   SeqNum tlp_end_;
   SeqNum frto_end_;
   int64_t undo_retransmitted_ = 0;  // bytes sent again and not reported as duplicates
   uint32_t prior_cwnd_ = 0, prior_ssthresh_ = 0;
-  uint32_t retransmit_stamp_ = 0;   // our timestamp of the first retransmission, 0 = none
+  uint32_t retransmit_stamp_ = 0;  // our timestamp of the first retransmission, 0 = none
   uint32_t prr_delivered_ = 0, prr_out_ = 0, recover_fs_ = 0;
-  uint32_t dup_acks_ = 0;           // without SACK
+  uint32_t dup_acks_ = 0;  // without SACK
   uint8_t reorder_mult_ = 1;
   uint8_t backoff_ = 0;
-  uint8_t retransmits_ = 0;         // timeouts in a row
-  uint8_t probes_ = 0;              // zero window and keepalive probes without an answer
+  uint8_t retransmits_ = 0;  // timeouts in a row
+  uint8_t probes_ = 0;       // zero window and keepalive probes without an answer
   RetransmitUse retransmit_use_ = RetransmitUse::kNone;
-  Instant first_retransmit_at_;     // of this run of timeouts
+  Instant first_retransmit_at_;  // of this run of timeouts
   Instant probe_since_;
 
   // --- receiving
@@ -331,9 +338,9 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool urgent_valid_ = false;
   uint8_t quick_acks_ = 0;
   uint8_t pingpong_ = 0;
-  SeqNum copied_;                 // first byte not consumed
-  SeqNum minshall_;               // end of the last small segment
-  SeqNum push_end_;               // where push_due_: what comes before leaves, whatever cork is set now
+  SeqNum copied_;    // first byte not consumed
+  SeqNum minshall_;  // end of the last small segment
+  SeqNum push_end_;  // where push_due_: what comes before leaves, whatever cork is set now
   bool push_due_ = false;
   uint32_t rcv_mss_ = 536;
   uint32_t rcv_ssthresh_ = 0;
@@ -364,7 +371,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   int32_t priority_ = 0;
   uint8_t tos_ = 0, pmtu_discover_ = 1, min_ttl_ = 0, min_hops_ = 0;
   bool nodelay_ = false, cork_ = false, keep_alive_ = false, oob_inline_ = false, freebind_ = false, transparent_ = false;
-  bool bind_no_port_ = false, dont_route_ = false, broadcast_ = false, recv_err_ = false, address_bound_ = false, port_bound_ = false;
+  bool bind_no_port_ = false, dont_route_ = false, broadcast_ = false, recv_err_ = false, address_bound_ = false,
+       port_bound_ = false;
   bool thin_linear_ = false;
   IfIndex ingress_ = 0;
   IfIndex scope_ = 0;

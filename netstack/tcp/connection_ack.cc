@@ -53,8 +53,8 @@ void Connection::ProcessAck(const Segment& seg) {
     SampleRtt(seg, &r);
     SampleRate(r);
   }
-  const bool duplicate = !new_ack && seg.payload_len == 0 && !seg.Has(kFin | kSyn) && !r.window_changed && sent_.out_bytes() > 0 &&
-                         seg.ack == prior_una;
+  const bool duplicate = !new_ack && seg.payload_len == 0 && !seg.Has(kFin | kSyn) && !r.window_changed &&
+                         sent_.out_bytes() > 0 && seg.ack == prior_una;
   if (tlp_outstanding_) CompleteProbe(seg, r);
   if (new_ack) {
     retransmits_ = ca_state_ == CaState::kLoss ? retransmits_ : 0;
@@ -167,7 +167,8 @@ void Connection::SampleRate(const AckResult& r) {
   if (!d.has_prior || d.prior_delivered_at == Instant() || totals_.delivered <= d.prior_delivered) return;
   const Duration interval = now() - d.prior_delivered_at;
   if (interval < rtt_.min_rtt() || interval <= Duration()) return;
-  const auto rate = static_cast<uint64_t>(static_cast<double>(totals_.delivered - d.prior_delivered) * 1e9 / static_cast<double>(interval.ns()));
+  const auto rate = static_cast<uint64_t>(static_cast<double>(totals_.delivered - d.prior_delivered) * 1e9 /
+                                          static_cast<double>(interval.ns()));
   if (!rate_app_limited_ || rate > delivery_rate_) delivery_rate_ = rate;
 }
 
@@ -340,7 +341,8 @@ void Connection::CompleteProbe(const Segment& seg, const AckResult& r) {
   }
   if (seg.ack < tlp_end_) return;
   if (tlp_retransmitted_ && !r.dsack && ca_state_ == CaState::kOpen &&
-      !(timestamps_ && seg.has_timestamps && retransmit_stamp_ != 0 && static_cast<int32_t>(seg.ts_ecr - retransmit_stamp_) < 0)) {
+      !(timestamps_ && seg.has_timestamps && retransmit_stamp_ != 0 &&
+        static_cast<int32_t>(seg.ts_ecr - retransmit_stamp_) < 0)) {
     // The probe repaired a loss: one reduction, as if it had been seen by ACKs.
     cw_.ssthresh = cc_->Ssthresh(cw_, now());
     cw_.cwnd = std::max(cw_.ssthresh, cw_.mss);

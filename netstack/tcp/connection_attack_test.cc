@@ -43,7 +43,8 @@ TEST_P(TcpBlind, DoesNotHarmTheConnection) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Segments, TcpBlind,
-                         ::testing::Values(Blind{"ResetInWindow", kRst, 1000, 0, "", true}, Blind{"ResetBelow", kRst, 0, 0, "", false},
+                         ::testing::Values(Blind{"ResetInWindow", kRst, 1000, 0, "", true},
+                                           Blind{"ResetBelow", kRst, 0, 0, "", false},
                                            Blind{"ResetBeyond", kRst, 1u << 20, 0, "", false},
                                            Blind{"SynInWindow", kSyn, 500, 0, "", true}, Blind{"SynExact", kSyn, 1, 0, "", true},
                                            Blind{"AckOfTheFuture", kAck, 1, 5000, "evil", true},

@@ -64,8 +64,10 @@ Errno Connection::Shutdown(bool read, bool write) {
   if (read) read_shutdown_ = true;
   if (write && !fin_queued_) {
     // In SYN-RECEIVED the FIN waits for the handshake (RFC 9293 3.10.4).
-    if (state_ == State::kEstablished) SetState(State::kFinWait1);
-    else if (state_ == State::kCloseWait) SetState(State::kLastAck);
+    if (state_ == State::kEstablished)
+      SetState(State::kFinWait1);
+    else if (state_ == State::kCloseWait)
+      SetState(State::kLastAck);
     QueueFin();
   }
   NotifyState();
@@ -87,8 +89,10 @@ void Connection::Close() {
       engine_.binds.Remove(this);
       engine_.Bury(this);
       return;
-    case State::kSynSent: return Abort();
-    default: break;
+    case State::kSynSent:
+      return Abort();
+    default:
+      break;
   }
   if (!rcvq_.empty()) {
     // RFC 2525 2.17: the peer must learn that what it sent was not read.
@@ -97,8 +101,10 @@ void Connection::Close() {
   }
   if (linger_ && *linger_ == 0) return Abort();
   if (!fin_queued_) {
-    if (state_ == State::kCloseWait) SetState(State::kLastAck);
-    else if (state_ == State::kEstablished) SetState(State::kFinWait1);
+    if (state_ == State::kCloseWait)
+      SetState(State::kLastAck);
+    else if (state_ == State::kEstablished)
+      SetState(State::kFinWait1);
     QueueFin();
   }
   BecomeOrphan();
@@ -139,8 +145,9 @@ Errno Connection::Disconnect() {
     CloseListener();
     SetState(State::kClosed);
   } else if (state_ != State::kClosed) {
-    const bool reset = state_ == State::kSynReceived || (Synchronized() && (!rcvq_.empty() || sent_.out_bytes() > 0 || Unsent() > 0 ||
-                                                                            state_ == State::kEstablished || state_ == State::kCloseWait));
+    const bool reset =
+        state_ == State::kSynReceived || (Synchronized() && (!rcvq_.empty() || sent_.out_bytes() > 0 || Unsent() > 0 ||
+                                                             state_ == State::kEstablished || state_ == State::kCloseWait));
     if (reset) SendResetNow();
     Die();
   }

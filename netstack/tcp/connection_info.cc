@@ -26,7 +26,8 @@ TcpInfo Connection::info() const {
   i.retransmits = retransmits_;
   i.probes = probes_;
   i.backoff = backoff_;
-  i.options = static_cast<uint8_t>((timestamps_ ? kInfoTimestamps : 0) | (sack_ ? kInfoSack : 0) | (scaling_ ? kInfoWindowScale : 0));
+  i.options =
+      static_cast<uint8_t>((timestamps_ ? kInfoTimestamps : 0) | (sack_ ? kInfoSack : 0) | (scaling_ ? kInfoWindowScale : 0));
   i.snd_wscale = snd_.wscale;
   i.rcv_wscale = rcv_.wscale;
   i.delivery_rate_app_limited = rate_app_limited_;

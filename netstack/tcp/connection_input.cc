@@ -12,8 +12,10 @@ bool Connection::Synchronized() const {
     case State::kFinWait2:
     case State::kCloseWait:
     case State::kClosing:
-    case State::kLastAck: return true;
-    default: return false;
+    case State::kLastAck:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -23,8 +25,10 @@ bool Connection::CanSendData() const {
     case State::kCloseWait:
     case State::kFinWait1:
     case State::kClosing:
-    case State::kLastAck: return true;
-    default: return false;
+    case State::kLastAck:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -40,14 +44,17 @@ void Connection::Input(const Segment& seg, Packet packet, const IpInfo& info) {
     NotifyState(rcvq_.size() > unread ? uint32_t{kReadable} : 0);
     return;
   }
-  if (state_ == State::kSynSent) InputSynSent(seg, std::move(packet));
-  else InputSynchronized(seg, std::move(packet));
+  if (state_ == State::kSynSent)
+    InputSynSent(seg, std::move(packet));
+  else
+    InputSynchronized(seg, std::move(packet));
   if (!dead_) NotifyState(rcvq_.size() > unread ? uint32_t{kReadable} : 0);
 }
 
 // Header prediction: the next segment in order, or a plain ACK; nothing unusual. Everything else takes the long way.
 bool Connection::FastPath(const Segment& seg, Packet& packet) {
-  if ((seg.flags & ~kPsh) != kAck || seg.seq != rcv_.nxt || seg.sack_count != 0 || snd_.nxt < seg.ack || seg.ack < snd_.una) return false;
+  if ((seg.flags & ~kPsh) != kAck || seg.seq != rcv_.nxt || seg.sack_count != 0 || snd_.nxt < seg.ack || seg.ack < snd_.una)
+    return false;
   if (seg.payload_len > WindowNow() || read_shutdown_ || orphan_ || urgent_valid_) return false;
   if (timestamps_) {
     if (!seg.has_timestamps || static_cast<int32_t>(seg.ts_val - ts_recent_) < 0) return false;
@@ -58,8 +65,10 @@ bool Connection::FastPath(const Segment& seg, Packet& packet) {
   }
   const bool pure_ack = seg.payload_len == 0;
   const bool news = seg.ack > snd_.una || (uint32_t{seg.window} << snd_.wscale) != snd_.wnd || pure_ack;
-  if (news) ProcessAck(seg);
-  else last_ack_received_ = now();
+  if (news)
+    ProcessAck(seg);
+  else
+    last_ack_received_ = now();
   if (!pure_ack) ProcessText(seg, std::move(packet));
   return true;
 }
@@ -68,8 +77,7 @@ bool Connection::FastPath(const Segment& seg, Packet& packet) {
 void Connection::InputSynSent(const Segment& seg, Packet packet) {
   if (seg.Has(kAck)) {  // first: check the ACK bit
     const bool acceptable = snd_.iss < seg.ack && seg.ack <= snd_.nxt;
-    const bool timestamp_ok = !(seg.has_timestamps && seg.ts_ecr != 0) ||
-                              static_cast<int32_t>(TimestampNow() - seg.ts_ecr) >= 0;
+    const bool timestamp_ok = !(seg.has_timestamps && seg.ts_ecr != 0) || static_cast<int32_t>(TimestampNow() - seg.ts_ecr) >= 0;
     if (!acceptable || !timestamp_ok) {
       if (!seg.Has(kRst)) {
         IpInfo info;
@@ -201,7 +209,8 @@ void Connection::InputSynchronized(const Segment& seg, Packet packet) {
     case State::kFinWait2:
       if (!ProcessText(seg, std::move(packet))) return;
       break;
-    default: break;  // after the peer's FIN there is no text
+    default:
+      break;  // after the peer's FIN there is no text
   }
   if (seg.Has(kFin)) ProcessFin(seg);
 }
@@ -257,7 +266,8 @@ bool Connection::CheckReset(const Segment& seg) {
   if (!seg.Has(kRst)) return true;
   bool exact = seg.seq == rcv_.nxt || (fin_received_ && seg.seq == rcv_.nxt - 1);
   if (!exact && sack_ && sacks_.count() > 0) {  // right behind the highest SACK block is what the peer has sent last
-    for (size_t i = 0; i < sacks_.count(); ++i) exact |= seg.seq == sacks_[i].end && ooo_ && !ooo_->empty() && seg.seq == ooo_->highest();
+    for (size_t i = 0; i < sacks_.count(); ++i)
+      exact |= seg.seq == sacks_[i].end && ooo_ && !ooo_->empty() && seg.seq == ooo_->highest();
   }
   if (!exact) {
     SendChallengeAck(true);
@@ -266,8 +276,10 @@ bool Connection::CheckReset(const Segment& seg) {
   Errno error = Errno::kECONNRESET;
   if (state_ == State::kSynReceived) error = Errno::kECONNREFUSED;
   if (state_ == State::kCloseWait) error = Errno::kEPIPE;
-  if (state_ == State::kEstablished || state_ == State::kCloseWait) engine_.Count(Counter::kTcpEstabResets);
-  else if (state_ == State::kSynReceived) engine_.Count(Counter::kTcpAttemptFails);
+  if (state_ == State::kEstablished || state_ == State::kCloseWait)
+    engine_.Count(Counter::kTcpEstabResets);
+  else if (state_ == State::kSynReceived)
+    engine_.Count(Counter::kTcpAttemptFails);
   Fail(error);
   return false;
 }
@@ -348,9 +360,12 @@ void Connection::StateAfterAck(const Segment& seg) {
       if (wait > kTimeWaitLength) return Arm(kKeepAlive, now() + wait - kTimeWaitLength);
       return EnterTimeWait(State::kFinWait2, wait);
     }
-    case State::kClosing: return EnterTimeWait(State::kTimeWait, kTimeWaitLength);
-    case State::kLastAck: return Die();
-    default: return;
+    case State::kClosing:
+      return EnterTimeWait(State::kTimeWait, kTimeWaitLength);
+    case State::kLastAck:
+      return Die();
+    default:
+      return;
   }
 }
 
@@ -385,13 +400,18 @@ void Connection::ProcessFin(const Segment& seg) {
   }
   switch (state_) {
     case State::kSynReceived:
-    case State::kEstablished: SetState(State::kCloseWait); break;
-    case State::kFinWait1: SetState(State::kClosing); break;
+    case State::kEstablished:
+      SetState(State::kCloseWait);
+      break;
+    case State::kFinWait1:
+      SetState(State::kClosing);
+      break;
     case State::kFinWait2:
       SendAckNow();
       EnterTimeWait(State::kTimeWait, kTimeWaitLength);
       break;
-    default: break;
+    default:
+      break;
   }
 }
 

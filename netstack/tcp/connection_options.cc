@@ -39,8 +39,12 @@ int64_t RetransmissionsToSeconds(int count) {
 Errno Connection::SetOption(SockOpt option, int64_t v) {
   const bool on = v != 0;
   switch (option) {
-    case SockOpt::kReuseAddr: reuse_address = on; return Errno::kOk;
-    case SockOpt::kReusePort: reuse_port = on; return Errno::kOk;
+    case SockOpt::kReuseAddr:
+      reuse_address = on;
+      return Errno::kOk;
+    case SockOpt::kReusePort:
+      reuse_port = on;
+      return Errno::kOk;
     case SockOpt::kKeepAlive:
       if (on && !keep_alive_ && Synchronized()) Arm(kKeepAlive, now() + KeepIdle());
       if (!on && keep_alive_ && !orphan_) Disarm(kKeepAlive);
@@ -50,15 +54,21 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
       dont_route_ = on;
       route_.generation = 0;
       return Errno::kOk;
-    case SockOpt::kBroadcast: broadcast_ = on; return Errno::kOk;  // kept, and of no consequence, as on Linux
-    case SockOpt::kRcvBuf: v = std::min<int64_t>(std::max<int64_t>(v, 0), sysctls().rmem_max); [[fallthrough]];
+    case SockOpt::kBroadcast:
+      broadcast_ = on;
+      return Errno::kOk;  // kept, and of no consequence, as on Linux
+    case SockOpt::kRcvBuf:
+      v = std::min<int64_t>(std::max<int64_t>(v, 0), sysctls().rmem_max);
+      [[fallthrough]];
     case SockOpt::kRcvBufForce:
       rcvbuf_ = static_cast<uint32_t>(std::clamp<int64_t>(std::max<int64_t>(v, 0) * 2, kMinReceiveBuffer, 0x7ffffffe));
       rcvbuf_locked_ = true;
       window_clamp_ = user_window_clamp_ != 0 ? std::min(user_window_clamp_, rcvbuf_ / 2) : rcvbuf_ / 2;
       rcv_ssthresh_ = Synchronized() ? std::max(rcv_ssthresh_, std::min(window_clamp_, 65535u)) : rcv_ssthresh_;
       return Errno::kOk;
-    case SockOpt::kSndBuf: v = std::min<int64_t>(std::max<int64_t>(v, 0), sysctls().wmem_max); [[fallthrough]];
+    case SockOpt::kSndBuf:
+      v = std::min<int64_t>(std::max<int64_t>(v, 0), sysctls().wmem_max);
+      [[fallthrough]];
     case SockOpt::kSndBufForce:
       sndbuf_ = static_cast<uint32_t>(std::clamp<int64_t>(std::max<int64_t>(v, 0) * 2, kMinSendBuffer, 0x7ffffffe));
       sndbuf_locked_ = true;
@@ -76,7 +86,9 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
     case SockOpt::kPriority:
       priority_ = static_cast<int32_t>(v);
       return Errno::kOk;
-    case SockOpt::kOobInline: oob_inline_ = on; return Errno::kOk;
+    case SockOpt::kOobInline:
+      oob_inline_ = on;
+      return Errno::kOk;
     case SockOpt::kBindToIfIndex:
       if (v < 0) return Errno::kEINVAL;
       bound_ifindex = static_cast<IfIndex>(v);
@@ -101,11 +113,19 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
       pmtu_discover_ = static_cast<uint8_t>(v);
       return Errno::kOk;
     case SockOpt::kIpRecvErr:
-    case SockOpt::kIpv6RecvErr: recv_err_ = on; return Errno::kOk;
+    case SockOpt::kIpv6RecvErr:
+      recv_err_ = on;
+      return Errno::kOk;
     case SockOpt::kIpFreebind:
-    case SockOpt::kIpv6Freebind: freebind_ = on; return Errno::kOk;
-    case SockOpt::kIpTransparent: transparent_ = on; return Errno::kOk;
-    case SockOpt::kIpBindAddressNoPort: bind_no_port_ = on; return Errno::kOk;
+    case SockOpt::kIpv6Freebind:
+      freebind_ = on;
+      return Errno::kOk;
+    case SockOpt::kIpTransparent:
+      transparent_ = on;
+      return Errno::kOk;
+    case SockOpt::kIpBindAddressNoPort:
+      bind_no_port_ = on;
+      return Errno::kOk;
     case SockOpt::kIpMinTtl:
     case SockOpt::kIpv6MinHopCount:
       if (!InRange(v, 0, 255)) return Errno::kEINVAL;
@@ -160,7 +180,9 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
     case SockOpt::kTcpLinger2:
       linger2_ = v < 0 ? -1 : v > kMaxFinTimeout ? 0 : static_cast<int32_t>(v);
       return Errno::kOk;
-    case SockOpt::kTcpDeferAccept: defer_accept_ = SecondsToRetransmissions(v); return Errno::kOk;
+    case SockOpt::kTcpDeferAccept:
+      defer_accept_ = SecondsToRetransmissions(v);
+      return Errno::kOk;
     case SockOpt::kTcpWindowClamp:
       if (v == 0) {
         if (state_ != State::kClosed) return Errno::kEINVAL;
@@ -191,7 +213,8 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
       if (!InRange(v, 0, 1)) return Errno::kEINVAL;
       thin_linear_ = on;
       return Errno::kOk;
-    default: return Errno::kENOPROTOOPT;
+    default:
+      return Errno::kENOPROTOOPT;
   }
 }
 
@@ -201,57 +224,95 @@ Errno Connection::GetOption(SockOpt option, int64_t* value) const {
     return Errno::kOk;
   };
   switch (option) {
-    case SockOpt::kReuseAddr: return give(reuse_address);
-    case SockOpt::kReusePort: return give(reuse_port);
-    case SockOpt::kKeepAlive: return give(keep_alive_);
-    case SockOpt::kDontRoute: return give(dont_route_);
-    case SockOpt::kBroadcast: return give(broadcast_);
+    case SockOpt::kReuseAddr:
+      return give(reuse_address);
+    case SockOpt::kReusePort:
+      return give(reuse_port);
+    case SockOpt::kKeepAlive:
+      return give(keep_alive_);
+    case SockOpt::kDontRoute:
+      return give(dont_route_);
+    case SockOpt::kBroadcast:
+      return give(broadcast_);
     case SockOpt::kRcvBuf:
-    case SockOpt::kRcvBufForce: return give(rcvbuf_);
+    case SockOpt::kRcvBufForce:
+      return give(rcvbuf_);
     case SockOpt::kSndBuf:
-    case SockOpt::kSndBufForce: return give(sndbuf_);
-    case SockOpt::kRcvLowat: return give(rcv_lowat_);
-    case SockOpt::kMark: return give(mark_);
-    case SockOpt::kPriority: return give(priority_);
-    case SockOpt::kOobInline: return give(oob_inline_);
-    case SockOpt::kBindToIfIndex: return give(bound_ifindex);
-    case SockOpt::kIpTos: return give(tos_);
-    case SockOpt::kIpTtl: return give(ttl_ > 0 ? ttl_ : sysctls().ip_default_ttl);
-    case SockOpt::kIpv6UnicastHops: return give(ttl_ >= 0 ? ttl_ : 64);
-    case SockOpt::kIpv6Tclass: return give(tclass_ >= 0 ? tclass_ : 0);
+    case SockOpt::kSndBufForce:
+      return give(sndbuf_);
+    case SockOpt::kRcvLowat:
+      return give(rcv_lowat_);
+    case SockOpt::kMark:
+      return give(mark_);
+    case SockOpt::kPriority:
+      return give(priority_);
+    case SockOpt::kOobInline:
+      return give(oob_inline_);
+    case SockOpt::kBindToIfIndex:
+      return give(bound_ifindex);
+    case SockOpt::kIpTos:
+      return give(tos_);
+    case SockOpt::kIpTtl:
+      return give(ttl_ > 0 ? ttl_ : sysctls().ip_default_ttl);
+    case SockOpt::kIpv6UnicastHops:
+      return give(ttl_ >= 0 ? ttl_ : 64);
+    case SockOpt::kIpv6Tclass:
+      return give(tclass_ >= 0 ? tclass_ : 0);
     case SockOpt::kIpMtuDiscover:
-    case SockOpt::kIpv6MtuDiscover: return give(pmtu_discover_);
+    case SockOpt::kIpv6MtuDiscover:
+      return give(pmtu_discover_);
     case SockOpt::kIpMtu:
     case SockOpt::kIpv6Mtu:
       if (!Synchronized() || !route_.ok()) return Errno::kENOTCONN;
       return give(route_.mtu);
     case SockOpt::kIpRecvErr:
-    case SockOpt::kIpv6RecvErr: return give(recv_err_);
+    case SockOpt::kIpv6RecvErr:
+      return give(recv_err_);
     case SockOpt::kIpFreebind:
-    case SockOpt::kIpv6Freebind: return give(freebind_);
-    case SockOpt::kIpTransparent: return give(transparent_);
-    case SockOpt::kIpBindAddressNoPort: return give(bind_no_port_);
+    case SockOpt::kIpv6Freebind:
+      return give(freebind_);
+    case SockOpt::kIpTransparent:
+      return give(transparent_);
+    case SockOpt::kIpBindAddressNoPort:
+      return give(bind_no_port_);
     case SockOpt::kIpMinTtl:
-    case SockOpt::kIpv6MinHopCount: return give(min_ttl_);
-    case SockOpt::kIpLocalPortRange: return give(port_range_);
-    case SockOpt::kIpv6V6Only: return family_ == Family::kIpv6 ? give(v6_only) : Errno::kENOPROTOOPT;
-    case SockOpt::kTcpNoDelay: return give(nodelay_);
-    case SockOpt::kTcpCork: return give(cork_);
+    case SockOpt::kIpv6MinHopCount:
+      return give(min_ttl_);
+    case SockOpt::kIpLocalPortRange:
+      return give(port_range_);
+    case SockOpt::kIpv6V6Only:
+      return family_ == Family::kIpv6 ? give(v6_only) : Errno::kENOPROTOOPT;
+    case SockOpt::kTcpNoDelay:
+      return give(nodelay_);
+    case SockOpt::kTcpCork:
+      return give(cork_);
     case SockOpt::kTcpMaxSeg:
       if ((state_ == State::kClosed || state_ == State::kListen) && user_mss_ != 0) return give(user_mss_);
       return give(Synchronized() ? CurrentMss() : 536);
-    case SockOpt::kTcpKeepIdle: return give(KeepIdle().seconds());
-    case SockOpt::kTcpKeepIntvl: return give(KeepInterval().seconds());
-    case SockOpt::kTcpKeepCnt: return give(KeepProbes());
-    case SockOpt::kTcpSynCnt: return give(syn_count_ > 0 ? syn_count_ : sysctls().tcp_syn_retries);
-    case SockOpt::kTcpLinger2: return give(linger2_ < 0 ? -1 : linger2_ > 0 ? linger2_ : sysctls().tcp_fin_timeout_s);
-    case SockOpt::kTcpDeferAccept: return give(RetransmissionsToSeconds(defer_accept_));
-    case SockOpt::kTcpWindowClamp: return give(user_window_clamp_ != 0 ? user_window_clamp_ : window_clamp_);
-    case SockOpt::kTcpQuickAck: return give(pingpong_ < 3);
-    case SockOpt::kTcpUserTimeout: return give(user_timeout_ms_);
-    case SockOpt::kTcpNotSentLowat: return give(notsent_lowat_ >= 0 ? notsent_lowat_ : 0);
-    case SockOpt::kTcpThinLinearTimeouts: return give(thin_linear_);
-    default: return Errno::kENOPROTOOPT;
+    case SockOpt::kTcpKeepIdle:
+      return give(KeepIdle().seconds());
+    case SockOpt::kTcpKeepIntvl:
+      return give(KeepInterval().seconds());
+    case SockOpt::kTcpKeepCnt:
+      return give(KeepProbes());
+    case SockOpt::kTcpSynCnt:
+      return give(syn_count_ > 0 ? syn_count_ : sysctls().tcp_syn_retries);
+    case SockOpt::kTcpLinger2:
+      return give(linger2_ < 0 ? -1 : linger2_ > 0 ? linger2_ : sysctls().tcp_fin_timeout_s);
+    case SockOpt::kTcpDeferAccept:
+      return give(RetransmissionsToSeconds(defer_accept_));
+    case SockOpt::kTcpWindowClamp:
+      return give(user_window_clamp_ != 0 ? user_window_clamp_ : window_clamp_);
+    case SockOpt::kTcpQuickAck:
+      return give(pingpong_ < 3);
+    case SockOpt::kTcpUserTimeout:
+      return give(user_timeout_ms_);
+    case SockOpt::kTcpNotSentLowat:
+      return give(notsent_lowat_ >= 0 ? notsent_lowat_ : 0);
+    case SockOpt::kTcpThinLinearTimeouts:
+      return give(thin_linear_);
+    default:
+      return Errno::kENOPROTOOPT;
   }
 }
 

@@ -7,8 +7,8 @@
 namespace sluice::tcp {
 namespace {
 
-constexpr uint32_t kMaxFrameBytes = 65535;   // IPv4 total length
-constexpr uint32_t kInlinePayload = 68;      // fits beside the largest header in the smallest block
+constexpr uint32_t kMaxFrameBytes = 65535;  // IPv4 total length
+constexpr uint32_t kInlinePayload = 68;     // fits beside the largest header in the smallest block
 constexpr uint32_t kChecksumOffset = 16;
 
 }  // namespace
@@ -42,7 +42,8 @@ void Connection::UpdateMss() {
   uint32_t mss = route_.mtu > headers ? route_.mtu - headers : kMinMss;
   if (user_mss_ != 0) mss = std::min(mss, user_mss_);
   if (peer_mss_ != 0) mss = std::min(mss, peer_mss_);
-  mss_ = std::max<uint32_t>(mss, static_cast<uint32_t>(std::max(sysctls().tcp_min_snd_mss, 40)) - 40 + (timestamps_ ? kTimestampOptionSize : 0));
+  mss_ = std::max<uint32_t>(
+      mss, static_cast<uint32_t>(std::max(sysctls().tcp_min_snd_mss, 40)) - 40 + (timestamps_ ? kTimestampOptionSize : 0));
   const uint32_t effective = mss_ - (timestamps_ ? kTimestampOptionSize : 0);
   if (effective != cw_.mss && cw_.mss != 0 && cw_.cwnd != 0) {
     cw_.cwnd = std::max<uint32_t>(effective, static_cast<uint32_t>(uint64_t{cw_.cwnd} * effective / cw_.mss));
@@ -352,8 +353,10 @@ void Connection::SendNew(bool probe) {
     Arm(kRetransmit, now() + MinRto());
   }
   if (rwnd_limited != rwnd_limited_now_) {
-    if (rwnd_limited) rwnd_since_ = now();
-    else rwnd_limited_ += now() - rwnd_since_;
+    if (rwnd_limited)
+      rwnd_since_ = now();
+    else
+      rwnd_limited_ += now() - rwnd_since_;
     rwnd_limited_now_ = rwnd_limited;
   }
 }
@@ -387,14 +390,17 @@ void Connection::RestartAfterIdle() {
 void Connection::Output() {
   output_due_ = false;
   if (!CanSendData() || !EnsureRoute()) {
-    if (CanSendData() && (Unsent() > 0 || FinUnsent() || sent_.out_bytes() > 0) && !Armed(kRetransmit)) Arm(kRetransmit, now() + rto_);
+    if (CanSendData() && (Unsent() > 0 || FinUnsent() || sent_.out_bytes() > 0) && !Armed(kRetransmit))
+      Arm(kRetransmit, now() + rto_);
     return;
   }
   const uint32_t out_before = sent_.out_bytes();
   const uint32_t retransmitted_before = sent_.retransmitted_bytes();
   if (out_before == 0 && Unsent() > 0) RestartAfterIdle();
-  if (SendLost()) SendNew(false);
-  else if (sent_.has_unsent_loss()) cwnd_limited_ = true;
+  if (SendLost())
+    SendNew(false);
+  else if (sent_.has_unsent_loss())
+    cwnd_limited_ = true;
   rate_app_limited_ = Unsent() == 0 && !cwnd_limited_;
   if (sent_.out_bytes() > out_before || sent_.retransmitted_bytes() > retransmitted_before) {
     if (out_before == 0 || retransmit_use_ != RetransmitUse::kTimeout || !Armed(kRetransmit)) ArmRetransmit();

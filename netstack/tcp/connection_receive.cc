@@ -43,8 +43,10 @@ uint32_t Connection::SelectWindow() {
     window = (free + unit - 1) & ~(unit - 1);
   } else {
     window = WindowNow();
-    if (window <= free - std::min(free, mss) || window > free) window = free / mss * mss;
-    else if (mss == full && free > window + full / 2) window = free;
+    if (window <= free - std::min(free, mss) || window > free)
+      window = free / mss * mss;
+    else if (mss == full && free > window + full / 2)
+      window = free;
   }
   if (window < current) window = (current + (1u << rcv_.wscale) - 1) >> rcv_.wscale << rcv_.wscale;
   window = std::min(window, 65535u << rcv_.wscale);
@@ -136,8 +138,10 @@ void Connection::QueueInOrder(SeqNum seq, uint32_t length, Packet packet, uint32
   if (!in_order && !ooo_) ooo_ = std::make_unique<Reassembly>();
   for (size_t i = 0; i < count; ++i) {
     const uint32_t n = pieces[i].length;
-    if (in_order) rcvq_.Append(std::move(pieces[i]), pool());
-    else ooo_->Insert(seq, std::move(pieces[i]), pool());
+    if (in_order)
+      rcvq_.Append(std::move(pieces[i]), pool());
+    else
+      ooo_->Insert(seq, std::move(pieces[i]), pool());
     seq += n;
   }
   if (in_order) rcv_.nxt = seq;
@@ -162,8 +166,10 @@ void Connection::QueueOutOfOrder(const Segment& seg, Packet packet) {
     const size_t room = rcvbuf_ > rcvq_.memory() ? rcvbuf_ - rcvq_.memory() : 0;
     if (ooo_->Prune(room) > 0) {
       engine_.Count(Counter::kDropTcpReceiveBuffer);
-      if (ooo_->empty()) sacks_.Clear();
-      else sacks_.Trim(ooo_->highest());
+      if (ooo_->empty())
+        sacks_.Clear();
+      else
+        sacks_.Trim(ooo_->highest());
     }
   }
   pingpong_ = 0;
@@ -225,7 +231,8 @@ bool Connection::ProcessText(const Segment& seg, Packet packet) {
   rcv_ssthresh_ = std::min(window_clamp_, rcv_ssthresh_ + std::min(2 * got, 1u << 20));
   MeasureReceiveRtt(seg);
   ScheduleAck(seg);
-  if (pingpong_ < 255 && last_data_sent_ != Instant() && now() - last_data_sent_ > ato_ * 4 && pingpong_ > 0 && seg.segments > 1) pingpong_ = 0;
+  if (pingpong_ < 255 && last_data_sent_ != Instant() && now() - last_data_sent_ > ato_ * 4 && pingpong_ > 0 && seg.segments > 1)
+    pingpong_ = 0;
   return true;
 }
 

@@ -44,7 +44,8 @@ uint32_t Connection::events() const {
     const size_t queued = sndq_.memory();
     const int64_t lowat = notsent_lowat_ >= 0 ? notsent_lowat_ : sysctls().tcp_notsent_lowat;
     const bool room = queued < sndbuf_ && sndbuf_ - queued >= queued / 2;
-    if (room && (lowat < 0 || lowat > int64_t{0x7fffffff} || Unsent() < static_cast<uint64_t>(std::max<int64_t>(lowat, 1)))) e |= kWritable;
+    if (room && (lowat < 0 || lowat > int64_t{0x7fffffff} || Unsent() < static_cast<uint64_t>(std::max<int64_t>(lowat, 1))))
+      e |= kWritable;
   }
   return e;
 }
@@ -137,7 +138,8 @@ Errno Connection::Listen(int backlog) {
   if (!holds_port()) {
     uint16_t low, high;
     (void)PortChoiceRange(&low, &high);
-    const uint16_t port = bound_port != 0 && !engine_.binds.Conflicts(*this, bound_port) ? bound_port : engine_.ChooseBindPort(*this, low, high);
+    const uint16_t port =
+        bound_port != 0 && !engine_.binds.Conflicts(*this, bound_port) ? bound_port : engine_.ChooseBindPort(*this, low, high);
     if (port == 0) return Errno::kEADDRINUSE;
     engine_.binds.Add(this, port);
   }
@@ -156,8 +158,10 @@ bool Connection::AcceptQueueFull() const { return listen_->accept_count > static
 void Connection::PushAccepted(Connection* child) {
   child->listener_ = this;
   child->next_accept_ = nullptr;
-  if (listen_->accept_head == nullptr) listen_->accept_head = child;
-  else listen_->accept_tail->next_accept_ = child;
+  if (listen_->accept_head == nullptr)
+    listen_->accept_head = child;
+  else
+    listen_->accept_tail->next_accept_ = child;
   listen_->accept_tail = child;
   ++listen_->accept_count;
   NotifyState(kReadable);
@@ -199,11 +203,15 @@ uint16_t Connection::AdvertisedMss(const Route& route, Family wire_family) const
 
 Errno Connection::Connect(const Endpoint& to) {
   switch (state_) {
-    case State::kClosed: break;
+    case State::kClosed:
+      break;
     case State::kSynSent:
-    case State::kSynReceived: return Errno::kEALREADY;
-    case State::kListen: return Errno::kEISCONN;
-    default: return Errno::kEISCONN;
+    case State::kSynReceived:
+      return Errno::kEALREADY;
+    case State::kListen:
+      return Errno::kEISCONN;
+    default:
+      return Errno::kEISCONN;
   }
   if (closed_by_time_wait_ || was_connected_) {
     ResetToFresh();
@@ -227,7 +235,8 @@ Errno Connection::Connect(const Endpoint& to) {
   q.any_source = freebind_ || transparent_;
   const Route r = engine_.ctx.ip->Lookup(q);
   if (!r.ok()) return r.error;
-  if (remote.IsMulticast() || remote.IsLimitedBroadcast() || engine_.ctx.ip->IsBroadcastAddress(remote, r.ifindex)) return Errno::kENETUNREACH;
+  if (remote.IsMulticast() || remote.IsLimitedBroadcast() || engine_.ctx.ip->IsBroadcastAddress(remote, r.ifindex))
+    return Errno::kENETUNREACH;
   key.local = r.source;
   key.remote = remote;
   key.remote_port = to.port;

@@ -24,11 +24,20 @@ void Connection::RunTimers() {
     const auto slot = static_cast<Slot>(i);
     Disarm(slot);
     switch (slot) {
-      case kRetransmit: OnRetransmitTimeout(); break;
-      case kLossProbe: OnLossProbeTimeout(); break;
-      case kDelayedAck: OnDelayedAckTimeout(); break;
-      case kKeepAlive: OnKeepAliveTimeout(); break;
-      case kSlotCount: break;
+      case kRetransmit:
+        OnRetransmitTimeout();
+        break;
+      case kLossProbe:
+        OnLossProbeTimeout();
+        break;
+      case kDelayedAck:
+        OnDelayedAckTimeout();
+        break;
+      case kKeepAlive:
+        OnKeepAliveTimeout();
+        break;
+      case kSlotCount:
+        break;
     }
   }
   if (dead_) return;
@@ -157,13 +166,14 @@ void Connection::OnPersistTimeout() {
 // RFC 8985 7: the tail is probed before the retransmission timer collapses the window.
 void Connection::ArmProbe() {
   if (ca_state_ != CaState::kOpen) return;  // the slot serves RACK's reordering timer then
-  if (!sack_ || tlp_outstanding_ || sent_.out_bytes() == 0 || !rtt_.valid() ||
-      sysctls().tcp_early_retrans == 0) {
+  if (!sack_ || tlp_outstanding_ || sent_.out_bytes() == 0 || !rtt_.valid() || sysctls().tcp_early_retrans == 0) {
     return Disarm(kLossProbe);
   }
   Duration pto = rtt_.srtt() * 2;
-  if (sent_.out_bytes() <= CurrentMss()) pto += MinRto();  // a lone segment may wait for the peer's delayed ACK
-  else pto += Duration::Milliseconds(2);
+  if (sent_.out_bytes() <= CurrentMss())
+    pto += MinRto();  // a lone segment may wait for the peer's delayed ACK
+  else
+    pto += Duration::Milliseconds(2);
   const Instant at = now() + pto;
   if (Armed(kRetransmit) && at >= deadlines_[kRetransmit]) return Disarm(kLossProbe);
   Arm(kLossProbe, at);
@@ -171,7 +181,8 @@ void Connection::ArmProbe() {
 
 void Connection::OnLossProbeTimeout() {
   if (sent_.out_bytes() == 0) return;
-  if (ca_state_ != CaState::kOpen && !(ca_state_ == CaState::kDisorder && !sent_.has_unsent_loss() && sent_.sacked_bytes() == 0)) {
+  if (ca_state_ != CaState::kOpen &&
+      !(ca_state_ == CaState::kDisorder && !sent_.has_unsent_loss() && sent_.sacked_bytes() == 0)) {
     // The reordering timer of RACK (RFC 8985 6.3).
     AckResult r;
     r.prior_in_flight = InFlight();
@@ -214,9 +225,7 @@ void Connection::OnDelayedAckTimeout() {
   AckSoon();
 }
 
-Duration Connection::KeepIdle() const {
-  return Duration::Seconds(keep_idle_ > 0 ? keep_idle_ : sysctls().tcp_keepalive_time_s);
-}
+Duration Connection::KeepIdle() const { return Duration::Seconds(keep_idle_ > 0 ? keep_idle_ : sysctls().tcp_keepalive_time_s); }
 Duration Connection::KeepInterval() const {
   return Duration::Seconds(keep_interval_ > 0 ? keep_interval_ : sysctls().tcp_keepalive_intvl_s);
 }
@@ -236,8 +245,8 @@ void Connection::OnKeepAliveTimeout() {
   const Instant heard = std::max(last_data_received_, last_ack_received_);
   if (sent_.out_bytes() > 0 || Unsent() > 0) return Arm(kKeepAlive, now() + KeepIdle());  // the other timers watch
   if (now() - heard < KeepIdle()) return Arm(kKeepAlive, heard + KeepIdle());
-  const bool expired = user_timeout_ms_ > 0 ? probes_ > 0 && now() - heard >= Duration::Milliseconds(user_timeout_ms_)
-                                            : probes_ >= KeepProbes();
+  const bool expired =
+      user_timeout_ms_ > 0 ? probes_ > 0 && now() - heard >= Duration::Milliseconds(user_timeout_ms_) : probes_ >= KeepProbes();
   if (expired) {
     SendResetNow();
     engine_.Count(Counter::kTcpAbortOnTimeout);

@@ -6,8 +6,8 @@
 namespace sluice::tcp {
 namespace {
 
-constexpr double kC = 0.4;      // RFC 9438 4.1
-constexpr double kBeta = 0.7;   // 4.6
+constexpr double kC = 0.4;                                // RFC 9438 4.1
+constexpr double kBeta = 0.7;                             // 4.6
 constexpr double kAlpha = 3 * (1 - kBeta) / (1 + kBeta);  // 4.3
 
 // RFC 9406 4.3
@@ -24,8 +24,10 @@ constexpr uint32_t kMinHystartSegments = 16;  // below, leaving slow start early
 void Cubic::OnAck(CongestionWindow& w, const AckEvent& ack) {
   if (w.in_slow_start()) ObserveRtt(w, ack);
   if (!ack.cwnd_limited) return;
-  if (w.in_slow_start()) SlowStart(w, ack);
-  else Avoid(w, ack);
+  if (w.in_slow_start())
+    SlowStart(w, ack);
+  else
+    Avoid(w, ack);
 }
 
 void Cubic::SlowStart(CongestionWindow& w, const AckEvent& ack) {

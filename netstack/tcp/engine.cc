@@ -136,8 +136,10 @@ void Engine::Input(Packet packet, const IpInfo& info) {
       if (!c->Matches(info.ifindex)) return InputUnknown(seg, std::move(packet), info, key);
       return c->Input(seg, std::move(packet), info);
     }
-    case FlowKind::kRequest: return InputRequest(static_cast<Request*>(entry), seg, std::move(packet), info);
-    case FlowKind::kTimeWait: return InputTimeWait(static_cast<TimeWait*>(entry), seg, std::move(packet), info);
+    case FlowKind::kRequest:
+      return InputRequest(static_cast<Request*>(entry), seg, std::move(packet), info);
+    case FlowKind::kTimeWait:
+      return InputTimeWait(static_cast<TimeWait*>(entry), seg, std::move(packet), info);
   }
 }
 
@@ -291,9 +293,10 @@ bool Engine::SendControl(const ControlSegment& s) {
   how.source = s.flow.local;
   how.destination = s.flow.remote;
   how.protocol = kIpProtoTcp;
-  how.ttl = s.ttl != 0 ? s.ttl : s.flow.remote.is_v4() ? static_cast<uint8_t>(sysctls().ip_default_ttl)
-            : route.hoplimit != 0                       ? static_cast<uint8_t>(route.hoplimit)
-                                                        : uint8_t{64};
+  how.ttl = s.ttl != 0              ? s.ttl
+            : s.flow.remote.is_v4() ? static_cast<uint8_t>(sysctls().ip_default_ttl)
+            : route.hoplimit != 0   ? static_cast<uint8_t>(route.hoplimit)
+                                    : uint8_t{64};
   how.tos = s.tos;
   Count(Counter::kTcpOutSegs);
   return ctx.ip->Send(std::move(p), route, how) == Errno::kOk;

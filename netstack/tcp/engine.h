@@ -1,5 +1,5 @@
-// What the connections of one shard share: demultiplexing, ports, secrets, limits, the list of connections with work at the end of
-// the turn, and the replies that need no connection.
+// What the connections of one shard share: demultiplexing, ports, secrets, limits, the list of connections with work at the end
+// of the turn, and the replies that need no connection.
 #pragma once
 
 #include <cstdint>
@@ -66,7 +66,8 @@ class Engine {
   // RFC 6056: a port for bind() with port 0. 0 where none is free.
   uint16_t ChooseBindPort(const PortHolder& holder, uint16_t low, uint16_t high);
   // A port so that the 4-tuple is free, for connect(); `key` has everything but the local port. 0 where none is free.
-  uint16_t ChooseConnectPort(FlowKey key, const PortHolder& holder, uint16_t low, uint16_t high, bool* reused_time_wait, SeqNum* iss);
+  uint16_t ChooseConnectPort(FlowKey key, const PortHolder& holder, uint16_t low, uint16_t high, bool* reused_time_wait,
+                             SeqNum* iss);
   // Whether the 4-tuple may be used for an active open: free, or a TIME_WAIT entry that may be reused (RFC 6191), which is then
   // taken over.
   bool ClaimFlow(const FlowKey& key, SeqNum* iss, bool* reused);
@@ -93,7 +94,8 @@ class Engine {
   TimeWait* NewTimeWait();
 
  private:
-  void InputListen(Connection* listener, const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key, SeqNum* forced_iss);
+  void InputListen(Connection* listener, const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key,
+                   SeqNum* forced_iss);
   void InputRequest(Request* r, const Segment& seg, Packet packet, const IpInfo& info);
   void InputTimeWait(TimeWait* tw, const Segment& seg, Packet packet, const IpInfo& info);
   void InputUnknown(const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key);

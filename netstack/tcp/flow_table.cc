@@ -22,7 +22,8 @@ uint64_t Load(const uint8_t* p) {
 
 }  // namespace
 
-FlowTable::FlowTable(uint64_t secret) : slots_(std::make_unique<Slot[]>(kInitialCapacity)), capacity_(kInitialCapacity), secret_(secret) {}
+FlowTable::FlowTable(uint64_t secret)
+    : slots_(std::make_unique<Slot[]>(kInitialCapacity)), capacity_(kInitialCapacity), secret_(secret) {}
 
 uint32_t FlowTable::Hash(const FlowKey& key) const {
   const uint64_t ports = uint64_t{key.local_port} << 16 | key.remote_port;

@@ -199,7 +199,8 @@ void Engine::InputRequest(Request* r, const Segment& seg, Packet packet, const I
   const Handshake& shake = r->shake;
   // A SYN that came again: our SYN,ACK was lost (as linux tcp_check_req).
   if (seg.Has(kSyn) && !seg.Has(kAck | kRst) && seg.seq == shake.irs) {
-    if (now() - r->last_oow_ack < Duration::Milliseconds(sysctls().tcp_invalid_ratelimit_ms) && r->last_oow_ack != Instant()) return;
+    if (now() - r->last_oow_ack < Duration::Milliseconds(sysctls().tcp_invalid_ratelimit_ms) && r->last_oow_ack != Instant())
+      return;
     r->last_oow_ack = now();
     r->SendSynAck();
     Count(Counter::kTcpRetransSegs);
@@ -209,8 +210,10 @@ void Engine::InputRequest(Request* r, const Segment& seg, Packet packet, const I
   const SeqNum next = shake.irs + 1;
   const bool in_window = next <= seg.end() && seg.seq <= next + shake.rcv_wnd;
   if (old || !in_window) {  // first: sequence
-    if (old) Count(Counter::kDropTcpPaws);
-    else Count(Counter::kDropTcpOutOfWindow);
+    if (old)
+      Count(Counter::kDropTcpPaws);
+    else
+      Count(Counter::kDropTcpOutOfWindow);
     if (!seg.Has(kRst) && AllowChallengeAck()) {
       ControlSegment s;
       s.flow = r->key;
@@ -335,14 +338,15 @@ bool Engine::TimeWaitReusable(const TimeWait& tw) const {
 }
 
 void Engine::InputTimeWait(TimeWait* tw, const Segment& seg, Packet packet, const IpInfo& info) {
-  const bool paws = tw->timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) < 0 && !seg.Has(kRst);
+  const bool paws =
+      tw->timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) < 0 && !seg.Has(kRst);
   if (tw->substate == State::kFinWait2) {  // no owner: only the peer's FIN is awaited
     const bool in_window = seg.seq <= tw->rcv_nxt + tw->rcv_wnd && tw->rcv_nxt <= seg.end();
     if (paws || !in_window) return tw->SendAck();
     if (seg.Has(kRst)) return DropTimeWait(tw);
     if (seg.Has(kSyn) && seg.seq != tw->rcv_nxt) return tw->SendAck();
     if (!seg.Has(kAck) || (seg.end() <= tw->rcv_nxt && !seg.Has(kFin))) return;  // a plain ACK
-    if (!seg.Has(kFin) || seg.end() != tw->rcv_nxt + 1) {  // data that nobody will read
+    if (!seg.Has(kFin) || seg.end() != tw->rcv_nxt + 1) {                        // data that nobody will read
       SendReset(seg, info);
       return DropTimeWait(tw);
     }
@@ -370,7 +374,8 @@ void Engine::InputTimeWait(TimeWait* tw, const Segment& seg, Packet packet, cons
     }
   }
   // RFC 6191, RFC 9293 3.6.1: a new connection that cannot be mistaken for the old one.
-  const bool newer = tw->rcv_nxt < seg.seq || (tw->timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) > 0);
+  const bool newer =
+      tw->rcv_nxt < seg.seq || (tw->timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) > 0);
   if (seg.Has(kSyn) && !seg.Has(kRst | kAck) && !paws && newer) {
     const FlowKey key = tw->key;
     if (Connection* listener = FindListener(key, info.ifindex, flows.Hash(key))) {
@@ -383,7 +388,8 @@ void Engine::InputTimeWait(TimeWait* tw, const Segment& seg, Packet packet, cons
   if (seg.Has(kRst)) return;
   if (seg.Has(kFin) || seg.Has(kSyn) || seg.payload_len > 0) {
     if (seg.Has(kFin)) ctx.timers.Schedule(tw->timer, now() + kTimeWaitLength);
-    if (tw->last_oow_ack == Instant() || now() - tw->last_oow_ack >= Duration::Milliseconds(sysctls().tcp_invalid_ratelimit_ms) || seg.Has(kFin)) {
+    if (tw->last_oow_ack == Instant() || now() - tw->last_oow_ack >= Duration::Milliseconds(sysctls().tcp_invalid_ratelimit_ms) ||
+        seg.Has(kFin)) {
       tw->last_oow_ack = now();
       tw->SendAck();
     }

@@ -32,7 +32,7 @@ struct Request : FlowEntry {
 
   Engine& engine;
   Connection* listener = nullptr;
-  Request* next = nullptr;   // of the listener
+  Request* next = nullptr;  // of the listener
   Request** prev = nullptr;
   Handshake shake;
   Timer timer;
@@ -49,7 +49,9 @@ struct Request : FlowEntry {
 
 // TIME-WAIT, or FIN-WAIT-2 without an owner (`substate`).
 struct TimeWait : FlowEntry, PortHolder {
-  explicit TimeWait(Engine& e) : FlowEntry(FlowKind::kTimeWait), engine(e), timer(&TimeWait::OnTimer, this) { holder_is_socket = false; }
+  explicit TimeWait(Engine& e) : FlowEntry(FlowKind::kTimeWait), engine(e), timer(&TimeWait::OnTimer, this) {
+    holder_is_socket = false;
+  }
   static void OnTimer(void* self);
 
   Engine& engine;

@@ -109,16 +109,20 @@ void SackList::Add(SeqNum start, SeqNum end) {
 
 void SackList::Advance(SeqNum next) {
   for (size_t i = 0; i < count_;) {
-    if (blocks_[i].start <= next) Remove(i);  // in order now, up to its end
-    else ++i;
+    if (blocks_[i].start <= next)
+      Remove(i);  // in order now, up to its end
+    else
+      ++i;
   }
 }
 
 void SackList::Trim(SeqNum edge) {
   for (size_t i = 0; i < count_;) {
     if (edge < blocks_[i].end) blocks_[i].end = edge;
-    if (blocks_[i].end <= blocks_[i].start) Remove(i);
-    else ++i;
+    if (blocks_[i].end <= blocks_[i].start)
+      Remove(i);
+    else
+      ++i;
   }
 }
 

@@ -1,5 +1,5 @@
-// Round-trip time and retransmission timeout (RFC 6298), with the mean deviation kept per round trip as Linux does: a sudden fall of
-// the RTT does not inflate the timeout, and the deviation decays once per round trip only. All in microseconds.
+// Round-trip time and retransmission timeout (RFC 6298), with the mean deviation kept per round trip as Linux does: a sudden fall
+// of the RTT does not inflate the timeout, and the deviation decays once per round trip only. All in microseconds.
 #pragma once
 
 #include <algorithm>
@@ -59,8 +59,8 @@ class RttEstimator {
 
  private:
   static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-  int64_t srtt8_ = 0;   // 8 * srtt
-  int64_t mdev4_ = 0;   // 4 * mean deviation
+  int64_t srtt8_ = 0;  // 8 * srtt
+  int64_t mdev4_ = 0;  // 4 * mean deviation
   int64_t rttvar4_ = 0;
   int64_t mdev_max4_ = 0;
   int64_t min_rtt_ = kNone;

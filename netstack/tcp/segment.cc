@@ -38,8 +38,11 @@ void ParseOption(uint8_t kind, const uint8_t* body, uint32_t size, Segment* out)
         out->ts_ecr = LoadBe32(body + 4);
       }
       return;
-    case kSack: ParseSackOption(body, size, out); return;
-    default: return;
+    case kSack:
+      ParseSackOption(body, size, out);
+      return;
+    default:
+      return;
   }
 }
 
@@ -93,8 +96,10 @@ bool ParseSegment(const Packet& packet, Segment* out) {
 uint32_t HeaderLength(const HeaderSpec& spec) {
   uint32_t n = kHeaderSize;
   if (spec.mss != 0) n += 4;
-  if (spec.has_timestamps) n += kTimestampOptionSize;
-  else if (spec.sack_permitted) n += 4;
+  if (spec.has_timestamps)
+    n += kTimestampOptionSize;
+  else if (spec.sack_permitted)
+    n += 4;
   if (spec.has_window_scale) n += 4;
   if (spec.sack_count != 0) n += 4 + 8u * spec.sack_count;
   return n;
@@ -143,8 +148,7 @@ void WriteHeader(const HeaderSpec& spec, uint8_t* out) {
 
 bool ChecksumOk(const Packet& packet, const IpAddress& source, const IpAddress& destination) {
   if (packet.offload.checksum != ChecksumState::kNone) return true;
-  const uint16_t pseudo =
-      wire::PseudoHeaderSum(source, destination, kIpProtoTcp, static_cast<uint32_t>(packet.size()));
+  const uint16_t pseudo = wire::PseudoHeaderSum(source, destination, kIpProtoTcp, static_cast<uint32_t>(packet.size()));
   return wire::OnesSum(packet, 0, pseudo) == 0xffff;
 }
 

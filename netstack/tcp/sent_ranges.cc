@@ -24,8 +24,8 @@ void SentRanges::OnSend(SeqNum start, SeqNum end, Instant now, uint64_t delivere
     highest_sacked_ = highest_retransmitted_ = start;
   }
   out_ += end - start;
-  if (!empty() && ranges_.back().end == start && ranges_.back().sent_at == now && !ranges_.back().sacked && !ranges_.back().lost &&
-      !ranges_.back().ever_retransmitted) {
+  if (!empty() && ranges_.back().end == start && ranges_.back().sent_at == now && !ranges_.back().sacked &&
+      !ranges_.back().lost && !ranges_.back().ever_retransmitted) {
     ranges_.back().end = end;
     return;
   }

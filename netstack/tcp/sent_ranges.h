@@ -15,9 +15,9 @@ namespace sluice::tcp {
 
 struct SentRange {
   SeqNum start, end;
-  Instant sent_at;             // of the latest transmission
-  Instant delivered_at;        // of the latest delivery known when this was sent, for the delivery rate
-  uint64_t delivered = 0;      // bytes delivered when this was sent
+  Instant sent_at;         // of the latest transmission
+  Instant delivered_at;    // of the latest delivery known when this was sent, for the delivery rate
+  uint64_t delivered = 0;  // bytes delivered when this was sent
   bool sacked = false;
   bool lost = false;           // deemed lost; still true after the retransmission
   bool retransmitted = false;  // the latest transmission is a retransmission that is in flight
@@ -35,11 +35,11 @@ struct RackMark {
 
 // What one acknowledgment did.
 struct Delivery {
-  uint32_t bytes = 0;            // newly acknowledged or SACKed
-  uint32_t sacked_bytes = 0;     // newly SACKed
-  bool any_retransmitted = false;  // of what was acknowledged cumulatively
-  bool reordered = false;        // a piece never retransmitted arrived below the highest SACKed one
-  std::optional<Instant> latest_sent;   // of pieces never retransmitted: the most recent
+  uint32_t bytes = 0;                  // newly acknowledged or SACKed
+  uint32_t sacked_bytes = 0;           // newly SACKed
+  bool any_retransmitted = false;      // of what was acknowledged cumulatively
+  bool reordered = false;              // a piece never retransmitted arrived below the highest SACKed one
+  std::optional<Instant> latest_sent;  // of pieces never retransmitted: the most recent
   std::optional<Instant> earliest_sent;
   uint64_t prior_delivered = 0;  // of the latest-sent piece, for the delivery rate
   Instant prior_delivered_at;
@@ -69,8 +69,8 @@ class SentRanges {
   void AckTo(SeqNum una, Delivery* d, RackMark* rack, Instant now, Duration min_rtt);
   void Sack(SeqNum start, SeqNum end, Delivery* d, RackMark* rack, Instant now, Duration min_rtt);
 
-  // RACK: everything sent sufficiently before `rack` and not delivered is lost. Returns the newly lost bytes; `wait` gets how long
-  // until the next piece may be judged lost.
+  // RACK: everything sent sufficiently before `rack` and not delivered is lost. Returns the newly lost bytes; `wait` gets how
+  // long until the next piece may be judged lost.
   uint32_t DetectLost(const RackMark& rack, Duration reorder_window, Instant now, Duration* wait);
   // RFC 6675 IsLost() by `threshold` bytes SACKed above.
   uint32_t MarkLostBelow(SeqNum edge);

@@ -1,5 +1,5 @@
-// SYN cookies (RFC 4987 3.6): an initial sequence number that proves the SYN and carries the MSS; scale and SACK travel in the low
-// bits of our timestamp, which the peer echoes.
+// SYN cookies (RFC 4987 3.6): an initial sequence number that proves the SYN and carries the MSS; scale and SACK travel in the
+// low bits of our timestamp, which the peer echoes.
 #pragma once
 
 #include <cstdint>

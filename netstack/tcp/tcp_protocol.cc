@@ -15,7 +15,9 @@ TcpProtocol::~TcpProtocol() = default;
 void TcpProtocol::Input(Packet packet, const IpInfo& info) { impl_->Input(std::move(packet), info); }
 void TcpProtocol::IcmpError(const IcmpErrorInfo& error) { impl_->IcmpError(error); }
 StreamSocket* TcpProtocol::NewSocket(Family family) { return impl_->NewConnection(family); }
-void TcpProtocol::AppendSockets(std::vector<SocketInfo>* out, bool with_tcp_info) const { impl_->AppendSockets(out, with_tcp_info); }
+void TcpProtocol::AppendSockets(std::vector<SocketInfo>* out, bool with_tcp_info) const {
+  impl_->AppendSockets(out, with_tcp_info);
+}
 void TcpProtocol::EndTurn() { impl_->EndTurn(); }
 void TcpProtocol::OnConfig() { impl_->OnConfig(); }
 

@@ -1,6 +1,6 @@
-// Sequences of segments, socket calls and waits against one stack. Every segment carries what the peer's stream has at its sequence
-// number, so whatever arrives must be a prefix of that stream; what leaves must be what was written. Nothing crashes, and memory
-// stays bounded.
+// Sequences of segments, socket calls and waits against one stack. Every segment carries what the peer's stream has at its
+// sequence number, so whatever arrives must be a prefix of that stream; what leaves must be what was written. Nothing crashes,
+// and memory stays bounded.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -93,10 +93,14 @@ void Session::Open() {
 void Session::Segment() {
   const uint32_t kind = in_.Byte();
   uint8_t flags = tcp::kAck;
-  if (kind < 16) flags = static_cast<uint8_t>(in_.Byte());
-  else if (kind < 24) flags |= tcp::kFin;
-  else if (kind < 26) flags = tcp::kRst;
-  else if (kind < 32) flags |= tcp::kUrg;
+  if (kind < 16)
+    flags = static_cast<uint8_t>(in_.Byte());
+  else if (kind < 24)
+    flags |= tcp::kFin;
+  else if (kind < 26)
+    flags = tcp::kRst;
+  else if (kind < 32)
+    flags |= tcp::kUrg;
   size_t length = 0;
   if ((kind & 1) != 0) length = in_.Byte() < 200 ? in_.Byte() * 8 : in_.Word() % 20000;
   // A SYN always names the one stream; in established states it is as foreign as any other.
@@ -156,19 +160,39 @@ void Session::Call() {
   if (socket_ == nullptr) return;
   (void)socket_->events();
   switch (in_.Byte() % 10) {
-    case 0: Read(in_.Byte()); break;
-    case 1: Read(SIZE_MAX); break;
-    case 2: Write(in_.Byte()); break;
-    case 3: Write(in_.Word()); break;
-    case 4: (void)socket_->Shutdown(in_.Byte() < 20, in_.Byte() < 60); break;
-    case 5: (void)socket_->SetOption(static_cast<SockOpt>(in_.Byte() % static_cast<uint32_t>(SockOpt::kCount)), in_.Word()); break;
-    case 6: (void)socket_->info(); break;
-    case 7: (void)socket_->urgent_mark(); break;
-    case 8: (void)socket_->TakeError(); break;
+    case 0:
+      Read(in_.Byte());
+      break;
+    case 1:
+      Read(SIZE_MAX);
+      break;
+    case 2:
+      Write(in_.Byte());
+      break;
+    case 3:
+      Write(in_.Word());
+      break;
+    case 4:
+      (void)socket_->Shutdown(in_.Byte() < 20, in_.Byte() < 60);
+      break;
+    case 5:
+      (void)socket_->SetOption(static_cast<SockOpt>(in_.Byte() % static_cast<uint32_t>(SockOpt::kCount)), in_.Word());
+      break;
+    case 6:
+      (void)socket_->info();
+      break;
+    case 7:
+      (void)socket_->urgent_mark();
+      break;
+    case 8:
+      (void)socket_->TakeError();
+      break;
     case 9:
       if (in_.Byte() > 20) break;
-      if (in_.Byte() < 128) socket_->Close();
-      else socket_->Abort();
+      if (in_.Byte() < 128)
+        socket_->Close();
+      else
+        socket_->Abort();
       socket_ = nullptr;
       break;
   }
@@ -193,10 +217,14 @@ void Session::Run() {
   Open();
   for (size_t i = 0; i < kMaxOperations && !in_.empty(); ++i) {
     const uint32_t operation = in_.Byte();
-    if (operation < 150) Segment();
-    else if (operation < 220) Call();
-    else if (operation < 250) peer_.host.Advance(Duration::Milliseconds(in_.Byte() * 2));
-    else peer_.host.Advance(Duration::Seconds(in_.Byte()));
+    if (operation < 150)
+      Segment();
+    else if (operation < 220)
+      Call();
+    else if (operation < 250)
+      peer_.host.Advance(Duration::Milliseconds(in_.Byte() * 2));
+    else
+      peer_.host.Advance(Duration::Seconds(in_.Byte()));
     peer_.host.Turn();
     Observe();
   }

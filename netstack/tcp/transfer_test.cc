@@ -9,7 +9,8 @@ namespace {
 const Endpoint kServer{IpAddress::V4(10, 0, 0, 2), 80};
 
 struct Pair {
-  Pair(uint64_t seed, const LinkProfile& profile) : net(seed), a(net.AddHost("a", HostConfig("10.0.0.1/24"))), b(net.AddHost("b", HostConfig("10.0.0.2/24"))) {
+  Pair(uint64_t seed, const LinkProfile& profile)
+      : net(seed), a(net.AddHost("a", HostConfig("10.0.0.1/24"))), b(net.AddHost("b", HostConfig("10.0.0.2/24"))) {
     net.Join(a, b, profile);
   }
   void Open(uint64_t a_total, uint64_t b_total) {
@@ -101,9 +102,18 @@ INSTANTIATE_TEST_SUITE_P(
         Impairment{"Reorder", {.rate_bps = 100'000'000, .delay = Duration::Milliseconds(5), .reorder = 0.05}, 4 << 20, 30},
         Impairment{"Duplicate", {.rate_bps = 100'000'000, .delay = Duration::Milliseconds(5), .duplicate = 0.1}, 4 << 20, 30},
         Impairment{"Corrupt", {.rate_bps = 100'000'000, .delay = Duration::Milliseconds(5), .corrupt = 0.01}, 2 << 20, 60},
-        Impairment{"All", {.rate_bps = 50'000'000, .delay = Duration::Milliseconds(20), .loss = 0.02, .duplicate = 0.02, .corrupt = 0.005, .reorder = 0.02}, 2 << 20, 120},
+        Impairment{"All",
+                   {.rate_bps = 50'000'000,
+                    .delay = Duration::Milliseconds(20),
+                    .loss = 0.02,
+                    .duplicate = 0.02,
+                    .corrupt = 0.005,
+                    .reorder = 0.02},
+                   2 << 20,
+                   120},
         Impairment{"Super", {.delay = Duration::Milliseconds(1), .loss = 0.02, .reorder = 0.02, .cut_gso = false}, 8 << 20, 60},
-        Impairment{"SmallQueue", {.rate_bps = 20'000'000, .delay = Duration::Milliseconds(10), .queue_bytes = 16 << 10}, 4 << 20, 60}),
+        Impairment{
+            "SmallQueue", {.rate_bps = 20'000'000, .delay = Duration::Milliseconds(10), .queue_bytes = 16 << 10}, 4 << 20, 60}),
     [](const auto& p) { return std::string(p.param.name); });
 
 // Without a collapse: Mathis' bound for Reno is 1.22 MSS / (RTT sqrt(p)); CUBIC is not below it.

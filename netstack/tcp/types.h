@@ -30,7 +30,7 @@ inline constexpr uint32_t kHeaderSize = 20;
 inline constexpr uint32_t kMaxHeaderSize = 60;
 inline constexpr uint32_t kTimestampOptionSize = 12;  // with two NOPs
 inline constexpr uint8_t kMaxWindowScale = 14;
-inline constexpr uint32_t kMinMss = 88;               // as Linux TCP_MIN_MSS
+inline constexpr uint32_t kMinMss = 88;  // as Linux TCP_MIN_MSS
 inline constexpr uint32_t kMaxSynQueue = 65536;
 
 inline constexpr Duration kTimeWaitLength = Duration::Seconds(60);

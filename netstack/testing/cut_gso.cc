@@ -30,7 +30,8 @@ void FixTransport(Packet& p, size_t l4, bool udp) {
   const size_t field = udp ? wire::kUdpChecksumOffset : wire::kTcpChecksumOffset;
   if (udp) StoreBe16(t + 4, static_cast<uint16_t>(size));
   wire::StoreSum(t + field, 0);
-  const uint16_t pseudo = wire::PseudoHeaderSum(source, destination, udp ? kIpProtoUdp : kIpProtoTcp, static_cast<uint32_t>(size));
+  const uint16_t pseudo =
+      wire::PseudoHeaderSum(source, destination, udp ? kIpProtoUdp : kIpProtoTcp, static_cast<uint32_t>(size));
   uint16_t sum = static_cast<uint16_t>(~wire::OnesSum({t, size}, pseudo));
   if (udp && sum == 0) sum = 0xffff;
   wire::StoreSum(t + field, sum);

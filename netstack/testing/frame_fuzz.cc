@@ -1,6 +1,6 @@
-// Frames of every protocol into a full stack that has sockets of every kind: nothing may crash, leak or grow, and every frame that
-// is dropped counts. The input is a list of (kind, length, bytes): raw frames, or payloads behind headers that are made right, so
-// that the fuzzer gets past the checksums.
+// Frames of every protocol into a full stack that has sockets of every kind: nothing may crash, leak or grow, and every frame
+// that is dropped counts. The input is a list of (kind, length, bytes): raw frames, or payloads behind headers that are made
+// right, so that the fuzzer gets past the checksums.
 #include <cstdint>
 #include <cstdlib>
 #include <memory>

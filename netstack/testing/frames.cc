@@ -37,8 +37,8 @@ std::vector<uint8_t> IcmpMessage(uint8_t type, uint8_t code, uint32_t rest, Byte
   return m;
 }
 
-std::vector<uint8_t> UdpMessage(const IpAddress& source, const IpAddress& destination, uint16_t source_port, uint16_t destination_port,
-                                Bytes payload) {
+std::vector<uint8_t> UdpMessage(const IpAddress& source, const IpAddress& destination, uint16_t source_port,
+                                uint16_t destination_port, Bytes payload) {
   std::vector<uint8_t> m(8);
   StoreBe16(m.data(), source_port);
   StoreBe16(m.data() + 2, destination_port);

@@ -22,8 +22,8 @@ Frame ArpFrame(uint16_t operation, const MacAddress& eth_to, const MacAddress& s
                const MacAddress& target_mac, std::string_view target);
 Frame Ipv4Frame(const MacAddress& to, const wire::Ipv4Fields& fields, Bytes payload);
 std::vector<uint8_t> IcmpMessage(uint8_t type, uint8_t code, uint32_t rest, Bytes payload);
-std::vector<uint8_t> UdpMessage(const IpAddress& source, const IpAddress& destination, uint16_t source_port, uint16_t destination_port,
-                                Bytes payload);
+std::vector<uint8_t> UdpMessage(const IpAddress& source, const IpAddress& destination, uint16_t source_port,
+                                uint16_t destination_port, Bytes payload);
 
 // 10.0.0.1/24 with a gateway 10.0.0.254, and the peer 10.0.0.2 known as kPeerMac unless `resolve` is false.
 class FrameHost : public Link {
@@ -38,19 +38,19 @@ class FrameHost : public Link {
   NetConfig& config() { return config_; }
   void ApplyConfig();
   void SetFeatures(const LinkFeatures& f);
-  void In(Bytes frame);                    // then a whole turn
+  void In(Bytes frame);  // then a whole turn
   void In(Packet frame);
   void Turn();
-  void Advance(Duration d);                // turns at every deadline on the way
+  void Advance(Duration d);  // turns at every deadline on the way
   // The oldest frame that came out, empty where there is none.
   Frame Out();
   std::vector<Frame> AllOut();
   uint64_t counter(Counter c) const { return stack_->counters().Get(c); }
-  uint64_t drops() const;                  // sum of all Drop* counters
-  size_t accept_frames = SIZE_MAX;         // what Transmit takes per call
+  uint64_t drops() const;           // sum of all Drop* counters
+  size_t accept_frames = SIZE_MAX;  // what Transmit takes per call
   Instant now() const { return now_; }
 
-  std::deque<Offload> offloads;            // of the frames in Out, in step
+  std::deque<Offload> offloads;  // of the frames in Out, in step
 
  private:
   Instant now_{5'000'000'000};

@@ -1,9 +1,9 @@
 #include "netstack/testing/sim.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cstdio>
-
-#include <gtest/gtest.h>
 
 #include "netstack/wire/headers.h"
 
@@ -64,7 +64,8 @@ void SimHost::ApplyConfig() {
 SimNetwork::SimNetwork(uint64_t seed) : seed_(seed), rng_(seed) {}
 
 SimNetwork::~SimNetwork() {
-  if (::testing::Test::HasFailure()) std::fprintf(stderr, "simulated network: seed %llu\n", static_cast<unsigned long long>(seed_));
+  if (::testing::Test::HasFailure())
+    std::fprintf(stderr, "simulated network: seed %llu\n", static_cast<unsigned long long>(seed_));
   events_.clear();
   hosts_.clear();
 }
@@ -99,7 +100,9 @@ void SimNetwork::SetFeatures(SimHost& host, IfIndex ifindex, const LinkFeatures&
   host.stack().AttachLink(ifindex, p);
 }
 
-void SimNetwork::SetProfile(SimHost& from, IfIndex ifindex, const LinkProfile& profile) { Find(from, ifindex)->profile = profile; }
+void SimNetwork::SetProfile(SimHost& from, IfIndex ifindex, const LinkProfile& profile) {
+  Find(from, ifindex)->profile = profile;
+}
 
 const LinkStats& SimNetwork::stats(SimHost& from, IfIndex ifindex) const { return Find(from, ifindex)->stats; }
 
@@ -232,8 +235,8 @@ void SimNetwork::Trace(SimPort& from, const Packet& frame) const {
       for (int i = 0; i < 8; ++i) {
         if (l4[13] & (1 << i)) flags += names[i];
       }
-      what += " " + std::to_string(LoadBe16(l4.data())) + ">" + std::to_string(LoadBe16(l4.data() + 2)) + " " + flags +
-              " seq " + std::to_string(LoadBe32(l4.data() + 4)) + " ack " + std::to_string(LoadBe32(l4.data() + 8)) + " win " +
+      what += " " + std::to_string(LoadBe16(l4.data())) + ">" + std::to_string(LoadBe16(l4.data() + 2)) + " " + flags + " seq " +
+              std::to_string(LoadBe32(l4.data() + 4)) + " ack " + std::to_string(LoadBe32(l4.data() + 8)) + " win " +
               std::to_string(LoadBe16(l4.data() + 14)) + " len " +
               std::to_string(ip->total_length() - ip->header_length() - 4u * (l4[12] >> 4));
     }

@@ -44,12 +44,12 @@ void AddRoute(NetConfig* config, std::string_view prefix, std::string_view gatew
 
 // One direction of a link.
 struct LinkProfile {
-  uint64_t rate_bps = 0;          // 0: no serialisation time
+  uint64_t rate_bps = 0;  // 0: no serialisation time
   Duration delay;
-  size_t queue_bytes = 1 << 20;   // waiting for the wire; more is dropped (only where there is a rate)
+  size_t queue_bytes = 1 << 20;                              // waiting for the wire; more is dropped (only where there is a rate)
   double loss = 0, duplicate = 0, corrupt = 0, reorder = 0;  // probability per frame
   Duration reorder_delay = Duration::Milliseconds(10);       // how much later a reordered frame comes
-  bool cut_gso = true;            // cut super-segments into MTU-sized frames with full checksums, as a real wire would
+  bool cut_gso = true;  // cut super-segments into MTU-sized frames with full checksums, as a real wire would
 };
 
 struct LinkStats {

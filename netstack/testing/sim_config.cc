@@ -13,12 +13,15 @@ Prefix MustParse(std::string_view text) {
 }  // namespace
 
 // The same addresses and routes that `ip addr add` makes.
-void AddAddress(NetConfig* config, IfIndex ifindex, std::string_view text) { sluice::AddAddress(config, ifindex, MustParse(text)); }
+void AddAddress(NetConfig* config, IfIndex ifindex, std::string_view text) {
+  sluice::AddAddress(config, ifindex, MustParse(text));
+}
 
 IfIndex AddDevice(NetConfig* config, std::string_view name, std::string_view address, uint32_t mtu) {
   const Prefix p = MustParse(address);
   const auto ifindex = static_cast<IfIndex>(config->links.size() + 1);
-  const MacAddress mac{{2, static_cast<uint8_t>(ifindex), p.address.bytes()[0], p.address.bytes()[1], p.address.bytes()[2], p.address.bytes()[3]}};
+  const MacAddress mac{
+      {2, static_cast<uint8_t>(ifindex), p.address.bytes()[0], p.address.bytes()[1], p.address.bytes()[2], p.address.bytes()[3]}};
   sluice::AddDevice(config, ifindex, name, mac, mtu);
   sluice::AddAddress(config, ifindex, p);
   return ifindex;

@@ -48,7 +48,8 @@ MacAddress MacOf(FrameHost& h) { return h.mac(); }
 Frame IcmpAbout(FrameHost& h, const Frame& sent, uint8_t type, uint8_t code, uint32_t rest, std::string_view from = "10.0.0.2") {
   const size_t n = std::min<size_t>(sent.size() - wire::kEthernetHeader, 28);
   const Bytes quoted = Bytes(sent).subspan(wire::kEthernetHeader, n);
-  return Ipv4Frame(MacOf(h), {.source = *IpAddress::Parse(from), .destination = IpAddress::V4(10, 0, 0, 1), .protocol = kIpProtoIcmp},
+  return Ipv4Frame(MacOf(h),
+                   {.source = *IpAddress::Parse(from), .destination = IpAddress::V4(10, 0, 0, 1), .protocol = kIpProtoIcmp},
                    IcmpMessage(type, code, rest, quoted));
 }
 

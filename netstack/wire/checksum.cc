@@ -38,7 +38,7 @@ uint64_t Sum64(const uint8_t* p, size_t n, uint64_t sum) {
 }
 
 #if defined(__x86_64__)
-constexpr size_t kVectorMin = 256;      // below it the loop of 64-bit additions is as fast
+constexpr size_t kVectorMin = 256;        // below it the loop of 64-bit additions is as fast
 constexpr size_t kVectorChunk = 1 << 20;  // lanes of 32 bits take 2^16 additions of 16-bit words
 
 __attribute__((target("avx2"))) uint64_t SumAvx2(const uint8_t* p, size_t n) {

@@ -40,8 +40,8 @@ inline uint16_t UpdateChecksum(uint16_t checksum, uint16_t old_word, uint16_t ne
   return static_cast<uint16_t>(~AddSums(s, new_word));
 }
 
-// Completes a kPartial checksum in the frame (the packet becomes kNone). Offload offsets count from packet.data(). False where they
-// lie outside of the linear region. `zero_is_ffff`: UDP's rule that a sum of zero is sent as 0xffff.
+// Completes a kPartial checksum in the frame (the packet becomes kNone). Offload offsets count from packet.data(). False where
+// they lie outside of the linear region. `zero_is_ffff`: UDP's rule that a sum of zero is sent as 0xffff.
 bool CompleteChecksum(Packet& packet, bool zero_is_ffff);
 
 }  // namespace sluice::wire

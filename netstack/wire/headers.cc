@@ -39,7 +39,8 @@ void ArpMessage::Write(uint8_t* p) const {
 std::optional<Ipv4View> Ipv4View::ParseQuoted(Bytes quoted) {
   if (quoted.size() < kIpv4Header || (quoted[0] >> 4) != 4) return std::nullopt;
   const Ipv4View v(quoted.data());
-  if (v.header_length() < kIpv4Header || v.header_length() > quoted.size() || v.total_length() < v.header_length()) return std::nullopt;
+  if (v.header_length() < kIpv4Header || v.header_length() > quoted.size() || v.total_length() < v.header_length())
+    return std::nullopt;
   return v;
 }
 

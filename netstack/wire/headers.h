@@ -1,7 +1,7 @@
 // Wire formats of Ethernet, ARP, IPv4, IPv6, ICMP, UDP and TCP headers.
 //
-// A View is parsed once: Parse() checks every length that the format promises, so that the accessors need no check. Accessors give
-// host byte order. Views point into the frame and live as long as it.
+// A View is parsed once: Parse() checks every length that the format promises, so that the accessors need no check. Accessors
+// give host byte order. Views point into the frame and live as long as it.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,11 @@ namespace sluice::wire {
 // --- Ethernet (IEEE 802.3)
 inline constexpr size_t kEthernetHeader = 14;
 enum EtherType : uint16_t {
-  kEtherIpv4 = 0x0800, kEtherArp = 0x0806, kEtherVlan = 0x8100, kEtherQinQ = 0x88a8, kEtherIpv6 = 0x86dd,
+  kEtherIpv4 = 0x0800,
+  kEtherArp = 0x0806,
+  kEtherVlan = 0x8100,
+  kEtherQinQ = 0x88a8,
+  kEtherIpv6 = 0x86dd,
 };
 
 class EthernetView {
@@ -90,7 +94,7 @@ struct Ipv4Fields {
   uint16_t total_length = 0, id = 0;
   uint16_t fragment = 0;  // flags and offset as on the wire (host order)
   uint8_t tos = 0, ttl = 64, protocol = 0;
-  Bytes options;          // a multiple of 4 bytes, at most 40
+  Bytes options;  // a multiple of 4 bytes, at most 40
   size_t header_length() const { return kIpv4Header + options.size(); }
   void Write(uint8_t* out) const;  // header_length() bytes, checksum included
 };
@@ -132,11 +136,22 @@ struct Ipv6Fields {
 // --- ICMP (RFC 792) and what of ICMPv6 (RFC 4443) has the same shape
 inline constexpr size_t kIcmpHeader = 8;
 enum IcmpType : uint8_t {
-  kIcmpEchoReply = 0, kIcmpUnreachable = 3, kIcmpSourceQuench = 4, kIcmpRedirect = 5, kIcmpEcho = 8, kIcmpTimeExceeded = 11,
-  kIcmpParameterProblem = 12, kIcmpTimestamp = 13, kIcmpTimestampReply = 14,
+  kIcmpEchoReply = 0,
+  kIcmpUnreachable = 3,
+  kIcmpSourceQuench = 4,
+  kIcmpRedirect = 5,
+  kIcmpEcho = 8,
+  kIcmpTimeExceeded = 11,
+  kIcmpParameterProblem = 12,
+  kIcmpTimestamp = 13,
+  kIcmpTimestampReply = 14,
 };
 enum IcmpUnreachableCode : uint8_t {
-  kIcmpNetUnreachable = 0, kIcmpHostUnreachable = 1, kIcmpProtocolUnreachable = 2, kIcmpPortUnreachable = 3, kIcmpFragNeeded = 4,
+  kIcmpNetUnreachable = 0,
+  kIcmpHostUnreachable = 1,
+  kIcmpProtocolUnreachable = 2,
+  kIcmpPortUnreachable = 3,
+  kIcmpFragNeeded = 4,
 };
 enum IcmpV6Type : uint8_t { kIcmpV6Unreachable = 1, kIcmpV6Echo = 128, kIcmpV6EchoReply = 129 };
 
@@ -178,7 +193,14 @@ class UdpView {
 inline constexpr size_t kTcpHeader = 20, kTcpMaxHeader = 60;
 inline constexpr size_t kTcpChecksumOffset = 16, kUdpChecksumOffset = 6, kIcmpChecksumOffset = 2;
 enum TcpFlag : uint8_t {
-  kTcpFin = 0x01, kTcpSyn = 0x02, kTcpRst = 0x04, kTcpPsh = 0x08, kTcpAck = 0x10, kTcpUrg = 0x20, kTcpEce = 0x40, kTcpCwr = 0x80,
+  kTcpFin = 0x01,
+  kTcpSyn = 0x02,
+  kTcpRst = 0x04,
+  kTcpPsh = 0x08,
+  kTcpAck = 0x10,
+  kTcpUrg = 0x20,
+  kTcpEce = 0x40,
+  kTcpCwr = 0x80,
 };
 
 }  // namespace sluice::wire

@@ -32,16 +32,16 @@ TEST(Ipv4View, GoldenBytesRoundTrip) {
 TEST(Ipv4View, RefusesWrongLengths) {
   uint8_t h[24] = {0x45, 0, 0, 24};
   EXPECT_TRUE(Ipv4View::Parse(h, 24));
-  EXPECT_FALSE(Ipv4View::Parse(h, 23));           // total length beyond the frame
-  EXPECT_FALSE(Ipv4View::Parse({h, 19}, 24));     // header cut
+  EXPECT_FALSE(Ipv4View::Parse(h, 23));        // total length beyond the frame
+  EXPECT_FALSE(Ipv4View::Parse({h, 19}, 24));  // header cut
   h[0] = 0x44;
-  EXPECT_FALSE(Ipv4View::Parse(h, 24));           // header length below 20
+  EXPECT_FALSE(Ipv4View::Parse(h, 24));  // header length below 20
   h[0] = 0x47;
-  EXPECT_FALSE(Ipv4View::Parse(h, 24));           // header beyond what is there
+  EXPECT_FALSE(Ipv4View::Parse(h, 24));  // header beyond what is there
   h[0] = 0x46, h[3] = 20;
-  EXPECT_FALSE(Ipv4View::Parse(h, 24));           // total length below the header's
+  EXPECT_FALSE(Ipv4View::Parse(h, 24));  // total length below the header's
   h[0] = 0x65, h[3] = 24;
-  EXPECT_FALSE(Ipv4View::Parse(h, 24));           // version
+  EXPECT_FALSE(Ipv4View::Parse(h, 24));  // version
 }
 
 TEST(Ipv4Options, FindsSourceRoutesAndRefusesWrongLengths) {

@@ -34,12 +34,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         if (v->header_length() + v->options().size() < 20 || v->total_length() > size) std::abort();
         (void)v->ChecksumOk();
         (void)wire::Ipv4Options::Parse(v->options());
-        wire::Ipv4Fields f{.source = v->source(), .destination = v->destination(), .total_length = v->total_length(), .id = v->id(),
-                           .fragment = LoadBe16(b.data() + 6), .tos = v->tos(), .ttl = v->ttl(), .protocol = v->protocol(),
+        wire::Ipv4Fields f{.source = v->source(),
+                           .destination = v->destination(),
+                           .total_length = v->total_length(),
+                           .id = v->id(),
+                           .fragment = LoadBe16(b.data() + 6),
+                           .tos = v->tos(),
+                           .ttl = v->ttl(),
+                           .protocol = v->protocol(),
                            .options = v->options()};
         uint8_t out[wire::kIpv4MaxHeader];
         f.Write(out);
-        if (std::memcmp(out, b.data(), 10) != 0 || !wire::Ipv4View::Parse({out, f.header_length()}, size)->ChecksumOk()) std::abort();
+        if (std::memcmp(out, b.data(), 10) != 0 || !wire::Ipv4View::Parse({out, f.header_length()}, size)->ChecksumOk())
+          std::abort();
       }
       break;
     case 3:
@@ -48,8 +55,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       break;
     case 4:
       if (const auto v = wire::Ipv6View::Parse(b, size)) {
-        wire::Ipv6Fields f{.source = v->source(), .destination = v->destination(), .payload_length = v->payload_length(),
-                           .flow_label = v->flow_label(), .traffic_class = v->traffic_class(), .hop_limit = v->hop_limit(),
+        wire::Ipv6Fields f{.source = v->source(),
+                           .destination = v->destination(),
+                           .payload_length = v->payload_length(),
+                           .flow_label = v->flow_label(),
+                           .traffic_class = v->traffic_class(),
+                           .hop_limit = v->hop_limit(),
                            .next_header = v->next_header()};
         uint8_t out[wire::kIpv6Header];
         f.Write(out);

@@ -1,5 +1,5 @@
-// sluice with a sentry that was taken over: what it does is named by SLUICE_HOSTILE. For tests of broker and guard; linked in place of
-// the real one (control/run/sentry.cc), jailed as that is.
+// sluice with a sentry that was taken over: what it does is named by SLUICE_HOSTILE. For tests of broker and guard; linked in
+// place of the real one (control/run/sentry.cc), jailed as that is.
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +54,9 @@ class HostileSentry {
   }
 
  private:
-  void Say(Type type, int32_t number = 0, std::string_view body = {}) { SendRecord(control_, control::Encode(type, number, body), {}); }
+  void Say(Type type, int32_t number = 0, std::string_view body = {}) {
+    SendRecord(control_, control::Encode(type, number, body), {});
+  }
 
   Record Hear(int socket) {
     Record record;
@@ -141,7 +143,8 @@ class HostileSentry {
       const Record record = Hear(control_);
       control::Header header;
       std::string_view body;
-      if (control::Decode(record.data, &header, &body) && (header.type == Type::kPort || header.type == Type::kPortFailed)) return header.type;
+      if (control::Decode(record.data, &header, &body) && (header.type == Type::kPort || header.type == Type::kPortFailed))
+        return header.type;
     }
   }
 

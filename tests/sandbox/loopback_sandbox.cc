@@ -147,8 +147,8 @@ int main(int argc, char** argv) {
   waitpid(sentry, nullptr, 0);
   if (stats) {
     CallBroker::Stats s = broker.stats();
-    fprintf(stderr, "calls %lu continued %lu passed %lu faults %lu dead %lu refused %lu fetches %lu\n", s.calls, s.continued, s.passed, s.faults,
-            s.dead, s.refused, s.fetches);
+    fprintf(stderr, "calls %lu continued %lu passed %lu faults %lu dead %lu refused %lu fetches %lu\n", s.calls, s.continued,
+            s.passed, s.faults, s.dead, s.refused, s.fetches);
   }
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

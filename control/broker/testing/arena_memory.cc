@@ -23,7 +23,8 @@ void ArenaMemory::Allow(const PendingCall& pending) {
     if (t.name != 0) allowed_.push_back({t.name, t.name_capacity});
     if (t.name_length_field != 0) allowed_.push_back({t.name_length_field, sizeof(int)});
     if (t.control != 0) allowed_.push_back({t.control, t.control_capacity});
-    if (t.header != 0) allowed_.push_back({t.header, pending.nr == SYS_sendmmsg || pending.nr == SYS_recvmmsg ? sizeof(mmsghdr) : sizeof(msghdr)});
+    if (t.header != 0)
+      allowed_.push_back({t.header, pending.nr == SYS_sendmmsg || pending.nr == SYS_recvmmsg ? sizeof(mmsghdr) : sizeof(msghdr)});
   }
   if (pending.extra != 0) allowed_.push_back({pending.extra, pending.extra_room});
   if (pending.option_length_field != 0) allowed_.push_back({pending.option_length_field, sizeof(int)});

@@ -1,4 +1,5 @@
-// The memory of a program that does not exist: one mapped stretch, whose bytes the test chooses, and a record of what may be written.
+// The memory of a program that does not exist: one mapped stretch, whose bytes the test chooses, and a record of what may be
+// written.
 #pragma once
 
 #include <vector>
@@ -13,8 +14,8 @@ class ArenaMemory final : public CallerMemory {
   static constexpr size_t kSize = 0x8000;
 
   ArenaMemory() : bytes_(kSize) {}
-  void Fill(Bytes image);                          // from the start
-  void PutAddress(size_t offset, size_t target);   // an address within the arena, at an offset of it (both modulo the size)
+  void Fill(Bytes image);                         // from the start
+  void PutAddress(size_t offset, size_t target);  // an address within the arena, at an offset of it (both modulo the size)
   // From now on writes may go where the call wants its results; any other aborts the test.
   void Allow(const PendingCall& pending);
   uint8_t* at(uint64_t address) { return &bytes_[address - kBase]; }

@@ -46,7 +46,7 @@ class StreamPeer {
   StreamSocket* socket() const { return socket_; }
 
   size_t write_size = 65536;
-  size_t read_limit = SIZE_MAX;   // bytes per turn: a slow reader
+  size_t read_limit = SIZE_MAX;  // bytes per turn: a slow reader
   bool half_close = true;
 
  private:

@@ -53,7 +53,9 @@ tcp::HeaderSpec WirePeer::Header(uint8_t flags, uint32_t seq, uint32_t ack) cons
   return h;
 }
 
-void WirePeer::Send(uint8_t flags, uint32_t seq, uint32_t ack, std::string_view payload) { Send(Header(flags, seq, ack), payload); }
+void WirePeer::Send(uint8_t flags, uint32_t seq, uint32_t ack, std::string_view payload) {
+  Send(Header(flags, seq, ack), payload);
+}
 
 void WirePeer::Send(const tcp::HeaderSpec& h, std::string_view payload, uint16_t gso_size) {
   const uint32_t header_len = tcp::HeaderLength(h);
@@ -86,7 +88,8 @@ std::vector<Seen> WirePeer::Take() {
     const size_t ip_len = (f[14] & 15) * 4u;
     const size_t total = LoadBe16(f.data() + 16);
     Packet p = Packet::Allocate(host.pool(), f.size());
-    std::copy(f.begin() + static_cast<ptrdiff_t>(14 + ip_len), f.begin() + static_cast<ptrdiff_t>(14 + total), p.Append(total - ip_len));
+    std::copy(f.begin() + static_cast<ptrdiff_t>(14 + ip_len), f.begin() + static_cast<ptrdiff_t>(14 + total),
+              p.Append(total - ip_len));
     Seen s;
     EXPECT_TRUE(tcp::ParseSegment(p, &s.raw));
     if (s.raw.Has(tcp::kSyn)) {

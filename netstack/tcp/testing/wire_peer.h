@@ -33,8 +33,8 @@ struct Seen {
   std::string Flags() const;
 };
 
-// The peer is 10.0.0.2:5000, the host 10.0.0.1 with `host_port`. The peer's ISS is 1000; numbers given and read are relative to the
-// two ISSs, so the first data byte of both sides is 1.
+// The peer is 10.0.0.2:5000, the host 10.0.0.1 with `host_port`. The peer's ISS is 1000; numbers given and read are relative to
+// the two ISSs, so the first data byte of both sides is 1.
 class WirePeer {
  public:
   WirePeer() : host(false, WithNeighbor(HostConfig("10.0.0.1/24", "10.0.0.254"))) {}
@@ -58,7 +58,7 @@ class WirePeer {
   void Handshake();  // SYN, SYN,ACK, ACK with the options below
   StreamSocket* Socket() { return host.stack().NewTcpSocket(Family::kIpv4); }
   void Write(StreamSocket* s, std::string_view data, bool more = false);  // then a turn
-  std::string Read(StreamSocket* s, size_t most = SIZE_MAX);             // then a turn
+  std::string Read(StreamSocket* s, size_t most = SIZE_MAX);              // then a turn
 
   static NetConfig WithNeighbor(NetConfig config);  // the peer's hardware address never goes stale
 
