@@ -11,11 +11,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "dataplane/spin_choice.h"
@@ -75,17 +77,18 @@ class OnCore {
 
 // Left alone, the scheduler may run both threads on one core, where a wake-up is next to nothing.
 Duration MeasureWakeCost() {
-  constexpr int kRounds = 15;
+  constexpr size_t kRounds = 15, kLeast = 5;
+  constexpr Duration kLongest = Duration::Milliseconds(1);
   const Duration fallback = Duration::Microseconds(20);
   UniqueFd ping(eventfd(0, EFD_CLOEXEC)), pong(eventfd(0, EFD_CLOEXEC));
   if (!ping || !pong) return fallback;
+  std::atomic<bool> over = false;
   std::thread partner;
   try {
     partner = std::thread([&] {
       const OnCore there(1);
       uint64_t value;
-      for (int i = 0; i < kRounds; ++i) {
-        if (read(ping.get(), &value, sizeof value) < 0) return;
+      while (read(ping.get(), &value, sizeof value) == sizeof value && !over) {
         value = 1;
         if (write(pong.get(), &value, sizeof value) < 0) return;
       }
@@ -94,16 +97,21 @@ Duration MeasureWakeCost() {
     return fallback;
   }
   const OnCore here(0);
-  std::array<int64_t, kRounds> costs{};
-  for (int64_t& cost : costs) {
+  std::vector<int64_t> costs;
+  const Instant start = ReadClock();
+  while (costs.size() < kRounds && (costs.size() < kLeast || ReadClock() - start < kLongest)) {
     const Instant begin = ReadClock();
     uint64_t value = 1;
     if (write(ping.get(), &value, sizeof value) < 0 || read(pong.get(), &value, sizeof value) < 0) break;
-    cost = (ReadClock() - begin).ns() / 2;
+    costs.push_back((ReadClock() - begin).ns() / 2);
   }
+  over = true;
+  const uint64_t value = 1;
+  (void)!write(ping.get(), &value, sizeof value);
   partner.join();
-  std::nth_element(costs.begin(), costs.begin() + kRounds / 2, costs.end());
-  return Duration(costs[kRounds / 2]);
+  if (costs.empty()) return fallback;
+  std::ranges::nth_element(costs, costs.begin() + static_cast<ptrdiff_t>(costs.size() / 2));
+  return Duration(costs[costs.size() / 2]);
 }
 
 class Worker::Impl {

@@ -36,6 +36,10 @@ std::string PinPath(const SilenceOptions& options, int ifindex, const char* dire
   return options.directory + "/" + options.name + ":" + std::to_string(ifindex) + ":" + direction;
 }
 
+std::vector<std::string> PinPaths(const SilenceOptions& options, int ifindex) {
+  return {PinPath(options, ifindex, "out"), PinPath(options, ifindex, "in")};
+}
+
 bool IsBpffs(const std::string& directory) {
   struct statfs fs{};
   return statfs(directory.c_str(), &fs) == 0 && static_cast<uint64_t>(fs.f_type) == BPF_FS_MAGIC;
@@ -109,19 +113,33 @@ Errno AttachTcx(int program, int ifindex, uint32_t hook, const std::string& pin,
   return bpf::Pin(link->get(), pin);
 }
 
-Errno RemovePinnedLink(const std::string& pin) {
-  UniqueFd link, pass;
-  const Errno opened = bpf::OpenPinned(pin, &link);
-  if (opened == Errno::kENOENT) return Errno::kOk;
-  if (opened != Errno::kOk) return opened;
-  Errno detached = bpf::LoadPassProgram(&pass);
-  if (detached == Errno::kOk) detached = bpf::UpdateLink(link.get(), pass.get());
-  if (detached != Errno::kOk) detached = bpf::DetachLink(link.get());
-  link.Reset();  // the pin is to be the last that holds it: that end takes place in the background
-  if (unlink(pin.c_str()) != 0) return static_cast<Errno>(errno);
+// A program that lets everything pass takes the place of ours. kENOENT: there is no such pin.
+Errno LetPass(const std::string& pin, UniqueFd* link) {
+  UniqueFd pass;
+  if (Errno e = bpf::OpenPinned(pin, link); e != Errno::kOk) return e;
+  Errno done = bpf::LoadPassProgram(&pass);
+  if (done == Errno::kOk) done = bpf::UpdateLink(link->get(), pass.get());
+  if (done != Errno::kOk) done = bpf::DetachLink(link->get());
   // A link whose device is gone is detached already.
-  const bool gone = detached == Errno::kENODEV || detached == Errno::kENOENT;
-  return gone ? Errno::kOk : detached;
+  return done == Errno::kENODEV || done == Errno::kENOENT ? Errno::kOk : done;
+}
+
+// First all are let pass, then the pins go: the pin is to be the last that holds a link, so that its end takes place in the
+// background, and that end holds the kernel's lock of all devices for a grace period.
+Errno RemovePinnedLinks(const std::vector<std::string>& pins) {
+  Errno result = Errno::kOk;
+  std::vector<const std::string*> found;
+  for (const std::string& pin : pins) {
+    UniqueFd link;
+    const Errno e = LetPass(pin, &link);
+    if (e == Errno::kENOENT && !link) continue;
+    if (link) found.push_back(&pin);
+    if (e != Errno::kOk) result = e;
+  }
+  for (const std::string* pin : found) {
+    if (unlink(pin->c_str()) != 0) result = static_cast<Errno>(errno);
+  }
+  return result;
 }
 
 bpf_tc_hook Hook(int ifindex, bpf_tc_attach_point point) {
@@ -238,8 +256,7 @@ Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, st
       *out = std::move(result);
       return Errno::kOk;
     }
-    (void)RemovePinnedLink(PinPath(options, ifindex, "in"));
-    (void)RemovePinnedLink(PinPath(options, ifindex, "out"));
+    (void)RemovePinnedLinks(PinPaths(options, ifindex));
     UnmountWhenEmpty(options.directory);
     // A kernel before 6.6 does not know the attach type.
     if (e != Errno::kEINVAL) return Fail(error, std::string("attaching the silencing program to ") + device, e);
@@ -257,9 +274,7 @@ Errno LiftSilence(int ifindex, const SilenceOptions& options, std::string* error
   Errno result = LiftClsact(ifindex);
   if (!IsBpffs(options.directory)) return result == Errno::kOk ? result : Fail(error, "removing the silencing filter", result);
   const UniqueFd lock = LockDirectory(options.directory);
-  for (const char* direction : {"out", "in"}) {
-    if (Errno e = RemovePinnedLink(PinPath(options, ifindex, direction)); e != Errno::kOk) result = e;
-  }
+  if (Errno e = RemovePinnedLinks(PinPaths(options, ifindex)); e != Errno::kOk) result = e;
   UnmountWhenEmpty(options.directory);
   return result == Errno::kOk ? result : Fail(error, "lifting the silence of device " + std::to_string(ifindex), result);
 }
@@ -283,11 +298,11 @@ int CountTcx(int ifindex, uint32_t hook) {
 Errno LiftAllPinned(const SilenceOptions& options, std::string* error) {
   if (!IsBpffs(options.directory)) return Errno::kOk;
   const UniqueFd lock = LockDirectory(options.directory);
-  Errno result = Errno::kOk;
+  std::vector<std::string> pins;
   for (const std::string& name : PinnedNames(options.directory)) {
-    if (name.compare(0, options.name.size() + 1, options.name + ":") != 0) continue;
-    if (Errno e = RemovePinnedLink(options.directory + "/" + name); e != Errno::kOk) result = e;
+    if (name.starts_with(options.name + ":")) pins.push_back(options.directory + "/" + name);
   }
+  const Errno result = RemovePinnedLinks(pins);
   UnmountWhenEmpty(options.directory);
   return result == Errno::kOk ? result : Fail(error, "lifting what is pinned in " + options.directory, result);
 }

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <thread>
 
 #include "control/broker/call_broker.h"
@@ -31,12 +32,16 @@ using control::Type;
 class Broker {
  public:
   explicit Broker(SandboxPlan& plan)
-      : plan_(plan), guard_(PidfdOpen(plan.guard_pid)), ports_(plan), sysctls_(plan.flags.sysctls) {}
+      : plan_(plan),
+        guard_(PidfdOpen(plan.guard_pid)),
+        silencing_([this] { SilenceDevices(); }),
+        ports_(plan),
+        sysctls_(plan.flags.sysctls) {}
 
   [[noreturn]] void Run() {
-    if (getppid() != plan_.guard_pid || !guard_) EndOrphaned();
     SendToSentry(Type::kSysctls, 0, sysctls_.Read());
-    SilenceDevices();
+    silencing_.join();
+    if (getppid() != plan_.guard_pid || !guard_) EndOrphaned();
     for (;;) {
       pollfd polled[3] = {
           {guard_.get(), POLLIN, 0}, {plan_.guard.b.get(), POLLIN, 0}, {sentry_gone_ ? -1 : plan_.control.a.get(), POLLIN, 0}};
@@ -54,8 +59,6 @@ class Broker {
  private:
   static constexpr int kSysctlPeriodMs = 1000;
 
-  // Attaching waits for grace periods of the kernel, while the sentry and the program's surroundings are set up. No port is
-  // opened and nobody hears that the sandbox is ready before.
   void SilenceDevices() {
     Silencing silencing(plan_);
     for (const LinkInfo& link : plan_.devices) {
@@ -94,7 +97,8 @@ class Broker {
       conduct_.OnAsked(header.type);
       SendToSentry(header.type, 0);
     }
-    if (header.type == Type::kSandbox && record.fds.size() == 2) {
+    if (header.type == Type::kSandbox && record.fds.size() == 2 && body.size() == sizeof plan_.standin_cookie) {
+      std::memcpy(&plan_.standin_cookie, body.data(), body.size());
       sentry_ = std::move(record.fds[0]);
       keeper_ = std::move(record.fds[1]);
     }
@@ -193,6 +197,9 @@ class Broker {
   SandboxPlan& plan_;
   UniqueFd guard_, sentry_, keeper_;  // pidfds
   std::vector<UniqueFd> programs_;    // pidfds of their inits
+  // Attaching waits for grace periods of the kernel: it begins first, and the rest is done meanwhile. No port is opened and
+  // nobody hears that the sandbox is ready before.
+  std::thread silencing_;
   PortOpener ports_;
   SysctlReader sysctls_;
   SentryConduct conduct_;
@@ -211,19 +218,7 @@ void RunBroker(SandboxPlan& plan) {
   plan.calls.b.Reset();
   plan.control.b.Reset();
   plan.guard.a.Reset();
-  plan.event_netlink.Reset();
-  plan.dump_netlink.Reset();
-  plan.admin_listener.Reset();
   plan.pcap.Reset();
-  plan.sentry_log_read.Reset();
-  plan.sentry_log_write.Reset();
-  plan.init_ready_read.Reset();
-  plan.init_ready_write.Reset();
-  plan.init_go_read.Reset();
-  plan.init_go_write.Reset();
-  plan.standin_netns.Reset();
-  plan.option_group.maps = {};
-  plan.option_group.fd.Reset();
   for (const int fd : plan.inherited) close(fd);
   const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
   dup2(null, STDIN_FILENO);

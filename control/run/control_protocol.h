@@ -14,9 +14,11 @@ namespace sluice::control {
 
 enum class Type : uint32_t {
   // guard -> broker
-  kSandbox = 1,  // descriptors: the sentry's and the keeper's pidfd
-  kProgram,      // descriptor: the pidfd of a program's init
-  kListener,     // descriptor: a seccomp listener, to be served
+  kSandbox =
+      1,      // descriptors: the sentry's and the keeper's pidfd, by which the broker ends them where the guard dies; data: the
+              // cookie of the stand-ins' network namespace (uint64_t)
+  kProgram,   // descriptor: the pidfd of a program's init
+  kListener,  // descriptor: a seccomp listener, to be served
   // guard -> broker -> sentry
   kSynchronize,  // read the namespace anew and attach what is there; kReady follows
   kDrain,        // the programs ended: let connections finish what they owe

@@ -71,15 +71,14 @@ const char* Make(SandboxPlan& plan, std::string* error) {
   OptionGroup& group = plan.option_group;
   if (LoadNativeOptions(CallServer::Options{}.max_sockets, &group.program, &group.maps, error) != Errno::kOk)
     return error->c_str();
-  group.hierarchy = OpenHierarchy();
-  if (!group.hierarchy) return "cannot reach the cgroup2 hierarchy";
+  const UniqueFd hierarchy = OpenHierarchy();
+  if (!hierarchy) return "cannot reach the cgroup2 hierarchy";
   const std::string path = OwnGroup() + Format("sluice-%d", plan.guard_pid);
   // Recorded first: a group that nobody knows of would stay for ever.
   UniqueFd record(open(RecordPath(plan.flags, plan.guard_pid).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!record || !WriteAll(record.get(), path.data(), path.size())) return "cannot record the control group";
-  group.path = path;
-  if (mkdirat(group.hierarchy.get(), path.c_str(), 0755) != 0) return "cannot make a control group";
-  group.fd = UniqueFd(openat(group.hierarchy.get(), path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (mkdirat(hierarchy.get(), path.c_str(), 0755) != 0) return "cannot make a control group";
+  group.fd = UniqueFd(openat(hierarchy.get(), path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!group.fd) return "cannot open the control group";
   return AttachNativeOptions(group.program.get(), group.fd.get(), error) == Errno::kOk ? nullptr : error->c_str();
 }
@@ -100,12 +99,14 @@ void MakeOptionGroup(SandboxPlan& plan) {
 }
 
 void RemoveOptionGroup(const SandboxPlan& plan) {
-  const OptionGroup& group = plan.option_group;
-  if (group.path.empty()) return;
-  if (!RemoveGroup(group.hierarchy.get(), group.path)) {
-    return Log(LogLevel::kWarning, "cannot remove the control group %s%s", group.path.c_str(), ErrnoText(errno).c_str());
+  const std::string record = RecordPath(plan.flags, plan.guard_pid);
+  const std::string path = ReadSmallFile(record).value_or("");
+  if (path.empty()) return;
+  const UniqueFd root = OpenHierarchy();
+  if (!root || !RemoveGroup(root.get(), path)) {
+    return Log(LogLevel::kWarning, "cannot remove the control group %s%s", path.c_str(), ErrnoText(errno).c_str());
   }
-  unlink(RecordPath(plan.flags, plan.guard_pid).c_str());
+  unlink(record.c_str());
 }
 
 void PruneOptionGroups(const Flags& flags) {

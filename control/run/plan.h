@@ -24,9 +24,7 @@ inline constexpr uint32_t kSluiceMark = 0x736c7563;  // "sluc"
 
 // The control group of the sentry with its BPF program (option_group.h). Empty where options are notified.
 struct OptionGroup {
-  UniqueFd hierarchy;  // root of the cgroup v2 hierarchy
-  std::string path;    // of the group, relative to it
-  UniqueFd fd;         // the group
+  UniqueFd fd;  // the group
   UniqueFd program;
   NativeOptionMaps maps;  // for the sentry
 };

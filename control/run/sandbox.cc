@@ -83,11 +83,12 @@ Status Sandbox::LookAtNamespace(bool* resolver) {
 }
 
 Status Sandbox::Start() {
-  SLUICE_RETURN_IF_ERROR(OpenForSentry());
+  // The broker first: it silences the devices while the rest is made.
   SLUICE_RETURN_IF_ERROR(StartBroker());
+  SLUICE_RETURN_IF_ERROR(OpenForSentry());
   SLUICE_RETURN_IF_ERROR(StartSentry());
-  // By these the broker ends them where the guard dies.
-  if (!Send(Type::kSandbox, {sentry_.pidfd.get(), keeper_.pidfd.get()}))
+  const std::string_view cookie(reinterpret_cast<const char*>(&plan_.standin_cookie), sizeof plan_.standin_cookie);
+  if (!Send(Type::kSandbox, {sentry_.pidfd.get(), keeper_.pidfd.get()}, cookie))
     return Status::Error("the broker died while it started", kExitKilled);
   return {};
 }
@@ -96,9 +97,6 @@ Status Sandbox::OpenForSentry() {
   SLUICE_RETURN_IF_ERROR(MakeStandinNetns(&plan_.standin_netns, &plan_.standin_cookie));
   PruneOptionGroups(plan_.flags);
   MakeOptionGroup(plan_);
-  SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.calls));
-  SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.control));
-  SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.guard));
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open(Mirror::Groups(), &plan_.event_netlink));
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open({}, &plan_.dump_netlink));
   SLUICE_RETURN_IF_ERROR(OpenAdminSocket(plan_, &plan_.admin_listener));
@@ -109,6 +107,9 @@ Status Sandbox::OpenForSentry() {
 }
 
 Status Sandbox::StartBroker() {
+  SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.calls));
+  SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.control));
+  SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.guard));
   broker_.pid = CloneProcess(0, &broker_.pidfd);
   if (broker_.pid == 0) RunBroker(plan_);
   if (broker_.pid < 0) return Status::Error("cannot start the broker" + ErrnoText(errno));
@@ -142,8 +143,8 @@ Status Sandbox::StartSentry() {
   return {};
 }
 
-bool Sandbox::Send(Type type, const std::vector<int>& fds) {
-  return plan_.guard.a && SendRecord(plan_.guard.a.get(), control::Encode(type), fds);
+bool Sandbox::Send(Type type, const std::vector<int>& fds, std::string_view body) {
+  return plan_.guard.a && SendRecord(plan_.guard.a.get(), control::Encode(type, 0, body), fds);
 }
 bool Sandbox::AddProgram(int pidfd) { return Send(Type::kProgram, {pidfd}); }
 bool Sandbox::AddListener(int listener) { return Send(Type::kListener, {listener}); }
@@ -206,9 +207,8 @@ void Sandbox::RelayLog() {
   if (log_rest_.size() > 4096) log_rest_.clear();
 }
 
-void Sandbox::Stop(Child& child) {
+void Sandbox::AwaitEnd(Child& child) {
   if (!child.running()) return;
-  PidfdSignal(child.pidfd.get(), SIGKILL);
   WaitForEnd(child.pidfd.get(), -1);
   child.pidfd.Reset();
   // The sentry is the keeper's child, and ours (a subreaper's) once that is gone.
@@ -216,16 +216,21 @@ void Sandbox::Stop(Child& child) {
 }
 
 void Sandbox::Finish() {
-  Stop(sentry_);
-  Stop(keeper_);
-  Stop(broker_);
+  for (const Child* child : {&broker_, &sentry_}) {
+    if (child->running()) PidfdSignal(child->pidfd.get(), SIGKILL);
+  }
+  // The broker may have been in the middle of silencing.
+  AwaitEnd(broker_);
+  if (registered_ && plan_.intercepted()) Silencing(plan_).LiftAll();
+  AwaitEnd(sentry_);
+  // The keeper last, which closes the packet sockets: the kernel takes a grace period for that, and nobody has to wait for it.
+  if (keeper_.running()) PidfdSignal(keeper_.pidfd.get(), SIGKILL);
+  keeper_.pidfd.Reset();
   while (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) {
   }
   RemoveOptionGroup(plan_);
-  if (!registered_) return;
+  if (registered_) RemoveRegistration(plan_);
   registered_ = false;
-  if (plan_.intercepted()) Silencing(plan_).LiftAll();
-  RemoveRegistration(plan_);
 }
 
 }  // namespace sluice

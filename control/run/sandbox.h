@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -71,8 +72,8 @@ class Sandbox {
   Status StartBroker();
   Status StartSentry();
   Event FromBroker(std::string* why);
-  bool Send(control::Type type, const std::vector<int>& fds = {});
-  void Stop(Child& child);
+  bool Send(control::Type type, const std::vector<int>& fds = {}, std::string_view body = {});
+  void AwaitEnd(Child& child);
 
   SandboxPlan& plan_;
   Child broker_, keeper_, sentry_;
