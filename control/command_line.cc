@@ -6,6 +6,7 @@
 
 #include "control/command_parser.h"
 #include "control/flags.h"
+#include "control/flags_file.h"
 #include "control/oci/front_end.h"
 
 namespace sluice {
@@ -202,11 +203,24 @@ Status ParseCommand(const std::vector<std::string>& args, CommandLine* out) {
   return ParseQuery(args, out);
 }
 
+// All that can be set are, so that an error can go to the log that is named; the first error is returned. `options`: one per flag
+// of the table.
+Status SetFlags(const std::vector<CLI::Option*>& options, Flags* flags) {
+  Status first;
+  for (size_t i = 0; i < options.size(); ++i) {
+    for (const std::string& value : options[i]->results()) {
+      const Status status = SetFlag(FlagTable()[i], value, flags);
+      if (first.ok()) first = status;
+    }
+  }
+  return first;
+}
+
 }  // namespace
 
 std::span<const CommandSpec> CommandTable() { return kCommands; }
 
-Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out) {
+Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out, const FlagsFile* flags_file) {
   CLI::App app;
   bool help = false, version = false;
   CommandParser parser(&app, &help);
@@ -222,12 +236,16 @@ Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out) 
     out->command = help ? "help" : "version";
     return {};
   }
-  for (size_t i = 0; i < options.size(); ++i) {
-    for (const std::string& value : options[i]->results()) SLUICE_RETURN_IF_ERROR(SetFlag(FlagTable()[i], value, &out->flags));
-  }
+  SLUICE_RETURN_IF_ERROR(SetFlags(options, &out->flags));
   if (rest.empty()) return UsageError("no command is given (see sluice --help)");
   out->command = rest[0];
   rest.erase(rest.begin());
+  if (flags_file != nullptr && oci::IsCommand(out->command)) {
+    Flags flags;
+    SLUICE_RETURN_IF_ERROR(ReadFlagsFile(*flags_file, &flags));
+    SLUICE_RETURN_IF_ERROR(SetFlags(options, &flags));
+    out->flags = flags;
+  }
   return ParseCommand(rest, out);
 }
 

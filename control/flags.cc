@@ -149,6 +149,26 @@ constexpr FlagSpec kFlags[] = {
        f.rootless = v;
        return v == "auto" || v == "true" || v == "false";
      }},
+    {"allow-flag-override", "bool", "false", kBool, "",
+     "containers: annotations dev.sluice.flag.NAME may set NAME to any value; without it they may only tighten",
+     [](Flags& f, std::string_view v) { return SetBool(f.allow_flag_override, v); }},
+};
+
+constexpr AnnotationRule kAnnotations[] = {
+    {"network", "host, sandbox, none"},
+    {"net-raw", "true, false"},
+    {"netfilter", "ignore, refuse"},
+    {"poll", "busy, adaptive, interrupt"},
+    {"gso", ""},
+    {"software-gso", ""},
+    {"gro", ""},
+    {"link", ""},
+    {"num-network-channels", ""},
+    {"poll-spin", ""},
+    {"tx-checksum-offload", ""},
+    {"rx-checksum-offload", ""},
+    {"qdisc", ""},
+    {"sysctl", ""},
 };
 
 // Cuts a comma-separated list.
@@ -179,6 +199,18 @@ std::string Str(std::string_view s) { return std::string(s); }
 }  // namespace
 
 std::span<const FlagSpec> FlagTable() { return kFlags; }
+
+const FlagSpec* FindFlag(std::string_view name) {
+  const auto* found = std::ranges::find(kFlags, name, &FlagSpec::name);
+  return found == std::end(kFlags) ? nullptr : found;
+}
+
+std::span<const AnnotationRule> AnnotationRules() { return kAnnotations; }
+
+const AnnotationRule* FindAnnotationRule(std::string_view flag) {
+  const auto* found = std::ranges::find(kAnnotations, flag, &AnnotationRule::flag);
+  return found == std::end(kAnnotations) ? nullptr : found;
+}
 
 Status SetFlag(const FlagSpec& flag, std::string_view value, Flags* flags) {
   const std::string shown = "--" + Str(flag.name) + "=" + Str(value);

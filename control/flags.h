@@ -37,6 +37,8 @@ struct Flags {
   bool debug = false;
   bool systemd_cgroup = false;  // these two are runc's alone
   std::string rootless;
+  bool allow_flag_override = false;
+  bool operator==(const Flags&) const = default;
 };
 
 // `sluice do`.
@@ -98,8 +100,24 @@ struct FlagSpec {
   bool (*set)(Flags& flags, std::string_view value);  // false: the value is not allowed
 };
 std::span<const FlagSpec> FlagTable();
+const FlagSpec* FindFlag(std::string_view name);  // null: there is none
 // An error names the flag, the value and what is allowed.
 Status SetFlag(const FlagSpec& flag, std::string_view value, Flags* flags);
+
+// Flags that a container's annotation dev.sluice.flag.NAME may set: to any value where --allow-flag-override is given; without it
+// only further right in `tighter`, the values from the loosest to the tightest. A flag that has no rule is the administrator's.
+struct AnnotationRule {
+  std::string_view flag;
+  std::string_view tighter;  // empty: there is no such order
+};
+std::span<const AnnotationRule> AnnotationRules();
+const AnnotationRule* FindAnnotationRule(std::string_view flag);  // null: no annotation may set it
+
+// Where flags of engines that pass no arguments stand (flags_file.h).
+struct FlagsFile {
+  std::string path;
+  bool required = false;  // an error where it does not exist
+};
 
 struct CommandSpec {
   std::string_view name;
@@ -108,7 +126,9 @@ struct CommandSpec {
 };
 std::span<const CommandSpec> CommandTable();
 
-Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out);
+// `flags_file`: whose flags come before those of `args` where the command is a container's; null: none. On an error the log that
+// `args` name is in out->flags all the same.
+Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out, const FlagsFile* flags_file = nullptr);
 
 std::string HelpText();
 std::string CommandHelpText(std::string_view command);

@@ -68,6 +68,23 @@ std::string FlagsMarkdown() {
     if (f.later.empty()) continue;
     out += "| `--" + Str(f.name) + "` | " + (Available(f) ? Str(f.later) : "the flag") + " |\n";
   }
+  out +=
+      "\n## Flags in a file\n\n"
+      "containerd and podman start a runtime without arguments of its administrator's. Its flags then stand in a file:\n"
+      "`/etc/sluice/NAME.flags`, where NAME is the name by which the program was called: `sluice`, or that of a link to it.\n"
+      "So a link `sluice-none` and a file `sluice-none.flags` make a second runtime (`sluice install` makes both). One\n"
+      "`--flag=value` a line, values as they are, without quotes; a line that begins with `#` is a comment. The file acts on "
+      "the\n"
+      "container commands alone, in every engine. Without the file `sluice` has the defaults, and any other name is refused.\n"
+      "Folder and file must be root's and writable by root alone.\n\n"
+      "Later wins: default, file, command line, annotation.\n\n"
+      "## Annotations\n\n"
+      "The annotation `dev.sluice.flag.NAME` of a container sets `--NAME` for its sandbox (containers that share a network\n"
+      "namespace must agree). Whoever may start containers may set annotations, so a value is taken where the runtime has\n"
+      "`--allow-flag-override`, and else only where it tightens. Every other annotation `dev.sluice.*` is refused.\n\n"
+      "| flag | taken without `--allow-flag-override`: the same value, or one further right |\n|---|---|\n";
+  for (const AnnotationRule& rule : AnnotationRules())
+    out += "| `" + Str(rule.flag) + "` | " + (rule.tighter.empty() ? "" : Str(rule.tighter)) + " |\n";
   out += "\n## Commands\n\n| command | meaning |\n|---|---|\n";
   for (const CommandSpec& c : CommandTable()) {
     std::string usage = Str(c.usage);

@@ -7,6 +7,7 @@
 
 #include "control/bench/bench.h"
 #include "control/flags.h"
+#include "control/flags_file.h"
 #include "control/log.h"
 #include "control/oci/front_end.h"
 #include "control/oci/install.h"
@@ -37,13 +38,21 @@ int main(int argc, char** argv) {
   using namespace sluice;  // NOLINT(google-build-using-namespace): the program's own
   OpenStandardDescriptors();
   CommandLine line;
-  const Status parsed = ParseCommandLine(std::vector<std::string>(argv + 1, argv + argc), &line);
-  if (!parsed.ok()) return Fail(parsed);
+  const FlagsFile flags_file = FlagsFileOf(argv[0]);
+  const Status parsed = ParseCommandLine(std::vector<std::string>(argv + 1, argv + argc), &line, &flags_file);
+  // Engines show the last line of the log that they name.
+  const auto start_log = [&] {
+    return StartLog({.file = line.flags.log, .json = line.flags.log_json, .debug = line.flags.debug});
+  };
+  if (!parsed.ok()) {
+    if (oci::IsCommand(line.command)) static_cast<void>(start_log());
+    return Fail(parsed);
+  }
   if (line.command == "help") return Print(HelpText());
   if (line.command == "version") return Print(VersionText());
   if (line.help) return Print(CommandHelpText(line.command));
   if (line.command == "flags") return Print(line.markdown ? FlagsMarkdown() : FlagsText());
-  const Status log = StartLog({.file = line.flags.log, .json = line.flags.log_json, .debug = line.flags.debug});
+  const Status log = start_log();
   if (!log.ok()) return Fail(log);
   if (line.command == "do") return RunDo(line);
   if (oci::IsCommand(line.command)) return oci::Run(line);

@@ -17,6 +17,7 @@
 
 #include "control/log.h"
 #include "control/namespaces.h"
+#include "control/oci/annotations.h"
 #include "control/oci/bundle.h"
 #include "control/oci/container.h"
 #include "control/oci/listener.h"
@@ -92,6 +93,19 @@ Status CheckOwnership(const NamespaceId& id, const std::string& path) {
       found, path.c_str()));
 }
 
+int Say(const Status& status) {
+  LogLine(LogLevel::kError, status.line());
+  return status.exit_code();
+}
+
+int PassOn(const Flags& flags, const std::string& command, const Arguments& arguments) {
+  Arguments rest{command};
+  rest.insert(rest.end(), arguments.begin(), arguments.end());
+  return Say(ExecRunc(RuncCommand(flags, rest)));
+}
+
+int PassOn(const CommandLine& line) { return PassOn(line.flags, line.command, line.arguments); }
+
 // One container from `create` (or `run`) on.
 class Creation {
  public:
@@ -99,26 +113,53 @@ class Creation {
       : flags_(line.flags), command_(line.command), args_(line.arguments), parsed_(Parse(line.arguments)) {}
 
   int Run() {
-    const Status status = Prepare();
-    if (!status.ok()) return Fail(status);
+    Status status = ReadSettings();
+    if (status.ok() && flags_.network == NetworkMode::kHost) return RunOnKernelStack();
+    if (status.ok()) status = Prepare();
+    if (!status.ok()) return Say(status);
     const int code = CreateContainer();
     bundle_.Restore();
     if (runc_failed_ || !problem_.ok()) Abandon();
-    if (!problem_.ok()) return Fail(problem_);
+    if (!problem_.ok()) return Say(problem_);
     return code;
   }
 
  private:
-  static int Fail(const Status& status) {
-    LogLine(LogLevel::kError, status.line());
-    return status.exit_code();
+  // What the container's own annotations say comes last.
+  Status ReadSettings() {
+    read_ = bundle_.Read(parsed_.bundle);
+    return read_.ok() ? ApplyAnnotations(bundle_.config(), &flags_) : Status();
+  }
+
+  // As runc, which also says what is wrong with a bundle that cannot be read.
+  int RunOnKernelStack() {
+    NamespaceId id;
+    std::string path;
+    if (read_.ok() && bundle_.network(&path) == NetworkNamespace::kPath && FindNamespace(path, &id).ok() && SandboxRuns(id)) {
+      return Say(Status::Error("the containers of the network namespace " + path +
+                               " use sluice's stack, beside which the kernel's is silent: --network=host is not possible there"));
+    }
+    Log(LogLevel::kInfo,
+        "--network=host: the container uses the kernel's network stack of its namespace; isolation is weaker, nothing is "
+        "intercepted");
+    return PassOn(flags_, command_, args_);
+  }
+
+  static Status FindNamespace(const std::string& path, NamespaceId* id) {
+    UniqueFd netns;
+    std::string name;
+    SLUICE_RETURN_IF_ERROR(OpenNetns(path, &netns, &name));
+    const auto found = IdOfNamespace(netns.get());
+    if (!found) return Status::Error("cannot identify the network namespace " + path + ErrnoText(errno));
+    *id = *found;
+    return {};
   }
 
   Status Prepare() {
     SLUICE_RETURN_IF_ERROR(CheckPrivileges(command_.c_str()));
     SLUICE_RETURN_IF_ERROR(CheckLink());
     if (parsed_.id.empty()) return Status::Error(command_ + ": no container id is given");
-    SLUICE_RETURN_IF_ERROR(bundle_.Read(parsed_.bundle));
+    SLUICE_RETURN_IF_ERROR(read_);
     SLUICE_RETURN_IF_ERROR(CheckNamespace());
     container_.id = parsed_.id;
     container_.root = RootOf(flags_);
@@ -146,15 +187,13 @@ class Creation {
     if (kind == NetworkNamespace::kNew) return {};
     constexpr char kHostLine[] =
         "the container uses the host's network namespace, whose kernel would fall silent: run it with a runtime that has "
-        "--network=host in its "
-        "arguments (sluice --network=host), or with runc";
+        "--network=host in its arguments or in its file /etc/sluice/NAME.flags, or with runc";
     if (kind == NetworkNamespace::kHost) return Status::Error(kHostLine);
-    UniqueFd netns, own(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
-    std::string name;
-    SLUICE_RETURN_IF_ERROR(OpenNetns(path, &netns, &name));
-    const auto id = IdOfNamespace(netns.get());
-    if (!id || id == IdOfNamespace(own.get())) return Status::Error(kHostLine);
-    return SandboxRuns(*id) ? Status() : CheckOwnership(*id, path);
+    UniqueFd own(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+    NamespaceId id;
+    SLUICE_RETURN_IF_ERROR(FindNamespace(path, &id));
+    if (id == IdOfNamespace(own.get())) return Status::Error(kHostLine);
+    return SandboxRuns(id) ? Status() : CheckOwnership(id, path);
   }
 
   // A folder without a container of runc's is left from a front end that was killed.
@@ -241,23 +280,13 @@ class Creation {
   Arguments args_;
   Parsed parsed_;
   Bundle bundle_;
+  Status read_;  // of the bundle
   Container container_;
   UniqueFd listening_;
   Status problem_;
   bool runc_failed_ = false;
   bool init_gone_ = false;
 };
-
-int Say(const Status& status) {
-  LogLine(LogLevel::kError, status.line());
-  return status.exit_code();
-}
-
-int PassOn(const CommandLine& line) {
-  Arguments rest{line.command};
-  rest.insert(rest.end(), line.arguments.begin(), line.arguments.end());
-  return Say(ExecRunc(RuncCommand(line.flags, rest)));
-}
 
 // As PassOn, but comes back.
 int RunAndWait(const CommandLine& line) {
@@ -290,15 +319,7 @@ int Run(const CommandLine& line) {
   const bool creates = command == "create" || command == "run";
   const bool help =
       std::any_of(line.arguments.begin(), line.arguments.end(), [](const std::string& a) { return a == "--help" || a == "-h"; });
-  if (creates && !help) {
-    if (line.flags.network == NetworkMode::kHost) {
-      Log(LogLevel::kInfo,
-          "--network=host: the container uses the kernel's network stack of its namespace; isolation is weaker, nothing is "
-          "intercepted");
-      return PassOn(line);
-    }
-    return Creation(line).Run();
-  }
+  if (creates && !help) return Creation(line).Run();
   Container container;
   const bool ours = !help && LoadContainer(RootOf(line.flags), Parse(line.arguments).id, &container);
   if (!ours) return PassOn(line);

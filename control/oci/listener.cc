@@ -29,19 +29,21 @@ Status AcceptDelivery(int listening, SeccompDelivery* out) {
   }
   std::string text;
   std::vector<UniqueFd> fds;
-  // The descriptor comes with the first byte; the text may come in pieces, and ends with the connection.
-  for (;;) {
+  nlohmann::json state;
+  // The descriptor comes with the first byte, the text perhaps in pieces. `runc run` keeps the connection for as long as it
+  // lives.
+  while (!state.is_object()) {
     pollfd p{peer.get(), POLLIN, 0};
     if (poll(&p, 1, kPatienceMs) <= 0) return Status::Error("runc does not send the seccomp descriptor that it announced");
     Record record;
     const int n = ReceiveRecord(peer.get(), &record, 65536, 4);
     if (n < 0) return Status::Error("cannot receive the seccomp descriptor" + ErrnoText(errno));
-    for (UniqueFd& fd : record.fds) fds.push_back(std::move(fd));
     if (n == 0) break;
+    for (UniqueFd& fd : record.fds) fds.push_back(std::move(fd));
     text.append(reinterpret_cast<const char*>(record.data.data()), record.data.size());
     if (text.size() > kMaxState) return Status::Error("the state that runc sends is too long");
+    state = nlohmann::json::parse(text, nullptr, false);
   }
-  const nlohmann::json state = nlohmann::json::parse(text, nullptr, false);
   if (!state.is_object() || fds.size() != 1 || !state.contains("pid") || !state["pid"].is_number_integer()) {
     return Status::Error("what runc sent with the seccomp descriptor is not understood: runc 1.1 or later is needed");
   }

@@ -62,6 +62,7 @@ std::string Settings(const Flags& f) {
            {"link", static_cast<int>(f.link)},
            {"net-raw", f.net_raw},
            {"poll", static_cast<int>(f.poll)},
+           {"poll-spin", f.poll_spin.ns()},
            {"netfilter", static_cast<int>(f.netfilter)},
            {"sysctl", f.sysctls},
            {"pcap-log", f.pcap_log}};

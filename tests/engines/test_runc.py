@@ -1,13 +1,11 @@
 """runc's own behaviour is the reference: the same bundle and the same commands, by runc and by sluice."""
 import json
-import os
 import re
-import shutil
 import subprocess
-import tempfile
 import unittest
 
-from docker_host import RUN, SLUICE, busybox, wait_for
+from bundle import BundleTest
+from docker_host import RUN, SLUICE, wait_for
 
 COMMANDS = [["create", "--bundle", ".", "--pid-file", "../pid", "ID"], ["create", "--bundle", ".", "ID"], ["state", "ID"], ["start", "ID"], ["start", "ID"],
             ["exec", "ID", "sh", "-c", "exit 5"], ["ps", "ID"], ["pause", "ID"], ["exec", "ID", "true"], ["resume", "ID"], ["delete", "ID"],
@@ -15,24 +13,10 @@ COMMANDS = [["create", "--bundle", ".", "--pid-file", "../pid", "ID"], ["create"
             ["start", "ID"], ["exec", "ID", "true"], ["list"], ["features"]]
 
 
-class SameAsRunc(unittest.TestCase):
+class SameAsRunc(BundleTest):
     def setUp(self):
-        if shutil.which("runc") is None:
-            raise unittest.SkipTest("runc is not installed")
-        self.directory = tempfile.mkdtemp(prefix=f"{RUN}-bundle-", dir="/var/tmp")
-        self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
-        self.bundle = f"{self.directory}/b"
-        os.makedirs(f"{self.bundle}/rootfs")
-        busybox().write(f"{self.directory}/tar")
-        subprocess.run(["tar", "-C", f"{self.bundle}/rootfs", "-xf", f"{self.directory}/tar"], check=True)
-        subprocess.run(["runc", "spec"], cwd=self.bundle, check=True)
-        with open(f"{self.bundle}/config.json", encoding="utf-8") as f:
-            config = json.load(f)
-        config["process"].update(terminal=False, args=["sleep", "1000"])
-        config["unknownToUs"] = {"kept": True}
-        self.config = json.dumps(config)
-        with open(f"{self.bundle}/config.json", "w", encoding="utf-8") as f:
-            f.write(self.config)
+        super().setUp()
+        self.config = self.configure("sleep", "1000", unknownToUs={"kept": True})
 
     def play(self, runtime, name):
         flags = ["--root", f"{self.directory}/{name}", "--log", f"{self.directory}/{name}.log", "--log-format", "json"]
@@ -63,3 +47,16 @@ class SameAsRunc(unittest.TestCase):
         for expected, got in zip(reference, ours):
             self.assertEqual(got, expected)
         self.assertEqual(our_log, reference_log)
+
+    def test_run_in_the_foreground(self):
+        self.configure("sh", "-c", "ls /sys/class/net; exit 5")
+        seen = []
+        for runtime in ("runc", SLUICE):
+            done = subprocess.run([runtime, "--root", f"{self.directory}/run", "run", RUN], cwd=self.bundle, text=True, capture_output=True,
+                                  stdin=subprocess.DEVNULL, timeout=60, check=False)
+            seen.append((done.returncode, done.stdout, done.stderr))
+        self.assertEqual(seen, [(5, "lo\n", "")] * 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
