@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/errno.h"
-#include "netstack/ip/address.h"
+#include "dataplane/device_facts.h"
+#include "netstack/wire/steering.h"
 #include "xdp/unique_fd.h"
 
 namespace sluice {
@@ -38,19 +40,11 @@ struct PacketSocket {
 // On failure `error` says what was tried and what to do about it.
 Errno OpenPacketSocket(IfIndex ifindex, const PacketSocketOptions& options, PacketSocket* out, std::string* error);
 
-// What the kernel says of a device: MTU, GSO bound, link type, driver. Used by the port choice too.
-struct DeviceFacts {
-  IfIndex ifindex = 0;
-  std::string name;
-  std::string kind;    // IFLA_INFO_KIND: "veth", "macvlan" ... empty for hardware
-  std::string driver;  // of ethtool: "veth", "ixgbe" ...
-  uint32_t mtu = 1500;
-  uint32_t gso_max_size = 65536;
-  uint16_t arp_type = 1;
-  bool up = false;
-  bool tso = false;  // ethtool: generic or TCP segmentation by the device
-  uint32_t rx_queues = 1;
-};
-Errno ReadDeviceFacts(IfIndex ifindex, DeviceFacts* out, std::string* error);
+// `queues` sockets of one device, one per worker: a received frame, super-segments included, comes to one of them, as
+// wire::SteeringHash of it says (PACKET_FANOUT_EBPF; needs CAP_BPF). They see nothing before all are joined. While the device
+// goes down and up again the kernel leaves the group and joins it socket by socket, so that frames may come to another one:
+// SteeredPort (steered_port.h) sends those home.
+Errno OpenPacketQueues(IfIndex ifindex, const PacketSocketOptions& options, uint32_t queues, const wire::SteeringKey& key,
+                       std::vector<PacketSocket>* out, std::string* error);
 
 }  // namespace sluice

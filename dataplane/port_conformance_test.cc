@@ -47,6 +47,36 @@ std::unique_ptr<Port> OpenTap(BlockPool& pool, bool vnet) {
   return queues.fds.empty() ? nullptr : std::make_unique<TapPort>(std::move(queues.fds[0]), queues.facts, TapPortOptions{}, pool);
 }
 
+// The queues of a device that the test's flow does not come to; they live as long as the test.
+std::vector<UniqueFd> other_queues;
+constexpr uint32_t kQueues = 2;
+
+// A key that brings the test's flow to this queue.
+wire::SteeringKey KeyFor(uint32_t queue) {
+  const IpAddress a = IpAddress::V4(10, 99, 0, 1), b = IpAddress::V4(10, 99, 0, 2);
+  for (wire::SteeringKey key{};; ++key.k0) {
+    if (wire::SteeringHash(key, a, 1000, b, 2000) % kQueues == queue) return key;
+  }
+}
+
+std::unique_ptr<Port> OpenPacketQueue(IfIndex ifindex, BlockPool& pool, uint32_t queue, bool vnet) {
+  std::vector<PacketSocket> sockets;
+  std::string error;
+  EXPECT_EQ(OpenPacketQueues(ifindex, {.vnet_header = vnet}, kQueues, KeyFor(queue), &sockets, &error), Errno::kOk) << error;
+  if (sockets.size() != kQueues) return nullptr;
+  other_queues.push_back(std::move(sockets[1 - queue].fd));
+  return std::make_unique<PacketPort>(std::move(sockets[queue].fd), sockets[queue].facts, PacketPortOptions{}, pool);
+}
+
+std::unique_ptr<Port> OpenTapQueue(BlockPool& pool, uint32_t queue) {
+  TapQueues queues;
+  std::string error;
+  EXPECT_EQ(OpenTap({.name = "tp0", .queues = kQueues, .steering = KeyFor(queue)}, &queues, &error), Errno::kOk) << error;
+  if (queues.fds.size() != kQueues) return nullptr;
+  other_queues.push_back(std::move(queues.fds[1 - queue]));
+  return std::make_unique<TapPort>(std::move(queues.fds[queue]), queues.facts, TapPortOptions{}, pool);
+}
+
 #ifdef SLUICE_DPDK_MODULE
 std::unique_ptr<Port> OpenDpdkPort(const std::string& device, IfIndex ifindex, BlockPool& pool) {
   DpdkLink link;
@@ -97,6 +127,7 @@ class PortConformance : public ::testing::TestWithParam<PortKind> {
     port_.reset();
     peer_.reset();
     attachments.clear();
+    other_queues.clear();
     EXPECT_EQ(pool_.bytes_in_use(), 0u) << "a port kept memory of frames";
   }
 
@@ -378,6 +409,12 @@ INSTANTIATE_TEST_SUITE_P(
         PortKind{"PacketWithoutHeader", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, false); }, false},
         PortKind{"Tap", [](IfIndex, BlockPool& pool) { return OpenTap(pool, true); }, true, "tp0"},
         PortKind{"TapWithoutHeader", [](IfIndex, BlockPool& pool) { return OpenTap(pool, false); }, false, "tp0"},
+        PortKind{"PacketFirstQueue", [](IfIndex i, BlockPool& pool) { return OpenPacketQueue(i, pool, 0, true); }, true},
+        PortKind{"PacketSecondQueue", [](IfIndex i, BlockPool& pool) { return OpenPacketQueue(i, pool, 1, true); }, true},
+        PortKind{"PacketQueueWithoutHeader", [](IfIndex i, BlockPool& pool) { return OpenPacketQueue(i, pool, 1, false); },
+                 false},
+        PortKind{"TapFirstQueue", [](IfIndex, BlockPool& pool) { return OpenTapQueue(pool, 0); }, true, "tp0"},
+        PortKind{"TapSecondQueue", [](IfIndex, BlockPool& pool) { return OpenTapQueue(pool, 1); }, true, "tp0"},
         PortKind{"XdpGeneric", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kGeneric, true); }, false},
         PortKind{"XdpNativeUnscattered", [](IfIndex i, BlockPool& pool) { return OpenXdp(i, pool, XdpMode::kNative, false); },
                  false},

@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "xdp/steering.h"
+
 namespace sluice {
 namespace {
 
@@ -48,6 +50,15 @@ bool AcceptOffloads(int fd, TapFacts* facts) {
   return facts->udp_gso || ioctl(fd, TUNSETOFFLOAD, kTcp) == 0;
 }
 
+// The device keeps the program.
+Errno Steer(int fd, const TapOptions& options, std::string* error) {
+  UniqueFd program;
+  if (Errno e = LoadSteeringProgram(SteeringHook::kTap, *options.steering, &program, error); e != Errno::kOk) return e;
+  int value = program.get();
+  if (ioctl(fd, TUNSETSTEERINGEBPF, &value) == 0) return Errno::kOk;
+  return Fail(error, "TUNSETSTEERINGEBPF (the steering program) on " + options.name, errno);
+}
+
 Errno ReadFacts(const TapOptions& options, TapFacts* facts, std::string* error) {
   UniqueFd control(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!control) return Fail(error, "socket", errno);
@@ -78,6 +89,9 @@ Errno OpenTap(const TapOptions& options, TapQueues* out, std::string* error) {
   if (result.fds.empty()) return Fail(error, "a tap device without queues", EINVAL);
   if (options.vnet_header && !AcceptOffloads(result.fds[0].get(), &result.facts))
     return Fail(error, "TUNSETOFFLOAD on " + options.name, errno);
+  if (options.steering) {
+    if (Errno e = Steer(result.fds[0].get(), options, error); e != Errno::kOk) return e;
+  }
   if (Errno e = ReadFacts(options, &result.facts, error); e != Errno::kOk) return e;
   *out = std::move(result);
   return Errno::kOk;

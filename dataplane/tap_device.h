@@ -3,11 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/errno.h"
-#include "netstack/ip/address.h"
+#include "netstack/wire/steering.h"
 #include "xdp/unique_fd.h"
 
 namespace sluice {
@@ -16,6 +17,8 @@ struct TapOptions {
   std::string name;         // of the device that is made; a name that is taken is refused
   uint32_t queues = 1;      // descriptors; the kernel spreads flows over them, and keeps one where it was sent last
   bool vnet_header = true;  // false: --gso=false; no offload metadata passes the device
+  // With it a frame comes to the queue that wire::SteeringHash of it says (needs CAP_BPF).
+  std::optional<wire::SteeringKey> steering = {};
 };
 
 // Plain values: they are passed to the process that uses the queues beside the descriptors.

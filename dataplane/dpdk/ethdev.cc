@@ -10,8 +10,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "dataplane/device_facts.h"
 #include "dataplane/dpdk/dpdk_port.h"
-#include "dataplane/packet_socket.h"
 
 namespace sluice::dpdk {
 namespace {
