@@ -1,10 +1,11 @@
 // Which shard a flow belongs to: one text for C++ (netstack/wire/steering.h) and for the BPF programs (xdp/bpf/steering.bpf.c),
 // so that all agree bit for bit.
 //
-// The hash is SipHash-1-3 with the host's secret key: a peer that does not know it cannot pile its flows on one shard, and a stack,
-// which knows it, finds a local port that brings the answers home. It is symmetric (both directions of a flow give one value), so
-// an ICMP error about a packet goes where the packet's answers go, and both ends of a connection within the host are in one shard.
-// A fragment is hashed by addresses and identification, an echo by addresses and identifier, other protocols by addresses.
+// The hash is SipHash-1-3 with the host's secret key: a peer that does not know it cannot pile its flows on one shard, and a
+// stack, which knows it, finds a local port that brings the answers home. It is symmetric (both directions of a flow give one
+// value), so an ICMP error about a packet goes where the packet's answers go, and both ends of a connection within the host are
+// in one shard. A fragment is hashed by addresses and identification, an echo by addresses and identifier, other protocols by
+// addresses.
 //
 // The value has 16 bits, as TUN devices take no more of it; a shard is the value modulo their number.
 //

@@ -1,7 +1,8 @@
 // The parser that belongs to steering.h. Its includer has defined
 //
 //   struct sluice_frame;   // a frame, from its Ethernet header on
-//   static int sluice_load(const struct sluice_frame* frame, sluice_u32 at, void* to, sluice_u32 size);   // 0: all of it was there
+//   static int sluice_load(const struct sluice_frame* frame, sluice_u32 at, void* to, sluice_u32 size);   // 0: all of it was
+//   there
 //
 // Included by one source file of each program, not by headers.
 #pragma once

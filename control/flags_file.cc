@@ -21,7 +21,8 @@ std::string_view Trimmed(std::string_view text) {
 
 // One line: an error without its place.
 Status SetLine(std::string_view line, Flags* flags) {
-  if (line.substr(0, 2) != "--") return Status::Error(std::string(line) + ": not a flag (one --flag=value a line, # for comments)");
+  if (line.substr(0, 2) != "--")
+    return Status::Error(std::string(line) + ": not a flag (one --flag=value a line, # for comments)");
   const size_t equals = line.find('=');
   const std::string_view name = line.substr(2, equals == std::string_view::npos ? equals : equals - 2);
   const FlagSpec* flag = FindFlag(name);
@@ -65,10 +66,12 @@ Status ReadFlagsFile(const FlagsFile& file, Flags* flags) {
   const std::string directory = file.path.substr(0, file.path.rfind('/'));
   UniqueFd folder(open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   UniqueFd fd;
-  if (folder) fd.Reset(openat(folder.get(), file.path.c_str() + directory.size() + 1, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (folder)
+    fd.Reset(openat(folder.get(), file.path.c_str() + directory.size() + 1, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
   if (!fd && errno == ENOENT && !file.required) return {};
   if (!fd && errno == ENOENT) {
-    return Status::Error(file.path + ": does not exist, and a runtime of that name needs it: make it (it may be empty), or call the "
+    return Status::Error(file.path +
+                         ": does not exist, and a runtime of that name needs it: make it (it may be empty), or call the "
                          "program sluice");
   }
   if (!fd) {

@@ -1,5 +1,5 @@
-// Flags of engines that cannot pass arguments to a runtime: /etc/sluice/NAME.flags, NAME being the name that the program was called
-// by, so that links to it are runtimes of their own. One --flag=value a line. Only root may be able to change it.
+// Flags of engines that cannot pass arguments to a runtime: /etc/sluice/NAME.flags, NAME being the name that the program was
+// called by, so that links to it are runtimes of their own. One --flag=value a line. Only root may be able to change it.
 #pragma once
 
 #include <string>

@@ -41,10 +41,8 @@ TEST(FlagsFileTest, OneFlagALine) {
 
 TEST(FlagsFileTest, WrongLinesAreNamed) {
   EXPECT_EQ(ErrorOf("--gso=false\n\n--frobnicate=1\n"), "/etc/sluice/x.flags:3: --frobnicate: unknown flag (see sluice flags)");
-  EXPECT_EQ(ErrorOf("--network=vpn"),
-            "/etc/sluice/x.flags:1: --network=vpn: not a valid value (allowed: sandbox, host, none)");
-  EXPECT_EQ(ErrorOf("network=none"),
-            "/etc/sluice/x.flags:1: network=none: not a flag (one --flag=value a line, # for comments)");
+  EXPECT_EQ(ErrorOf("--network=vpn"), "/etc/sluice/x.flags:1: --network=vpn: not a valid value (allowed: sandbox, host, none)");
+  EXPECT_EQ(ErrorOf("network=none"), "/etc/sluice/x.flags:1: network=none: not a flag (one --flag=value a line, # for comments)");
   EXPECT_EQ(ErrorOf("--network"), "/etc/sluice/x.flags:1: --network: a value is missing (--network=VALUE)");
   EXPECT_EQ(ErrorOf("--network="), "/etc/sluice/x.flags:1: --network=: a value is missing (--network=VALUE)");
   for (const char* text : {"--", "--=x", "--network none", "--gso=false # no", "--gso --gro", "-gso", "--version", "--help"})
@@ -93,9 +91,7 @@ TEST(FlagsFileTest, TheCommandLineComesAfterTheFile) {
   const FlagsFile file{folder + "/x.flags", true};
   std::ofstream(file.path) << "--network=none\n--gso=false\n";
   EXPECT_EQ(chmod(file.path.c_str(), 0600), 0);
-  const auto parse = [&](const std::vector<std::string>& args, CommandLine* line) {
-    return ParseCommandLine(args, line, &file);
-  };
+  const auto parse = [&](const std::vector<std::string>& args, CommandLine* line) { return ParseCommandLine(args, line, &file); };
   CommandLine line, of_do, wrong;
   ASSERT_TRUE(parse({"--network=host", "create", "x"}, &line).ok());
   EXPECT_EQ(line.flags.network, NetworkMode::kHost);

@@ -1,7 +1,7 @@
 // Wakes a thread that sleeps in poll or epoll. Ringing costs no system call while the thread does not sleep.
 //
-// The sleeper: WillSleep(), then a last look at what is rung for, then the wait on fd(); Awake() before it looks again. The ringer
-// first publishes what it has, then rings.
+// The sleeper: WillSleep(), then a last look at what is rung for, then the wait on fd(); Awake() before it looks again. The
+// ringer first publishes what it has, then rings.
 #pragma once
 
 #include <sys/eventfd.h>

@@ -23,8 +23,8 @@ static_assert(std::is_trivially_copyable_v<Record>);
 bool FrameRing::Send(const Packet& packet, uint8_t tag, uint32_t word) {
   const MutableBytes room = ring_.Reserve(sizeof(Record) + packet.size());
   if (room.data() == nullptr) return false;
-  const Record record{packet.offload,  packet.received, word,           packet.ifindex,
-                      packet.vlan_tci, tag,             packet.link_type, packet.has_vlan};
+  const Record record{packet.offload,   packet.received, word, packet.ifindex, packet.vlan_tci, tag,
+                      packet.link_type, packet.has_vlan};
   std::memcpy(room.data(), &record, sizeof record);
   packet.CopyOut(0, room.subspan(sizeof record));
   ring_.Commit();

@@ -1,5 +1,5 @@
-// Frames from one thread to another. Blocks of packet memory belong to a thread, so a frame is copied into the ring by its sender and
-// out of it into memory of the receiver's pool.
+// Frames from one thread to another. Blocks of packet memory belong to a thread, so a frame is copied into the ring by its sender
+// and out of it into memory of the receiver's pool.
 #pragma once
 
 #include "base/spsc_byte_ring.h"

@@ -1,5 +1,6 @@
-// What every device of several queues does: a frame of a flow comes to the queue that wire::SteeringHash names, once; the fragments
-// of a datagram come to one queue. Checked for the ports whose queues can be steered; the devices' makers are at the end.
+// What every device of several queues does: a frame of a flow comes to the queue that wire::SteeringHash names, once; the
+// fragments of a datagram come to one queue. Checked for the ports whose queues can be steered; the devices' makers are at the
+// end.
 #include <gtest/gtest.h>
 #include <net/if.h>
 #include <poll.h>
@@ -154,13 +155,14 @@ std::unique_ptr<Port> OpenSender(testing::VethPair& veth, IfIndex ifindex, Block
   testing::InNetns in(veth.peer());
   PacketSocket socket;
   std::string error;
-  EXPECT_EQ(OpenPacketSocket(ifindex != 0 ? ifindex : static_cast<IfIndex>(if_nametoindex("tp0")), {}, &socket, &error), Errno::kOk)
+  EXPECT_EQ(OpenPacketSocket(ifindex != 0 ? ifindex : static_cast<IfIndex>(if_nametoindex("tp0")), {}, &socket, &error),
+            Errno::kOk)
       << error;
   return std::make_unique<PacketPort>(std::move(socket.fd), socket.facts, PacketPortOptions{}, pool);
 }
 
-void OpenPacket(testing::VethPair& veth, BlockPool& pool, std::vector<std::unique_ptr<Port>>* queues, std::unique_ptr<Port>* sender,
-                bool vnet) {
+void OpenPacket(testing::VethPair& veth, BlockPool& pool, std::vector<std::unique_ptr<Port>>* queues,
+                std::unique_ptr<Port>* sender, bool vnet) {
   std::vector<PacketSocket> sockets;
   std::string error;
   {
@@ -194,7 +196,8 @@ void OpenPipe(testing::VethPair&, BlockPool& pool, std::vector<std::unique_ptr<P
 
 INSTANTIATE_TEST_SUITE_P(
     Devices, SteeringConformance,
-    ::testing::Values(DeviceKind{"Packet", [](auto& veth, auto& pool, auto* q, auto* s) { OpenPacket(veth, pool, q, s, true); }, "sl0"},
+    ::testing::Values(DeviceKind{"Packet", [](auto& veth, auto& pool, auto* q, auto* s) { OpenPacket(veth, pool, q, s, true); },
+                                 "sl0"},
                       DeviceKind{"PacketWithoutHeader",
                                  [](auto& veth, auto& pool, auto* q, auto* s) { OpenPacket(veth, pool, q, s, false); }, "sl0"},
                       DeviceKind{"Tap", OpenTapDevice, "tp0", true}, DeviceKind{"Pipe", OpenPipe}),

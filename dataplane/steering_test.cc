@@ -61,7 +61,8 @@ void Compare(SteeringHook hook, size_t in_front) {
     given.insert(given.end(), frame.begin(), frame.end());
     const uint32_t ours = SteeringHash(kKey, frame);
     flows += ours != 0;
-    if (in_front == 0 && frame.size() < 34) continue;  // refused by the test run, as its header says that it is IPv4; not by TAP's
+    if (in_front == 0 && frame.size() < 34)
+      continue;  // refused by the test run, as its header says that it is IPv4; not by TAP's
     ASSERT_EQ(RunInKernel(program.get(), given), ours) << "frame " << i << " of " << frame.size() << " bytes";
   }
   EXPECT_GT(flows, 8000u);

@@ -1,5 +1,5 @@
-// The kernel's side of steering: programs that choose a frame's queue by base/steering.h. Loading needs CAP_BPF (CAP_NET_ADMIN before
-// 5.8).
+// The kernel's side of steering: programs that choose a frame's queue by base/steering.h. Loading needs CAP_BPF (CAP_NET_ADMIN
+// before 5.8).
 #pragma once
 
 #include <string>

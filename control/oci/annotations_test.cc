@@ -27,7 +27,8 @@ TEST(AnnotationsTest, EveryRuleIsOfAFlagAndItsValues) {
 
 // What would write to or name files of the host, or decide about annotations.
 TEST(AnnotationsTest, SomeFlagsAreTheAdministrators) {
-  for (const char* name : {"root", "log", "log-format", "debug", "pcap-log", "metrics", "systemd-cgroup", "rootless", "allow-flag-override"}) {
+  for (const char* name :
+       {"root", "log", "log-format", "debug", "pcap-log", "metrics", "systemd-cgroup", "rootless", "allow-flag-override"}) {
     Flags flags;
     flags.allow_flag_override = true;
     const Flags before = flags;
@@ -57,9 +58,9 @@ TEST(AnnotationsTest, TighteningIsTaken) {
 }
 
 TEST(AnnotationsTest, LooseningNeedsTheOverride) {
-  const json loose{{"dev.sluice.flag.network", "host"},   {"dev.sluice.flag.net-raw", "true"}, {"dev.sluice.flag.netfilter", "ignore"},
-                   {"dev.sluice.flag.poll", "busy"},      {"dev.sluice.flag.gso", "false"},
-                   {"dev.sluice.flag.sysctl", "net.ipv4.ip_default_ttl=33"}};
+  const json loose{{"dev.sluice.flag.network", "host"},     {"dev.sluice.flag.net-raw", "true"},
+                   {"dev.sluice.flag.netfilter", "ignore"}, {"dev.sluice.flag.poll", "busy"},
+                   {"dev.sluice.flag.gso", "false"},        {"dev.sluice.flag.sysctl", "net.ipv4.ip_default_ttl=33"}};
   for (const auto& [key, value] : loose.items()) {
     Flags flags;
     const std::string line = Apply({{key, value}}, &flags).line();
