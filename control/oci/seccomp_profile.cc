@@ -131,25 +131,47 @@ class Merger {
   }
 
   Status Merge(const std::string& name) {
-    std::vector<Tests> allowed;
+    std::vector<Tests> allowed, refused;
     if (Permits(default_)) allowed.emplace_back();
     std::string action = Permits(default_) ? default_ : "";
     for (const json& rule : rules_[name]) {
       const std::string says = Text(rule, "action");
       const bool conditional = rule.contains("args") && rule["args"].is_array() && !rule["args"].empty();
-      if (Permits(says) == Permits(default_) && Permits(says)) continue;
-      if (!Permits(says)) {
-        if (conditional)
-          return Refuse("the profile refuses " + name + " on a condition, which cannot be merged with the interception");
+      if (Permits(says) && Permits(default_)) continue;
+      if (!Permits(says) && !conditional) {
         Keep(name);  // refused, whatever the arguments
         return {};
       }
-      action = says;
       std::vector<Tests> alternatives;
       SLUICE_RETURN_IF_ERROR(ParseConditions(name, rule, &alternatives));
-      for (const Tests& tests : alternatives) AddDisjoint(tests, &allowed);
+      if (Permits(says)) {
+        action = says;
+        for (const Tests& tests : alternatives) AddDisjoint(tests, &allowed);
+      } else {
+        refused.insert(refused.end(), alternatives.begin(), alternatives.end());
+        for (const Tests& tests : alternatives)
+          kept_.push_back(RuleFor(name, says, tests, static_cast<int>(Number(rule, "errnoRet"))));
+      }
     }
+    SLUICE_RETURN_IF_ERROR(TakeRefused(name, refused, &allowed));
     Emit(name, std::move(allowed), action);
+    return {};
+  }
+
+  // What libseccomp does with arguments of which two rules say different things is no order that could be relied on, but where
+  // all others are allowed a refusal is an exception.
+  Status TakeRefused(const std::string& name, const std::vector<Tests>& refused, std::vector<Tests>* allowed) {
+    for (const Tests& tests : refused) {
+      std::vector<Tests> left;
+      for (const Tests& t : *allowed) {
+        if (!Permits(default_) && !filter::And(t, tests).empty())
+          return Refuse("the profile both refuses and allows " + name + " for the same arguments");
+        for (Tests& piece : filter::AndNot(t, tests)) left.push_back(std::move(piece));
+      }
+      *allowed = std::move(left);
+    }
+    for (json& rule : kept_) out_.push_back(std::move(rule));
+    kept_.clear();
     return {};
   }
 
@@ -185,6 +207,7 @@ class Merger {
   json& profile_;
   std::string default_;
   std::map<std::string, std::vector<json>> rules_;  // of intercepted calls
+  std::vector<json> kept_;                          // refusals on a condition, of the call that is merged
   json out_ = json::array();
 };
 

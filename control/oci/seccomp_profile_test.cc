@@ -211,6 +211,48 @@ TEST(SeccompProfileTest, ConditionsOnSocketAreKept) {
     EXPECT_EQ(Verdict(program, SYS_socket, {family}), SECCOMP_RET_USER_NOTIF) << family;
 }
 
+// podman's: everything but the audit protocol of netlink, which is refused in words of its own.
+TEST(SeccompProfileTest, RefusalsOnAConditionAreKept) {
+  json profile = Docker();
+  auto& names = profile["syscalls"][0]["names"];
+  names.erase(std::find(names.begin(), names.end(), json("socket")));
+  const auto condition = [](int index, int value, const char* op) {
+    return json{{"index", index}, {"value", value}, {"op", op}};
+  };
+  profile["syscalls"].push_back({{"names", {"socket"}},
+                                 {"action", "SCMP_ACT_ERRNO"},
+                                 {"errnoRet", EINVAL},
+                                 {"args", {condition(0, 16, "SCMP_CMP_EQ"), condition(2, 9, "SCMP_CMP_EQ")}}});
+  profile["syscalls"].push_back(
+      {{"names", {"socket"}}, {"action", "SCMP_ACT_ALLOW"}, {"args", json::array({condition(2, 9, "SCMP_CMP_NE")})}});
+  profile["syscalls"].push_back(
+      {{"names", {"socket"}}, {"action", "SCMP_ACT_ALLOW"}, {"args", json::array({condition(0, 16, "SCMP_CMP_NE")})}});
+  const auto program = Compile(Merged(profile));
+  Arguments arguments;
+  for (int i = 0; i < 20000; ++i) {
+    auto args = arguments.Next();
+    if (i % 3 == 0) args[0] = 16;
+    if (i % 5 == 0) args[2] = 9;
+    const uint32_t expected = args[0] == 16 && args[2] == 9 ? SECCOMP_RET_ERRNO | EINVAL : TableVerdict(SYS_socket, args);
+    ASSERT_EQ(Verdict(program, SYS_socket, args), expected) << args[0] << " " << args[2];
+  }
+}
+
+TEST(SeccompProfileTest, RefusalsAreExceptionsWhereAllElseIsAllowed) {
+  const json profile = {{"defaultAction", "SCMP_ACT_ALLOW"},
+                        {"syscalls",
+                         {{{"names", {"socket"}},
+                           {"action", "SCMP_ACT_ERRNO"},
+                           {"args", json::array({{{"index", 0}, {"value", AF_PACKET}, {"op", "SCMP_CMP_EQ"}}})}}}}};
+  const auto program = Compile(Merged(profile));
+  Arguments arguments;
+  for (int i = 0; i < 20000; ++i) {
+    const auto args = arguments.Next();
+    const uint32_t expected = args[0] == AF_PACKET ? SECCOMP_RET_ERRNO | EPERM : TableVerdict(SYS_socket, args);
+    ASSERT_EQ(Verdict(program, SYS_socket, args), expected) << args[0];
+  }
+}
+
 TEST(SeccompProfileTest, WhatIsRefusedStaysRefused) {
   json only_unix = Docker();
   only_unix["syscalls"][0]["names"] = {"read", "write", "bind"};
@@ -255,6 +297,11 @@ TEST(SeccompProfileTest, WhatCannotBeMergedIsNamed) {
   json range = Docker();
   range["syscalls"][0]["args"] = {{{"index", 0}, {"value", 4}, {"op", "SCMP_CMP_LT"}}};
   EXPECT_NE(error(range).find("SCMP_CMP_LT"), std::string::npos);
+  json both = Docker();
+  both["syscalls"].push_back({{"names", {"socket"}},
+                              {"action", "SCMP_ACT_ERRNO"},
+                              {"args", json::array({{{"index", 0}, {"value", 17}, {"op", "SCMP_CMP_EQ"}}})}});
+  EXPECT_NE(error(both).find("both refuses and allows socket"), std::string::npos);
   json arm = Docker();
   arm["architectures"] = {"SCMP_ARCH_AARCH64"};
   EXPECT_NE(error(arm).find("x86_64"), std::string::npos);
