@@ -17,11 +17,17 @@ constexpr CommandSpec kCommands[] = {
      "runs CMD with its network on our stack. Without --netns: in a network namespace of its own with a veth pair to the host "
      "(private /30, "
      "default route, no NAT), undone at exit. The exit status is CMD's (128 + signal)"},
-    {"stats", "stats [--json] [--netns=NAME|PATH] [NAME|PID]", "counters, drop reasons, ports and workers of a running sandbox"},
-    {"sockets", "sockets [--json] [--netns=NAME|PATH] [NAME|PID]", "its sockets"},
-    {"routes", "routes [--json] [--netns=NAME|PATH] [NAME|PID]", "its routes as the stack has them"},
-    {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|PID]", "its neighbours"},
-    {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|PID]", "what it dropped, by reason"},
+    {"stats", "stats [--json] [--netns=NAME|PATH] [NAME|ID|PID]",
+     "counters, drop reasons, ports and workers of a running sandbox"},
+    {"sockets", "sockets [--json] [--netns=NAME|PATH] [NAME|ID|PID]", "its sockets"},
+    {"routes", "routes [--json] [--netns=NAME|PATH] [NAME|ID|PID]", "its routes as the stack has them"},
+    {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|ID|PID]", "its neighbours"},
+    {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|ID|PID]", "what it dropped, by reason"},
+    {"capture", "capture [-w FILE] [--device=NAME]... [--count=N] [--snaplen=BYTES] [--netns=NAME|PATH] [NAME|ID|PID]",
+     "the frames of a running sandbox as pcapng, from all its devices and the loopback, to FILE or to standard output (sluice "
+     "capture web | wireshark -k -i -). Ends with a signal, with its reader, after --count frames, or with the sandbox. "
+     "Super-segments are one frame; checksums that the device makes are not made yet. A reader that is too slow loses frames, "
+     "which are counted, and never slows the sandbox"},
     {"sandboxes", "sandboxes [--json]", "running sandboxes"},
     {"bench",
      "bench rx|tx|echo|l2fwd --device=NAME... [--netns=NAME|PATH] [--seconds=N] [--size=BYTES] [--flows=N] [--xdp-mode=MODE] "
@@ -43,7 +49,7 @@ constexpr CommandSpec kCommands[] = {
      "as runc, whose arguments, output and exit status they have"},
 };
 
-constexpr std::string_view kLaterCommands[] = {"capture", "checkpoint", "restore"};
+constexpr std::string_view kLaterCommands[] = {"checkpoint", "restore"};
 
 // What follows a flag's or a command's own options is not CLI11's to look at (it would interpret "--" and "[a,b]" in the
 // arguments of CMD), so the global flags and each command have a parser of their own, and all of them stop at the first other
@@ -166,6 +172,33 @@ Status ParseInstall(const std::vector<std::string>& args, CommandLine* out) {
   return {};
 }
 
+Status CheckNamesOne(const CommandLine& line) {
+  if (line.help || line.query.target.empty() != line.query.netns.empty()) return {};
+  return UsageError(line.command + ": name one sandbox, by a container id, the name of its namespace, a process id or --netns");
+}
+
+Status ParseCapture(const std::vector<std::string>& args, CommandLine* out) {
+  CaptureOptions& capture = out->capture;
+  CLI::App app;
+  CommandParser parser(&app, &out->help);
+  app.add_option("--netns", out->query.netns);
+  app.add_option("target", out->query.target);
+  app.add_option("-w", capture.file);
+  CLI::Option* device = parser.Option("--device");
+  CLI::Option* count = parser.Option("--count");
+  CLI::Option* snaplen = parser.Option("--snaplen");
+  SLUICE_RETURN_IF_ERROR(parser.Parse(args));
+  SLUICE_RETURN_IF_ERROR(parser.NothingLeft("capture"));
+  capture.devices = device->results();
+  SLUICE_RETURN_IF_ERROR(ParseNumber("--count", count, uint64_t{1}, uint64_t{1} << 62, &capture.count));
+  SLUICE_RETURN_IF_ERROR(ParseNumber("--snaplen", snaplen, 1u, uint32_t{262144}, &capture.snaplen));
+  for (const std::string& name : capture.devices) {
+    if (name.size() > 15) return UsageError("--device=" + name + ": not a valid value (allowed: the name of a device)");
+  }
+  if (capture.devices.size() > 64) return UsageError("--device: at most 64 devices are allowed");
+  return CheckNamesOne(*out);
+}
+
 Status ParseQuery(const std::vector<std::string>& args, CommandLine* out) {
   QueryOptions& query = out->query;
   const bool names_sandbox = out->command != "sandboxes";
@@ -178,10 +211,7 @@ Status ParseQuery(const std::vector<std::string>& args, CommandLine* out) {
   }
   SLUICE_RETURN_IF_ERROR(parser.Parse(args));
   SLUICE_RETURN_IF_ERROR(parser.NothingLeft(out->command));
-  if (!out->help && names_sandbox && query.target.empty() == query.netns.empty()) {
-    return UsageError(out->command + ": name one sandbox, by a container id, the name of its namespace, a process id or --netns");
-  }
-  return {};
+  return names_sandbox ? CheckNamesOne(*out) : Status();
 }
 
 Status ParseCommand(const std::vector<std::string>& args, CommandLine* out) {
@@ -200,6 +230,7 @@ Status ParseCommand(const std::vector<std::string>& args, CommandLine* out) {
   if (command == "install" || command == "uninstall") return ParseInstall(args, out);
   if (command == "flags") return ParseFlags(args, out);
   if (command == "bench") return ParseBench(args, out);
+  if (command == "capture") return ParseCapture(args, out);
   return ParseQuery(args, out);
 }
 

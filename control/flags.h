@@ -56,6 +56,14 @@ struct QueryOptions {
   std::string target;  // name of a namespace, or process id
 };
 
+// `sluice capture`.
+struct CaptureOptions {
+  std::string file;                  // empty: standard output
+  std::vector<std::string> devices;  // empty: all, and the loopback
+  uint64_t count = 0;                // 0: until a signal or the sandbox's end
+  uint32_t snaplen = 262144;
+};
+
 // `sluice bench`.
 enum class BenchMode : uint8_t { kRx, kTx, kEcho, kL2Forward };
 struct BenchOptions {
@@ -86,6 +94,7 @@ struct CommandLine {
   DoOptions do_options;
   BenchOptions bench;
   QueryOptions query;
+  CaptureOptions capture;
   InstallOptions install;
   std::vector<std::string> arguments;  // of an OCI command: runc judges them
 };
@@ -135,5 +144,6 @@ std::string CommandHelpText(std::string_view command);
 std::string FlagsText();      // `sluice flags`
 std::string FlagsMarkdown();  // docs/flags.md
 std::string VersionText();
+std::string_view VersionNumber();
 
 }  // namespace sluice

@@ -12,6 +12,8 @@ bool Available(const FlagSpec& f) { return f.later != "*"; }
 
 }  // namespace
 
+std::string_view VersionNumber() { return SLUICE_VERSION; }
+
 std::string VersionText() { return "sluice version " SLUICE_VERSION "\ncommit: " SLUICE_COMMIT "\nspec: 1.0.2\n"; }
 
 std::string HelpText() {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "control/bench/bench.h"
+#include "control/capture.h"
 #include "control/flags.h"
 #include "control/flags_file.h"
 #include "control/log.h"
@@ -57,6 +58,7 @@ int main(int argc, char** argv) {
   if (line.command == "do") return RunDo(line);
   if (oci::IsCommand(line.command)) return oci::Run(line);
   if (line.command == "bench") return RunBench(line);
+  if (line.command == "capture") return RunCapture(line);
   if (line.command == "install" || line.command == "uninstall") return oci::RunInstall(line);
   return RunQuery(line);
 }

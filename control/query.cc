@@ -1,98 +1,16 @@
 #include "control/query.h"
 
-#include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "control/admin_client.h"
 #include "control/log.h"
-#include "control/namespaces.h"
-#include "control/oci/container.h"
 #include "control/registry.h"
 
 namespace sluice {
 namespace {
 
 using nlohmann::json;
-
-// The namespace meant: --netns, a container's id or the beginning of it, a name of ip netns, the guard's process id, or that of
-// any process inside.
-Status FindSandbox(const CommandLine& line, NamespaceId* out) {
-  const std::string& target = line.query.target;
-  oci::Container container;
-  if (!target.empty() && oci::FindContainer(target, &container)) {
-    *out = container.netns;
-    return {};
-  }
-  const bool is_pid = !target.empty() && target.find_first_not_of("0123456789") == std::string::npos;
-  UniqueFd fd;
-  std::string name;
-  if (is_pid) {
-    for (const Registration& r : ListRegistrations(line.flags)) {
-      if (r.guard_pid == atoi(target.c_str())) {
-        *out = r.id;
-        return {};
-      }
-    }
-    fd.Reset(open(("/proc/" + target + "/ns/net").c_str(), O_RDONLY | O_CLOEXEC));
-    if (!fd)
-      return Status::Error(line.command + " " + target + ": no such process" +
-                           (errno == EACCES ? " that may be looked at: run it as root" : ""));
-  } else {
-    SLUICE_RETURN_IF_ERROR(OpenNetns(target.empty() ? line.query.netns : target, &fd, &name));
-  }
-  const auto id = IdOfNamespace(fd.get());
-  if (!id) return Status::Error("cannot identify the namespace" + ErrnoText(errno));
-  *out = *id;
-  return {};
-}
-
-Status Ask(const CommandLine& line, const NamespaceId& id, json* answer) {
-  const std::string path = SocketPath(line.flags, id);
-  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (!fd || path.size() >= sizeof address.sun_path)
-    return Status::Error("--root=" + line.flags.root + ": the path is too long for a socket");
-  std::memcpy(address.sun_path, path.c_str(), path.size());
-  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0) {
-    const std::string target = line.query.target.empty() ? line.query.netns : line.query.target;
-    if (errno == EACCES) return Status::Error(line.command + " " + target + ": permission denied: run it as root");
-    return Status::Error(line.command + " " + target + ": no sandbox of sluice with a stack of its own runs there");
-  }
-  const std::string request = line.command + "\n";
-  std::string text;
-  char buffer[65536];
-  bool ok = WriteAll(fd.get(), request.data(), request.size());
-  while (ok) {
-    const ssize_t n = read(fd.get(), buffer, sizeof buffer);
-    if (n < 0 && errno == EINTR) continue;
-    ok = n >= 0;
-    if (n <= 0) break;
-    text.append(buffer, static_cast<size_t>(n));
-  }
-  *answer = json::parse(text, nullptr, false);
-  if (!ok || !answer->is_object()) return Status::Error("the sandbox ended while it was asked");
-  if (answer->contains("error"))
-    return Status::Error(answer->at("error").is_string() ? answer->at("error").get<std::string>() : "the sandbox refused");
-  return {};
-}
-
-// A sentry that was taken over may answer anything: no control characters reach the terminal, and the printing below throws
-// json::exception where a part is missing or of another type.
-std::string Clean(std::string text) {
-  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');
-  return text;
-}
-
-std::string Plain(const json& value) { return Clean(value.is_string() ? value.get<std::string>() : value.dump()); }
 
 void PrintNonZero(const json& counters, const char* indent) {
   for (const auto& [name, value] : counters.items()) {
@@ -200,10 +118,10 @@ int List(const CommandLine& line) {
 
 int RunQuery(const CommandLine& line) {
   if (line.command == "sandboxes") return List(line);
-  NamespaceId id;
+  AdminClient client;
   json answer;
-  Status status = FindSandbox(line, &id);
-  if (status.ok()) status = Ask(line, id, &answer);
+  Status status = client.Connect(line);
+  if (status.ok()) status = client.Ask(line.command, &answer);
   if (!status.ok()) {
     LogLine(LogLevel::kError, status.line());
     return status.exit_code();

@@ -1,4 +1,4 @@
-// Capture to pcapng (draft-ietf-opsawg-pcapng): a Port around a Port that writes what passes in both directions. Super-segments
+// Capture to a file (pcapng.h): a Port around a Port that writes what passes in both directions. Super-segments
 // are written whole, as they pass the port; checksums that the device or the peer finishes are seen unfinished.
 #pragma once
 
@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "dataplane/pcapng.h"
 #include "dataplane/wrapped_port.h"
 #include "xdp/unique_fd.h"
 
@@ -14,14 +15,12 @@ namespace sluice {
 // One file, any number of devices. One thread. The descriptor was opened by whoever may; only write(2) is used on it.
 class PcapWriter {
  public:
-  enum class Direction : uint8_t { kIn = 1, kOut = 2 };
-
   // Bytes of a frame above `snaplen` are left out (0: none).
   explicit PcapWriter(UniqueFd fd, uint32_t snaplen = 0);
   ~PcapWriter();
 
-  uint32_t AddInterface(const std::string& name);
-  void Write(uint32_t interface, Direction direction, const Packet& frame);
+  uint32_t AddInterface(const std::string& name) { return blocks_.AddInterface(name, snaplen_); }
+  void Write(uint32_t interface, FrameTap::Direction direction, const Packet& frame);
   // What was written so far reaches the file. Called by the port before its worker sleeps.
   void Flush();
   // 0, or the errno that ended the capture (a full disk); traffic goes on.
@@ -29,16 +28,11 @@ class PcapWriter {
   uint64_t frames() const { return frames_; }
 
  private:
-  void Append(const void* data, size_t size);
-  void Append32(uint32_t v) { Append(&v, sizeof v); }
-  void AppendOption(uint16_t code, const void* data, size_t size);
-
   UniqueFd fd_;
   uint32_t snaplen_;
-  uint32_t interfaces_ = 0;
   uint64_t frames_ = 0;
   int error_ = 0;
-  std::vector<uint8_t> buffer_;
+  PcapngEncoder blocks_;
 };
 
 class PcapPort final : public WrappedPort {

@@ -81,6 +81,8 @@ void Stack::ApplyConfig(std::shared_ptr<const NetConfig> config) {
 const NetConfig& Stack::config() const { return *impl_->network->config(); }
 const std::shared_ptr<const NetConfig>& Stack::shared_config() const { return impl_->network->config(); }
 void Stack::AttachLink(IfIndex ifindex, Link* link) { impl_->network->AttachLink(ifindex, link); }
+void Stack::AddTap(FrameTap* tap) { impl_->context.taps.push_back(tap); }
+void Stack::RemoveTap(FrameTap* tap) { std::erase(impl_->context.taps, tap); }
 
 void Stack::SetNow(Instant now) {
   if (now > impl_->context.now) impl_->context.now = now;

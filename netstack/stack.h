@@ -15,6 +15,7 @@
 #include "netstack/config.h"
 #include "netstack/counters.h"
 #include "netstack/ip/ip.h"
+#include "netstack/link/frame_tap.h"
 #include "netstack/link/link.h"
 #include "netstack/packet.h"
 #include "netstack/socket/socket.h"
@@ -34,6 +35,11 @@ struct StackContext {
   BlockPool& pool;
   IpLayer* ip = nullptr;
   const Sysctls* sysctls = nullptr;
+  std::vector<FrameTap*> taps;  // mostly none
+
+  void Tap(IfIndex ifindex, FrameTap::Direction direction, const Packet& frame) const {
+    for (FrameTap* tap : taps) tap->OnFrame(ifindex, direction, frame);
+  }
 };
 
 struct NeighborInfo {
@@ -71,6 +77,9 @@ class Stack {
   const std::shared_ptr<const NetConfig>& shared_config() const;
   // Joins a device (by the index in the configuration) with where its frames go; nullptr detaches. Not owned.
   void AttachLink(IfIndex ifindex, Link* link);
+  // Shows every frame to `tap`, which is not owned, until it is removed.
+  void AddTap(FrameTap* tap);
+  void RemoveTap(FrameTap* tap);
 
   void SetNow(Instant now);
   // Complete Ethernet frames from the device `ifindex`.

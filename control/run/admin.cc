@@ -7,47 +7,74 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <nlohmann/json.hpp>
+#include <utility>
 
 #include "control/run/admin_json.h"
+#include "control/run/admin_protocol.h"
+#include "control/run/capture_queue.h"
 
 namespace sluice {
 
 struct AdminServer::Client {
   UniqueFd fd;
   std::string request;
-  std::string answer;  // written by the worker before `has_answer` is set
-  std::atomic<bool> has_answer{false};
   bool asked = false;
-  size_t sent = 0;
+  bool input_ended = false;  // it has closed its half, or all
+  std::string answer;        // written by the worker before `has_answer` is set; then the control thread's
+  std::atomic<bool> has_answer{false};
+  size_t sent = 0;  // of the answer
   bool done = false;
+  std::shared_ptr<CaptureQueue> capture;  // while the worker knows of it
+  std::shared_ptr<CaptureQueue> queue;    // from the answer to the last record
+
+  bool sending() const { return has_answer && sent < answer.size(); }
 };
 
 namespace {
-constexpr size_t kMaxClients = 8, kMaxRequest = 64;
+constexpr size_t kMaxClients = 8, kMaxCaptures = 4;
+
+bool ParseOptions(const std::string& text, CaptureQueue::Options* out) try {
+  const auto options = nlohmann::json::parse(text);
+  out->snaplen = std::clamp(options.value("snaplen", kMaxCaptured), uint32_t{1}, kMaxCaptured);
+  out->devices = options.value("devices", std::vector<std::string>{});
+  return true;
+} catch (const nlohmann::json::exception&) {
+  return false;
 }
+}  // namespace
 
 AdminServer::AdminServer(int listener, const AdminContext& context)
-    : listener_(listener), context_(context), answered_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+    : listener_(listener), context_(context), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 AdminServer::~AdminServer() = default;
+
+void AdminServer::Wake() const {
+  const uint64_t one = 1;
+  (void)!write(wake_.get(), &one, sizeof one);
+}
 
 void AdminServer::AddPolled(std::vector<pollfd>* polled) {
   first_polled_ = polled->size();
   polled->push_back({clients_.size() < kMaxClients ? listener_ : -1, POLLIN, 0});
-  polled->push_back({answered_.get(), POLLIN, 0});
+  polled->push_back({wake_.get(), POLLIN, 0});
   for (const auto& client : clients_) {
-    const short events = client->has_answer ? POLLOUT : client->asked ? short{0} : short{POLLIN};
-    polled->push_back({client->fd.get(), events, 0});
+    const bool input = !client->input_ended && (!client->asked || client->queue);
+    polled->push_back({client->fd.get(), static_cast<short>((input ? POLLIN : 0) | (client->sending() ? POLLOUT : 0)), 0});
   }
 }
 
 void AdminServer::OnPolled(const std::vector<pollfd>& polled) {
   if (polled[first_polled_ + 1].revents != 0) {
     uint64_t count;
-    (void)!read(answered_.get(), &count, sizeof count);
+    (void)!read(wake_.get(), &count, sizeof count);
   }
   const size_t known = polled.size() - first_polled_ - 2;
   for (size_t i = 0; i < known && i < clients_.size(); ++i) {
-    if (polled[first_polled_ + 2 + i].revents != 0) OnClient(*clients_[i], polled[first_polled_ + 2 + i].revents);
+    const short events = polled[first_polled_ + 2 + i].revents;
+    if ((events & POLLIN) != 0) Receive(clients_[i]);
+    if ((events & (POLLHUP | POLLERR)) != 0) clients_[i]->done = true;
+    if (!clients_[i]->done && clients_[i]->has_answer) Send(*clients_[i]);
+    if (clients_[i]->done) StopCapture(*clients_[i]);
   }
   std::erase_if(clients_, [](const auto& client) { return client->done; });
   if (polled[first_polled_].revents != 0) Accept();
@@ -61,37 +88,80 @@ void AdminServer::Accept() {
   clients_.push_back(std::move(client));
 }
 
-void AdminServer::OnClient(Client& client, short events) {
-  if (client.has_answer) {
-    const ssize_t n = send(client.fd.get(), client.answer.data() + client.sent, client.answer.size() - client.sent,
-                           MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n > 0) client.sent += static_cast<size_t>(n);
-    client.done = client.sent == client.answer.size() || (n < 0 && errno != EAGAIN && errno != EINTR);
-    return;
-  }
-  if (client.asked) {
-    client.done = (events & (POLLHUP | POLLERR)) != 0;
-    return;
-  }
-  char buffer[kMaxRequest];
-  const ssize_t n = recv(client.fd.get(), buffer, sizeof buffer, MSG_DONTWAIT);
+void AdminServer::Receive(const ClientPtr& client) {
+  char buffer[512];
+  const ssize_t n = recv(client->fd.get(), buffer, sizeof buffer, MSG_DONTWAIT);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  client.done = n <= 0;
-  if (n > 0) client.request.append(buffer, static_cast<size_t>(n));
-  if (client.request.size() > kMaxRequest) client.done = true;
-  if (!client.done && client.request.find('\n') != std::string::npos) Ask(client);
+  if (n <= 0) {
+    client->input_ended = true;
+    if (!client->asked) client->done = true;
+    return StopCapture(*client);
+  }
+  if (client->asked) return;
+  client->request.append(buffer, static_cast<size_t>(n));
+  if (client->request.size() > kMaxAdminRequest) client->done = true;
+  if (!client->done && client->request.find('\n') != std::string::npos) Ask(client);
 }
 
-void AdminServer::Ask(Client& client) {
-  client.asked = true;
-  client.request.resize(client.request.find('\n'));
-  const auto it = std::find_if(clients_.begin(), clients_.end(), [&](const auto& c) { return c.get() == &client; });
-  context_.worker.Post([this, shared = *it] {
-    shared->answer = AdminAnswer(shared->request, context_);
-    shared->has_answer = true;
-    const uint64_t one = 1;
-    (void)!write(answered_.get(), &one, sizeof one);
+void AdminServer::Ask(const ClientPtr& client) {
+  client->asked = true;
+  client->request.resize(client->request.find('\n'));
+  constexpr std::string_view kCapture = "capture ";
+  if (client->request.starts_with(kCapture)) return StartCapture(client, client->request.substr(kCapture.size()));
+  context_.worker.Post([this, client] {
+    client->answer = AdminAnswer(client->request, context_);
+    client->has_answer = true;
+    Wake();
   });
+}
+
+void AdminServer::StartCapture(const ClientPtr& client, const std::string& text) {
+  CaptureQueue::Options options;
+  const auto others = std::ranges::count_if(clients_, [](const auto& c) { return c->queue != nullptr; });
+  std::string error;
+  if (!ParseOptions(text, &options)) error = "malformed request";
+  if (static_cast<size_t>(others) >= kMaxCaptures) error = Format("%zu captures run already", kMaxCaptures);
+  if (error.empty()) {
+    client->queue = client->capture = std::make_shared<CaptureQueue>(options, context_.worker.stack(), [this] { Wake(); });
+  }
+  context_.worker.Post([this, client, queue = client->queue, devices = options.devices, error = std::move(error)]() mutable {
+    if (error.empty()) error = UnknownDevice(devices, context_);
+    if (error.empty()) {
+      context_.worker.stack().AddTap(queue.get());
+    } else if (queue != nullptr) {
+      queue->Close();
+    }
+    client->answer = error.empty() ? AdminGreeting() : AdminError(error);
+    client->has_answer = true;
+    Wake();
+  });
+}
+
+// The frames that the worker has seen by then are still sent.
+void AdminServer::StopCapture(Client& client) {
+  if (client.capture == nullptr) return;
+  context_.worker.Post([this, queue = std::move(client.capture)] {
+    context_.worker.stack().RemoveTap(queue.get());
+    queue->Close();
+  });
+  client.capture.reset();
+}
+
+void AdminServer::Send(Client& client) {
+  // What comes behind the last Take wakes this thread again.
+  for (bool taken = false; !client.done;) {
+    if (client.sent == client.answer.size()) {
+      if (std::exchange(taken, true)) return;
+      client.sent = 0;
+      client.done = client.queue == nullptr || !client.queue->Take(&client.answer);
+      if (client.done || client.answer.empty()) return;
+    }
+    const ssize_t n = send(client.fd.get(), client.answer.data() + client.sent, client.answer.size() - client.sent,
+                           MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    client.done = n < 0;
+    if (n > 0) client.sent += static_cast<size_t>(n);
+  }
 }
 
 }  // namespace sluice

@@ -1,5 +1,5 @@
-// The admin socket of a sandbox: one request per connection, a word ("stats", "sockets" ...) and a newline; the answer is one
-// JSON object, then the end. Served by the control thread; what belongs to the worker is asked there by Worker::Post.
+// The sentry's side of the admin socket (admin_protocol.h). Served by the control thread; what belongs to the worker is asked
+// there by Worker::Post. No client can hold up either.
 #pragma once
 
 #include <poll.h>
@@ -32,14 +32,19 @@ class AdminServer {
 
  private:
   struct Client;
+  using ClientPtr = std::shared_ptr<Client>;
   void Accept();
-  void OnClient(Client& client, short events);
-  void Ask(Client& client);
+  void Receive(const ClientPtr& client);
+  void Ask(const ClientPtr& client);
+  void StartCapture(const ClientPtr& client, const std::string& options);
+  void StopCapture(Client& client);
+  void Send(Client& client);
+  void Wake() const;
 
   int listener_;
   AdminContext context_;
-  std::vector<std::shared_ptr<Client>> clients_;
-  UniqueFd answered_;  // eventfd: the worker has an answer
+  std::vector<ClientPtr> clients_;
+  UniqueFd wake_;  // eventfd: the worker has an answer or frames
   size_t first_polled_ = 0;
 };
 

@@ -1,6 +1,9 @@
 #include "control/run/admin_json.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
+
+#include "control/run/admin_protocol.h"
 
 namespace sluice {
 namespace {
@@ -144,7 +147,27 @@ json NeighborsJson(const AdminContext& c) {
   return {{"neighbors", std::move(out)}};
 }
 
+std::string Line(json answer) {
+  answer["protocol"] = kAdminProtocol;
+  answer["version"] = VersionNumber();
+  return answer.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
 }  // namespace
+
+std::string AdminGreeting() { return Line(json::object()); }
+std::string AdminError(const std::string& text) { return Line({{"error", text}}); }
+
+std::string UnknownDevice(const std::vector<std::string>& names, const AdminContext& context) {
+  std::string all;
+  const auto& links = context.worker.stack().config().links;
+  for (const LinkConfig& link : links) all += (all.empty() ? "" : ", ") + link.name;
+  for (const std::string& name : names) {
+    if (std::ranges::find(links, name, &LinkConfig::name) == links.end())
+      return "--device=" + name + ": no such device in the sandbox (there are: " + all + ")";
+  }
+  return {};
+}
 
 std::string AdminAnswer(std::string_view request, const AdminContext& context) {
   json answer;
@@ -159,9 +182,9 @@ std::string AdminAnswer(std::string_view request, const AdminContext& context) {
   } else if (request == "drops") {
     answer = {{"counters", CountersJson(context.worker.stack().counters(), true)}};
   } else {
-    answer = {{"error", "unknown request"}};
+    return AdminError("unknown request");
   }
-  return answer.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+  return Line(std::move(answer));
 }
 
 }  // namespace sluice

@@ -242,6 +242,8 @@ void Network::LoopBack(Packet packet, IfIndex ifindex, uint8_t link_type) {
   packet.received = context_.now;
   packet.ifindex = ifindex;
   packet.link_type = link_type;
+  // A copy of what goes to a group leaves by its device as well, where it is seen.
+  if (ifindex == kLoopbackIfIndex) context_.Tap(ifindex, FrameTap::Direction::kIn, packet);
   looped_.push_back(std::move(packet));
 }
 

@@ -1,6 +1,8 @@
 // IPv4 and ICMP: frames in, frames out.
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "netstack/testing/frames.h"
 #include "netstack/wire/checksum.h"
 
@@ -344,6 +346,43 @@ TEST(Ping, LoopbackOfBothFamilies) {
     EXPECT_TRUE(ping->next_size());
     ping->Close();
   }
+}
+
+class RecordingTap final : public FrameTap {
+ public:
+  void OnFrame(IfIndex ifindex, Direction direction, const Packet& frame) override {
+    seen.emplace_back(ifindex, direction, frame.size());
+  }
+  std::vector<std::tuple<IfIndex, Direction, size_t>> seen;
+};
+
+TEST(Tap, SeesEveryFrameOnceUntilItIsRemoved) {
+  FrameHost h;
+  RecordingTap tap;
+  h.stack().AddTap(&tap);
+  const Frame request = Ping(h);
+  const size_t size = request.size();
+  h.In(request);
+  h.Turn();
+  ASSERT_GE(tap.seen.size(), 2u);
+  EXPECT_EQ(tap.seen[0], std::tuple(kSimIfIndex, FrameTap::Direction::kIn, size));
+  EXPECT_EQ(tap.seen[1], std::tuple(kSimIfIndex, FrameTap::Direction::kOut, size));
+  tap.seen.clear();
+  DatagramSocket* udp = h.stack().NewUdpSocket(Family::kIpv4);
+  DatagramSend how;
+  how.destination = Endpoint{IpAddress::Loopback(Family::kIpv4), 9, 0};
+  const uint8_t byte = 1;
+  const Bytes part{&byte, 1};
+  ASSERT_EQ(udp->Send(how, {&part, 1}), Errno::kOk);
+  h.Turn();
+  ASSERT_GE(tap.seen.size(), 1u);
+  EXPECT_EQ(tap.seen[0], std::tuple(kLoopbackIfIndex, FrameTap::Direction::kIn, size_t{29}));
+  udp->Close();
+  h.stack().RemoveTap(&tap);
+  tap.seen.clear();
+  h.In(Ping(h));
+  h.Turn();
+  EXPECT_TRUE(tap.seen.empty());
 }
 
 TEST(Raw, SeesPacketsWithHeaderAndFiltersTypes) {

@@ -29,6 +29,7 @@ void Device::Enqueue(Packet frame) {
     return;
   }
   frame.ifindex = config_.index;
+  context_.Tap(config_.index, FrameTap::Direction::kOut, frame);
   queue_.push_back(std::move(frame));
   if (waiting() >= kBurst && !stalled_) (void)Flush();
 }

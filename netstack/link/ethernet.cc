@@ -20,6 +20,7 @@ void Network::Input(std::span<Packet> burst, IfIndex ifindex) {
       continue;
     }
     device->CountReceived(frame);
+    context_.Tap(ifindex, FrameTap::Direction::kIn, frame);
     EthernetInput(std::move(frame), *device);
   }
 }

@@ -2,6 +2,7 @@
 import json
 import os
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -40,6 +41,21 @@ class HostileAnswerTest(unittest.TestCase):
                     if result.returncode == 1:
                         self.assertEqual(result.stderr.count("\n"), 1, result)
                         self.assertTrue(result.stderr.startswith("sluice: "), result)
+
+    def test_captures_of_another_form_end_with_a_line(self):
+        interface = struct.pack("<IiQIIII", 1, 2, 0, 3, 3, 0, 0) + b"\x1b[m"
+        for records in (b"\xff" * 64,  # a kind that is none, of 4 GiB
+                        struct.pack("<IiQIIII", 2, 2, 0, 4, 4, 1, 0) + b"xxxx",  # a frame of an interface that nobody named
+                        interface + struct.pack("<IiQIIII", 2, 2, 0, 5, 4, 1, 0) + b"xxxxx"):  # more than the frame has
+            with self.subTest(records=records):
+                result = self.ask(["capture", "-w", "/dev/null"], b"{}\n" + records)
+                self.assertEqual((result.returncode, result.stderr.count("\n")), (1, 1), result)
+                self.assertIn("not one of sluice's", result.stderr)
+
+    def test_a_protocol_of_another_version_is_named(self):
+        result = self.ask(["stats"], json.dumps({"protocol": 99, "version": "7.0\x1b"}).encode() + b"\n")
+        self.assertEqual(result.returncode, 1, result)
+        self.assertIn("started by sluice 7.0?, which answers in another form", result.stderr)
 
     def test_missing_parts_are_an_error(self):
         result = self.ask(["stats"], b"{}")
