@@ -104,6 +104,8 @@ struct Result {
   int64_t value = 0;      // return value, or -errno
   uint32_t fd_flags = 0;  // with a descriptor: O_CLOEXEC or 0 for the installed one
   uint32_t count = 0;     // PartResults that follow
+  uint32_t report = 1;    // 0: nobody waits for the Delivered of a success, so none is sent
+  uint32_t reserved = 0;
 };
 
 struct PartResult {

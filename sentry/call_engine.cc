@@ -314,6 +314,7 @@ void CallEngine::Result(const Envelope& to, int64_t value, std::span<const Resul
   head.value = value;
   head.fd_flags = close_on_exec ? O_CLOEXEC : 0;
   head.count = static_cast<uint32_t>(parts.size());
+  head.report = done ? 1 : 0;
   size_t size = sizeof head + parts.size() * sizeof(calls::PartResult);
   for (const ResultPart& p : parts) size += p.name.size() + p.control.size() + p.data.size();
   std::vector<uint8_t> message(size);

@@ -90,8 +90,8 @@ class CallEngine : public TurnTask {
   int Install(const calls::Envelope& to, int fd, bool close_on_exec);
   // Puts `fd` in place of the caller's descriptor `number`, without answering.
   bool Replace(const calls::Envelope& to, int fd, int number, bool close_on_exec);
-  // An answer with results in memory, by way of the broker. `done` hears what became of it, always, unless `owner` is destroyed
-  // first.
+  // An answer with results in memory, by way of the broker. `done`, where there is one, hears what became of it, unless `owner`
+  // is destroyed first; of success at once or, with kLater, a moment later, which saves a wake-up.
   using DeliveryDone = std::function<void(const calls::Delivered&)>;
   void Result(const calls::Envelope& to, int64_t value, std::span<const ResultPart> parts, int fd, bool close_on_exec,
               StandIn* owner, DeliveryDone done);

@@ -522,6 +522,7 @@ void CallBroker::Impl::OnResult(const ResultView& view, UniqueFd fd) {
   }
   if (done.error == ENOENT) ++stats_.dead;
   if (done.error == EFAULT) ++stats_.faults;
+  if (done.error == 0 && result.report == 0) return;  // a wake-up for nothing
   Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
 }
 

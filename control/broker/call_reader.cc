@@ -73,12 +73,17 @@ int CallReader::AppendGather(CallerMemory& memory, const std::vector<RemoteRange
   return 0;
 }
 
-int CallReader::ReadName(CallerMemory& memory, uint64_t address, uint64_t length_argument) {
+int CallReader::AnnounceName(uint64_t length_argument) {
   int length = static_cast<int>(length_argument);
   if (length < 0 || length > static_cast<int>(calls::kMaxAddress)) return EINVAL;
   part(0).has_name = 1;
   part(0).name_length = static_cast<uint32_t>(length);
-  return AppendMemory(memory, address, static_cast<size_t>(length));
+  return 0;
+}
+
+int CallReader::ReadName(CallerMemory& memory, uint64_t address, uint64_t length_argument) {
+  if (int error = AnnounceName(length_argument)) return error;
+  return AppendMemory(memory, address, part(0).name_length);
 }
 
 int CallReader::ReadNameTarget(CallerMemory& memory, uint64_t address, uint64_t length_field, PendingCall* pending) {
@@ -141,12 +146,15 @@ int CallReader::ReadSendTo(CallerMemory& memory, const uint64_t* args) {
   uint64_t total = std::min<uint64_t>(args[2], kMaxTransfer);
   part(0).total_length = static_cast<uint32_t>(total);
   part(0).flags = static_cast<uint32_t>(args[3]);
+  std::vector<RemoteRange> ranges;
   if (args[4] != 0) {
-    if (int error = ReadName(memory, args[4], args[5])) return error;
+    if (int error = AnnounceName(args[5])) return error;
+    ranges.push_back({args[4], part(0).name_length});
   }
   size_t copied = std::min<uint64_t>(total, calls::kMaxData);
   part(0).data_length = static_cast<uint32_t>(copied);
-  return AppendMemory(memory, args[1], copied);
+  ranges.push_back({args[1], copied});
+  return AppendGather(memory, ranges, part(0).name_length + copied);
 }
 
 int CallReader::ReadReceiveFrom(CallerMemory& memory, const uint64_t* args, PendingCall* pending) {

@@ -58,6 +58,7 @@ class CallReader {
   int AppendMemory(CallerMemory& memory, uint64_t address, size_t length);
   int AppendGather(CallerMemory& memory, const std::vector<RemoteRange>& ranges, size_t length);
 
+  int AnnounceName(uint64_t length_argument);
   int ReadName(CallerMemory& memory, uint64_t address, uint64_t length_argument);
   int ReadNameTarget(CallerMemory& memory, uint64_t address, uint64_t length_field, PendingCall* pending);
   int ReadSetOption(CallerMemory& memory, const uint64_t* args);

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 
+#include "absl/container/inlined_vector.h"
+
 namespace sluice {
 
 using calls::CallKind;
@@ -40,53 +42,83 @@ bool Split(const PendingCall& pending, const ResultView& view, std::vector<PartV
   return true;
 }
 
-bool WriteData(CallerMemory& memory, const ResultTarget& t, const PartView& part) {
-  return memory.Scatter(t.data, part.data) == part.data.size();
-}
+// What one part writes, in the order in which the kernel does, in one go.
+class Writes {
+ public:
+  void Add(uint64_t address, Bytes data) {
+    if (!data.empty()) list_.push_back({address, data});
+  }
+  // Refers to `value` until Commit.
+  template <typename T>
+  void AddValue(uint64_t address, const T& value) {
+    Add(address, {reinterpret_cast<const uint8_t*>(&value), sizeof value});
+  }
+  // Over the front of the call's buffers, which have room for it.
+  void AddData(const ResultTarget& t, Bytes data) {
+    for (const RemoteRange& r : t.data) {
+      const Bytes here = data.first(std::min<uint64_t>(r.length, data.size()));
+      Add(r.address, here);
+      data = data.subspan(here.size());
+    }
+  }
+  int Commit(CallerMemory& memory) const { return memory.WriteAll(list_) ? 0 : EFAULT; }
+
+ private:
+  absl::InlinedVector<RemoteWrite, 8> list_;
+};
 
 // An address and its length, as move_addr_to_user.
-int WriteName(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  if (pending.late_error != 0) return pending.late_error;
-  if (t.name == 0) return 0;
-  if (!memory.Write(t.name, part.name)) return EFAULT;
-  return WriteObject(memory, t.name_length_field, part.result->name_length) ? 0 : EFAULT;
+int WriteName(CallerMemory& memory, Writes& writes, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  if (pending.late_error == 0 && t.name != 0) {
+    writes.Add(t.name, part.name);
+    writes.AddValue(t.name_length_field, part.result->name_length);
+  }
+  const int error = writes.Commit(memory);
+  return error != 0 ? error : pending.late_error;
 }
 
-int WriteHeader(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+int WriteHeader(CallerMemory& memory, Writes& writes, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
+  const uint64_t control_length = part.control.size();
   if (t.name != 0) {
-    if (!memory.Write(t.name, part.name)) return EFAULT;
-    if (!WriteObject(memory, t.header + offsetof(msghdr, msg_namelen), part.result->name_length)) return EFAULT;
+    writes.Add(t.name, part.name);
+    writes.AddValue(t.header + offsetof(msghdr, msg_namelen), part.result->name_length);
   }
-  if (t.control != 0 && !memory.Write(t.control, part.control)) return EFAULT;
-  uint64_t control_length = part.control.size();
-  if (!WriteObject(memory, t.header + offsetof(msghdr, msg_controllen), control_length)) return EFAULT;
-  if (!WriteObject(memory, t.header + offsetof(msghdr, msg_flags), part.result->msg_flags)) return EFAULT;
-  if (pending.nr == SYS_recvmmsg && !WriteObject(memory, t.header + offsetof(mmsghdr, msg_len), part.result->return_value))
-    return EFAULT;
-  return 0;
+  if (t.control != 0) writes.Add(t.control, part.control);
+  writes.AddValue(t.header + offsetof(msghdr, msg_controllen), control_length);
+  writes.AddValue(t.header + offsetof(msghdr, msg_flags), part.result->msg_flags);
+  if (pending.nr == SYS_recvmmsg) writes.AddValue(t.header + offsetof(mmsghdr, msg_len), part.result->return_value);
+  return writes.Commit(memory);
 }
 
 int WriteReceived(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  if (!WriteData(memory, t, part)) return EFAULT;
-  return pending.nr == SYS_recvfrom ? WriteName(memory, pending, t, part) : WriteHeader(memory, pending, t, part);
+  Writes writes;
+  writes.AddData(t, part.data);
+  return pending.nr == SYS_recvfrom ? WriteName(memory, writes, pending, t, part) : WriteHeader(memory, writes, pending, t, part);
 }
 
 int WriteOption(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  if (!WriteData(memory, t, part)) return EFAULT;
-  return WriteObject(memory, pending.option_length_field, part.result->return_value) ? 0 : EFAULT;
+  Writes writes;
+  writes.AddData(t, part.data);
+  writes.AddValue(pending.option_length_field, part.result->return_value);
+  return writes.Commit(memory);
 }
 
 int WriteIoctl(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
-  if (!part.control.empty() && (pending.extra == 0 || !memory.Write(pending.extra, part.control))) return EFAULT;
-  return WriteData(memory, t, part) ? 0 : EFAULT;
+  if (!part.control.empty() && pending.extra == 0) return EFAULT;
+  Writes writes;
+  writes.Add(pending.extra, part.control);
+  writes.AddData(t, part.data);
+  return writes.Commit(memory);
 }
 
 int WritePart(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
   switch (pending.kind) {
     case CallKind::kAccept:
     case CallKind::kGetSockName:
-    case CallKind::kGetPeerName:
-      return WriteName(memory, pending, t, part);
+    case CallKind::kGetPeerName: {
+      Writes writes;
+      return WriteName(memory, writes, pending, t, part);
+    }
     case CallKind::kGetSockOpt:
       return WriteOption(memory, pending, t, part);
     case CallKind::kReceive:

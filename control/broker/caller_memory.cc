@@ -47,6 +47,10 @@ bool CallerMemory::Write(uint64_t address, Bytes data) {
   return data.empty() || Scatter({&range, 1}, data) == data.size();
 }
 
+bool CallerMemory::WriteAll(std::span<const RemoteWrite> writes) {
+  return std::ranges::all_of(writes, [this](const RemoteWrite& w) { return Write(w.address, w.data); });
+}
+
 size_t ThreadMemory::Gather(std::span<const RemoteRange> ranges, MutableBytes out) {
   return Transfer(ranges, out.data(), out.size(), [this](const iovec* local, const iovec* remote, size_t count) {
     return process_vm_readv(tid_, local, 1, remote, count, 0);
@@ -58,6 +62,23 @@ size_t ThreadMemory::Scatter(std::span<const RemoteRange> ranges, Bytes data) {
                   [this](const iovec* local, const iovec* remote, size_t count) {
                     return process_vm_writev(tid_, local, 1, remote, count, 0);
                   });
+}
+
+// In one system call, which costs more than the bytes.
+bool ThreadMemory::WriteAll(std::span<const RemoteWrite> writes) {
+  for (; !writes.empty(); writes = writes.subspan(std::min(writes.size(), kBatch))) {
+    std::array<iovec, kBatch> local, remote;
+    size_t count = 0, bytes = 0;
+    for (; count < std::min(writes.size(), kBatch); ++count) {
+      const RemoteWrite& w = writes[count];
+      local[count] = {const_cast<uint8_t*>(w.data.data()), w.data.size()};
+      remote[count] = Remote(w.address, w.data.size());
+      bytes += w.data.size();
+    }
+    if (bytes > 0 && process_vm_writev(tid_, local.data(), count, remote.data(), count, 0) != static_cast<ssize_t>(bytes))
+      return false;
+  }
+  return true;
 }
 
 }  // namespace sluice

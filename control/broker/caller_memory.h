@@ -19,6 +19,12 @@ struct RemoteRange {
   uint64_t length = 0;
 };
 
+// Bytes that go to one place.
+struct RemoteWrite {
+  uint64_t address = 0;
+  Bytes data;
+};
+
 class CallerMemory {
  public:
   virtual ~CallerMemory() = default;
@@ -26,6 +32,8 @@ class CallerMemory {
   virtual size_t Gather(std::span<const RemoteRange> ranges, MutableBytes out) = 0;
   // Scatters `data` over the front of `ranges`; returns the bytes written, less than possible where a fault came.
   virtual size_t Scatter(std::span<const RemoteRange> ranges, Bytes data) = 0;
+  // Writes one after the other up to the first fault: false where there was one.
+  virtual bool WriteAll(std::span<const RemoteWrite> writes);
 
   // False: a fault.
   bool Read(uint64_t address, MutableBytes out);
@@ -38,6 +46,7 @@ class ThreadMemory final : public CallerMemory {
   explicit ThreadMemory(pid_t tid) : tid_(tid) {}
   size_t Gather(std::span<const RemoteRange> ranges, MutableBytes out) override;
   size_t Scatter(std::span<const RemoteRange> ranges, Bytes data) override;
+  bool WriteAll(std::span<const RemoteWrite> writes) override;
 
  private:
   pid_t tid_;
