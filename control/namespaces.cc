@@ -1,6 +1,7 @@
 #include "control/namespaces.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/if_link.h>
 #include <linux/magic.h>
@@ -150,6 +151,20 @@ Status OpenNetns(const std::string& name_or_path, UniqueFd* out, std::string* na
     return Status::Error("--netns=" + name_or_path + ": " + path + " is not a network namespace");
   *out = std::move(fd);
   return {};
+}
+
+std::vector<pid_t> ProcessesIn(const NamespaceId& netns) {
+  std::vector<pid_t> out;
+  DIR* dir = opendir("/proc");
+  if (dir == nullptr) return out;
+  while (const dirent* entry = readdir(dir)) {
+    const pid_t pid = atoi(entry->d_name);
+    struct stat st{};
+    if (pid <= 0 || stat(Format("/proc/%d/ns/net", pid).c_str(), &st) < 0) continue;
+    if (st.st_ino == netns.inode && st.st_dev == netns.device) out.push_back(pid);
+  }
+  closedir(dir);
+  return out;
 }
 
 Status MakeNetns(UniqueFd* out) {

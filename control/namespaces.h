@@ -1,9 +1,13 @@
 // Network namespaces: found by name or path, made, and the private one in which stand-ins live.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
+#include <vector>
 
 #include "base/unique_fd.h"
+#include "control/os.h"
 #include "control/status.h"
 #include "dataplane/tap_device.h"
 
@@ -11,6 +15,8 @@ namespace sluice {
 
 // NAME as of `ip netns`, or a path (/proc/PID/ns/net, a bind mount). `name` gets NAME where there is one.
 Status OpenNetns(const std::string& name_or_path, UniqueFd* out, std::string* name);
+// The processes whose network namespace it is.
+std::vector<pid_t> ProcessesIn(const NamespaceId& netns);
 // A new, empty network namespace; the calling thread stays in its own.
 Status MakeNetns(UniqueFd* out);
 // The private namespace of the stand-ins: datagram queues of AF_UNIX are bounded by the sentry's own buffers there, not by the

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -24,16 +25,20 @@ bool MakeAddress(const std::string& path, sockaddr_un* out) {
 }
 
 bool LoadFrom(const std::string& folder, Container* out) {
-  const json state = json::parse(ReadSmallFile(folder + "/state.json").value_or(""), nullptr, false);
-  if (!state.is_object() || !state.contains("id") || !state["id"].is_string()) return false;
-  out->id = state["id"];
-  out->root = state.value("root", "");
-  out->netns.inode = state.value("inode", uint64_t{0});
-  out->netns.device = state.value("device", uint64_t{0});
-  out->log = state.value("log", "");
-  out->log_json = state.value("logJson", false);
-  out->own_pids = state.value("ownPids", true);
-  return true;
+  try {
+    const json state = json::parse(ReadSmallFile(folder + "/state.json").value_or(""));
+    out->id = state.at("id");
+    out->root = state.at("root");
+    out->netns.inode = state.at("inode");
+    out->netns.device = state.at("device");
+    out->bundle = state.at("bundle");
+    out->log = state.at("log");
+    out->log_json = state.at("logJson");
+    out->own_pids = state.at("ownPids");
+    return true;
+  } catch (const json::exception&) {
+    return false;
+  }
 }
 
 }  // namespace
@@ -49,13 +54,24 @@ std::string Container::key() const {
   return Format("%016llx", static_cast<unsigned long long>(hash));
 }
 
-Status MakeFolder(const Container& container) {
+Status HoldFolder(const Container& container, UniqueFd* hold, bool* was_there) {
   for (const std::string& path : {std::string(kRunDirectory), std::string(kRunDirectory) + "/oci"}) {
     if (mkdir(path.c_str(), 0700) < 0 && errno != EEXIST) return Status::Error("cannot make " + path + ErrnoText(errno));
   }
-  if (mkdir(container.folder().c_str(), 0700) == 0) return {};
-  if (errno == EEXIST) return Status::Error("container with given ID already exists");
-  return Status::Error("cannot make " + container.folder() + ErrnoText(errno));
+  const std::string folder = container.folder();
+  for (;;) {
+    *was_there = mkdir(folder.c_str(), 0700) < 0;
+    if (*was_there && errno != EEXIST) return Status::Error("cannot make " + folder + ErrnoText(errno));
+    UniqueFd fd(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!fd && errno != ENOENT) return Status::Error("cannot open " + folder + ErrnoText(errno));
+    if (fd && flock(fd.get(), LOCK_EX | LOCK_NB) < 0) return Status::Error("container with given ID already exists");
+    // Who had it may have removed it meanwhile.
+    struct stat ours{}, named{};
+    if (fd && fstat(fd.get(), &ours) == 0 && stat(folder.c_str(), &named) == 0 && ours.st_ino == named.st_ino) {
+      *hold = std::move(fd);
+      return {};
+    }
+  }
 }
 
 Status SaveContainer(const Container& container) {
@@ -63,6 +79,7 @@ Status SaveContainer(const Container& container) {
                    {"root", container.root},
                    {"inode", container.netns.inode},
                    {"device", container.netns.device},
+                   {"bundle", container.bundle},
                    {"log", container.log},
                    {"logJson", container.log_json},
                    {"ownPids", container.own_pids}};
@@ -75,11 +92,14 @@ Status SaveContainer(const Container& container) {
   return {};
 }
 
-bool LoadContainer(const std::string& root, const std::string& id, Container* out) {
+Kept LoadContainer(const std::string& root, const std::string& id, Container* out) {
   Container wanted;
   wanted.id = id;
   wanted.root = root;
-  return LoadFrom(wanted.folder(), out) && out->id == id && out->root == root;
+  if (access(wanted.folder().c_str(), F_OK) < 0) return Kept::kNone;
+  if (LoadFrom(wanted.folder(), out) && out->id == id && out->root == root) return Kept::kReadable;
+  *out = wanted;
+  return Kept::kBroken;
 }
 
 void RemoveFolder(const Container& container) {

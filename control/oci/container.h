@@ -19,7 +19,8 @@ struct Container {
   std::string id;
   std::string root;   // --root as given, may be empty: runc's default
   NamespaceId netns;  // inode 0: no sandbox serves it (yet)
-  std::string log;    // --log of create
+  std::string bundle;
+  std::string log;  // --log of create
   bool log_json = false;
   bool own_pids = true;  // a pid namespace of its own: it ends with its init
 
@@ -28,11 +29,17 @@ struct Container {
   std::string listener_path() const { return folder() + "/listener"; }
 };
 
-// Makes the folder. An error in runc's words where there is such a container.
-Status MakeFolder(const Container& container);
+// Makes the folder and holds it until `hold` is closed; `was_there`: it was left by a container, or by a front end that was
+// killed. An error in runc's words where another front end is making such a container.
+Status HoldFolder(const Container& container, UniqueFd* hold, bool* was_there);
 Status SaveContainer(const Container& container);
-// False where the runtime knows of no such container: it was made by runc, in host mode, or not at all.
-bool LoadContainer(const std::string& root, const std::string& id, Container* out);
+
+enum class Kept {
+  kNone,  // it was made by runc, in host mode, or not at all
+  kReadable,
+  kBroken,  // there was one; of `out` only id and root are set
+};
+Kept LoadContainer(const std::string& root, const std::string& id, Container* out);
 void RemoveFolder(const Container& container);
 // The ids of all containers begin so? Empty where none does or several do.
 bool FindContainer(const std::string& id_prefix, Container* out);

@@ -1,6 +1,5 @@
 #include "control/oci/front_end.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -76,21 +75,12 @@ std::string RootOf(const Flags& flags) { return flags.root_given ? flags.root : 
 
 // Processes of somebody else live in the namespace: they would lose their network.
 Status CheckOwnership(const NamespaceId& id, const std::string& path) {
-  DIR* dir = opendir("/proc");
-  if (dir == nullptr) return {};
-  pid_t found = 0;
-  while (const dirent* entry = readdir(dir)) {
-    const pid_t pid = atoi(entry->d_name);
-    struct stat st{};
-    if (pid <= 0 || stat(Format("/proc/%d/ns/net", pid).c_str(), &st) < 0) continue;
-    if (st.st_ino == id.inode && st.st_dev == id.device) found = pid;
-  }
-  closedir(dir);
-  if (found == 0) return {};
+  const std::vector<pid_t> found = ProcessesIn(id);
+  if (found.empty()) return {};
   return Status::Error(Format(
       "process %d lives in the network namespace %s without sluice and would lose its network: start that container with sluice, "
       "or this one with --network=host",
-      found, path.c_str()));
+      found[0], path.c_str()));
 }
 
 int Say(const Status& status) {
@@ -106,6 +96,13 @@ int PassOn(const Flags& flags, const std::string& command, const Arguments& argu
 
 int PassOn(const CommandLine& line) { return PassOn(line.flags, line.command, line.arguments); }
 
+enum class Known { kYes, kNo, kUnknown };
+
+Known RuncKnows(const Container& container) {
+  const int code = RunQuietly(RuncCommand(container.root, {"state", container.id}));
+  return code == 0 ? Known::kYes : code == 1 ? Known::kNo : Known::kUnknown;
+}
+
 // One container from `create` (or `run`) on.
 class Creation {
  public:
@@ -120,6 +117,7 @@ class Creation {
     const int code = CreateContainer();
     bundle_.Restore();
     if (runc_failed_ || !problem_.ok()) Abandon();
+    if (runc_failed_ && problem_.ok() && !joined_) problem_ = CheckRuncVersion();
     if (!problem_.ok()) return Say(problem_);
     return code;
   }
@@ -135,7 +133,8 @@ class Creation {
   int RunOnKernelStack() {
     NamespaceId id;
     std::string path;
-    if (read_.ok() && bundle_.network(&path) == NetworkNamespace::kPath && FindNamespace(path, &id).ok() && SandboxRuns(id)) {
+    if (read_.ok() && NetworkOf(bundle_.config(), &path) == NetworkNamespace::kPath && FindNamespace(path, &id).ok() &&
+        SandboxRuns(id)) {
       return Say(Status::Error("the containers of the network namespace " + path +
                                " use sluice's stack, beside which the kernel's is silent: --network=host is not possible there"));
     }
@@ -165,7 +164,8 @@ class Creation {
     container_.root = RootOf(flags_);
     container_.log = flags_.log.empty() ? "" : AbsolutePath(flags_.log);
     container_.log_json = flags_.log_json;
-    container_.own_pids = bundle_.own_pids();
+    container_.bundle = parsed_.bundle;
+    container_.own_pids = HasOwnPids(bundle_.config());
     SLUICE_RETURN_IF_ERROR(MergeProfile(&bundle_.config(), container_.listener_path()));
     SLUICE_RETURN_IF_ERROR(ClaimFolder());
     Status status = ListenAt(container_.listener_path(), SOCK_STREAM, &listening_);
@@ -183,7 +183,7 @@ class Creation {
 
   Status CheckNamespace() {
     std::string path;
-    const NetworkNamespace kind = bundle_.network(&path);
+    const NetworkNamespace kind = NetworkOf(bundle_.config(), &path);
     if (kind == NetworkNamespace::kNew) return {};
     constexpr char kHostLine[] =
         "the container uses the host's network namespace, whose kernel would fall silent: run it with a runtime that has "
@@ -198,10 +198,11 @@ class Creation {
 
   // A folder without a container of runc's is left from a front end that was killed.
   Status ClaimFolder() {
-    Status status = MakeFolder(container_);
-    if (status.ok() || RunQuietly(RuncCommand(container_.root, {"state", container_.id})) == 0) return status;
-    RemoveFolder(container_);
-    return MakeFolder(container_);
+    bool was_there = false;
+    SLUICE_RETURN_IF_ERROR(HoldFolder(container_, &folder_, &was_there));
+    if (!was_there) return {};
+    if (RuncKnows(container_) != Known::kNo) return Status::Error("container with given ID already exists");
+    return LeaveSandbox(container_, LeaveMode::kKill);
   }
 
   int CreateContainer() {
@@ -218,31 +219,40 @@ class Creation {
       problem_ = Status::Error("cannot start runc" + ErrnoText(errno));
       return 1;
     }
-    for (bool joined = false;;) {
-      pollfd polled[3] = {{runc.get(), POLLIN, 0}, {joined ? -1 : listening_.get(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
+    for (bool ended = false; !ended;) {
+      pollfd polled[3] = {{runc.get(), POLLIN, 0}, {listening_.get(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
       if (poll(polled, 3, -1) < 0) continue;
+      ended = polled[0].revents != 0;
+      // What came before its end is there now, even if it was not when poll looked.
+      if (ended) poll(&polled[1], 1, 0);
       signalfd_siginfo info;
       // The terminal's own signals reach runc without us.
       if (polled[2].revents != 0 && read(signals.get(), &info, sizeof info) == sizeof info && info.ssi_code != SI_KERNEL) {
         PidfdSignal(runc.get(), static_cast<int>(info.ssi_signo));
       }
-      if (polled[1].revents != 0) {
-        joined = true;
-        problem_ = Join();
-        // `run` would go on for as long as the container does.
-        if (!problem_.ok() && command_ == "run") RunQuietly(RuncCommand(container_.root, {"kill", container_.id, "KILL"}));
-        // What comes from here on is for the guard.
-        listening_.Reset();
-      }
-      if (polled[0].revents != 0) break;
+      if (polled[1].revents != 0) OnDelivery();
     }
     int status = 0;
     waitpid(pid, &status, __WALL);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     runc_failed_ = command_ == "create" ? code != 0 : !detached();
+    if (code == 0 && !joined_) {
+      problem_ = Status::Error("runc made the container without handing over its seccomp descriptor: was " + parsed_.bundle +
+                               "/config.json changed meanwhile?");
+    }
     // A program that cannot be started: runc has said so.
     if (code != 0 && init_gone_) problem_ = Status();
     return code;
+  }
+
+  void OnDelivery() {
+    joined_ = true;
+    bundle_.Restore();  // runc has read it
+    problem_ = Join();
+    // `run` would go on for as long as the container does.
+    if (!problem_.ok() && command_ == "run") RunQuietly(RuncCommand(container_.root, {"kill", container_.id, "KILL"}));
+    // What comes from here on is for the guard.
+    listening_.Reset();
   }
 
   bool detached() const {
@@ -271,7 +281,7 @@ class Creation {
   // Nothing is left of a container that was not made, or of one that `run` has waited for.
   void Abandon() {
     if (command_ == "create" && !problem_.ok()) RunQuietly(RuncCommand(container_.root, {"delete", "--force", container_.id}));
-    static_cast<void>(LeaveSandbox(container_));
+    static_cast<void>(LeaveSandbox(container_, problem_.ok() ? LeaveMode::kWait : LeaveMode::kKill));
     RemoveFolder(container_);
   }
 
@@ -282,8 +292,10 @@ class Creation {
   Bundle bundle_;
   Status read_;  // of the bundle
   Container container_;
+  UniqueFd folder_;  // held while the container is made
   UniqueFd listening_;
   Status problem_;
+  bool joined_ = false;
   bool runc_failed_ = false;
   bool init_gone_ = false;
 };
@@ -300,10 +312,13 @@ int RunAndWait(const CommandLine& line) {
 }
 
 int Delete(const CommandLine& line, const Container& container) {
+  const auto& args = line.arguments;
+  const bool force = std::any_of(args.begin(), args.end(), [](const std::string& a) { return a == "--force" || a == "-f"; });
   const int code = RunAndWait(line);
   // Where runc does not know it any more, what we know of it goes as well.
-  if (code != 0 && RunQuietly(RuncCommand(container.root, {"state", container.id})) == 0) return code;
-  const Status left = LeaveSandbox(container);
+  if (code != 0 && RuncKnows(container) != Known::kNo) return code;
+  if (!container.bundle.empty()) Bundle::Recover(container.bundle);
+  const Status left = LeaveSandbox(container, force ? LeaveMode::kKill : LeaveMode::kWait);
   RemoveFolder(container);
   return left.ok() ? code : Say(left);
 }
@@ -321,8 +336,13 @@ int Run(const CommandLine& line) {
       std::any_of(line.arguments.begin(), line.arguments.end(), [](const std::string& a) { return a == "--help" || a == "-h"; });
   if (creates && !help) return Creation(line).Run();
   Container container;
-  const bool ours = !help && LoadContainer(RootOf(line.flags), Parse(line.arguments).id, &container);
-  if (!ours) return PassOn(line);
+  const Kept kept = help ? Kept::kNone : LoadContainer(RootOf(line.flags), Parse(line.arguments).id, &container);
+  if (kept == Kept::kNone) return PassOn(line);
+  if (command == "delete") return Delete(line, container);
+  if (kept == Kept::kBroken && (command == "start" || command == "exec")) {
+    return Say(Status::Error("what sluice kept of container " + container.id + " in " + container.folder() +
+                             " cannot be read: remove the container (delete --force) and create it anew"));
+  }
   if (command == "start") {
     const Status ready = SynchronizeSandbox(container);
     if (ready.ok()) return PassOn(line);
@@ -332,7 +352,6 @@ int Run(const CommandLine& line) {
   }
   if (command == "exec" && !SandboxRuns(container.netns))
     return Say(Status::Error("the sandbox of container " + container.id + " has ended"));
-  if (command == "delete") return Delete(line, container);
   return PassOn(line);
 }
 

@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdio>
 
 #include "control/log.h"
 #include "control/os.h"
@@ -19,6 +21,29 @@ std::vector<char*> Pointers(const Arguments& argv) {
   for (const std::string& arg : argv) out.push_back(const_cast<char*>(arg.c_str()));
   out.push_back(nullptr);
   return out;
+}
+
+// Runs it and waits. `output` (may be null): the beginning of what it prints; its errors go nowhere.
+int RunAside(const Arguments& argv, std::string* output) {
+  constexpr size_t kMaxOutput = 4096;
+  UniqueFd from, to(open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (output != nullptr && !MakePipe(&from, &to).ok()) return -1;
+  const pid_t pid = fork();
+  if (pid == 0) {
+    const int null = open("/dev/null", O_RDWR);
+    dup2(null, STDIN_FILENO);
+    dup2(to.get(), STDOUT_FILENO);
+    dup2(null, STDERR_FILENO);
+    static_cast<void>(ExecRunc(argv));
+    _exit(127);
+  }
+  to.Reset();
+  char buffer[512];
+  for (ssize_t n; from && (n = read(from.get(), buffer, sizeof buffer)) > 0;)
+    output->append(buffer, std::min(static_cast<size_t>(n), kMaxOutput - output->size()));
+  int status = 0;
+  if (pid < 0 || waitpid(pid, &status, 0) != pid) return -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 }  // namespace
@@ -49,9 +74,11 @@ Status ExecRunc(const Arguments& argv) {
 }
 
 pid_t SpawnRunc(const Arguments& argv, UniqueFd* pidfd) {
+  const pid_t front_end = getpid();
   const pid_t pid = CloneProcess(0, pidfd);
   if (pid != 0) return pid;
   prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != front_end) _exit(1);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -59,17 +86,17 @@ pid_t SpawnRunc(const Arguments& argv, UniqueFd* pidfd) {
   _exit(1);
 }
 
-int RunQuietly(const Arguments& argv) {
-  const pid_t pid = fork();
-  if (pid == 0) {
-    const int null = open("/dev/null", O_RDWR);
-    for (int fd = 0; fd <= 2; ++fd) dup2(null, fd);
-    static_cast<void>(ExecRunc(argv));
-    _exit(127);
-  }
-  int status = 0;
-  if (pid < 0 || waitpid(pid, &status, 0) != pid) return -1;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+int RunQuietly(const Arguments& argv) { return RunAside(argv, nullptr); }
+
+Status CheckRuncVersion() {
+  constexpr int kMajor = 1, kMinor = 1;
+  std::string output;
+  int major = 0, minor = 0;
+  if (RunAside({"runc", "--version"}, &output) != 0 || sscanf(output.c_str(), "runc version %d.%d", &major, &minor) != 2)
+    return {};
+  if (major > kMajor || (major == kMajor && minor >= kMinor)) return {};
+  return Status::Error(Format("runc %d.%d is too old: install runc %d.%d or later, which hands over seccomp descriptors", major,
+                              minor, kMajor, kMinor));
 }
 
 }  // namespace sluice::oci

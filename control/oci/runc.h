@@ -22,7 +22,9 @@ Arguments RuncCommand(const std::string& root, const Arguments& rest);
 Status ExecRunc(const Arguments& argv);
 // Starts it with our descriptors; -1 and errno where that fails.
 pid_t SpawnRunc(const Arguments& argv, UniqueFd* pidfd);
-// Runs it without any output and waits: its exit status.
+// Runs it without any output and waits: its exit status; 127 where it cannot be run.
 int RunQuietly(const Arguments& argv);
+// Refuses a runc that does not hand over seccomp descriptors. What cannot be found out is no error.
+Status CheckRuncVersion();
 
 }  // namespace sluice::oci

@@ -16,12 +16,15 @@
 #include <nlohmann/json.hpp>
 
 #include "control/log.h"
+#include "control/namespaces.h"
 #include "control/netfilter_check.h"
 #include "control/oci/listener.h"
 #include "control/oci/resolver_relay.h"
 #include "control/oci/runc.h"
 #include "control/registry.h"
+#include "control/run/option_group.h"
 #include "control/run/sandbox.h"
+#include "control/run/silencing.h"
 
 namespace sluice::oci {
 namespace {
@@ -46,12 +49,14 @@ Container FromJson(const json& j) {
   return c;
 }
 
-// The socket by which the front ends speak to the guard of a namespace.
-std::string GuardSocket(const NamespaceId& id) {
+Flags ContainerFlags() {
   Flags flags;
   flags.root = kRunDirectory;
-  return GuardSocketPath(flags, id);
+  return flags;
 }
+
+// The socket by which the front ends speak to the guard of a namespace.
+std::string GuardSocket(const NamespaceId& id) { return GuardSocketPath(ContainerFlags(), id); }
 
 // What the containers of one sandbox have to agree on.
 std::string Settings(const Flags& f) {
@@ -236,6 +241,9 @@ class SandboxGuard {
     if (op == "remove") {
       client.waits_for = op;
       client.key = request.value("key", "");
+      for (const Member& m : members_) {
+        if (request.value("kill", false) && m.container.key() == client.key && m.init) PidfdSignal(m.init.get(), SIGKILL);
+      }
       return;
     }
     Answer(client, {{"error", "unknown request"}});
@@ -282,6 +290,8 @@ class SandboxGuard {
       if (m != members_.end()) members_.erase(m);
       Answer(client, json::object());
     }
+    // Its front end was killed before it said what for.
+    if (members_.empty() && clients_.empty()) End();
     const bool all_ended =
         !members_.empty() && std::all_of(members_.begin(), members_.end(), [](const Member& m) { return m.ended; });
     if (!all_ended || draining_) return;
@@ -379,6 +389,34 @@ Status StartGuard(const Flags& flags, int netns, UniqueFd* channel) {
   return {};
 }
 
+// The keeper ends by itself, some seconds after its guard; the sentry with it.
+void EndKeeper(const NamespaceId& id) {
+  for (const pid_t pid : ProcessesIn(id)) {
+    const UniqueFd keeper = PidfdOpen(pid);
+    if (!keeper || ReadSmallFile(Format("/proc/%d/comm", pid)).value_or("") != "sluice-keeper\n") continue;
+    PidfdSignal(keeper.get(), SIGKILL);
+    WaitForEnd(keeper.get(), kKillMs);
+  }
+}
+
+// Guard and broker of the namespace were both killed, or it never had any: what they would have undone. One that still holds the
+// namespace does it itself.
+void LiftRemains(const NamespaceId& id) {
+  SandboxPlan plan;
+  plan.flags = ContainerFlags();
+  plan.netns_id = id;
+  if (!TakeNamespace(plan, &plan.lock).ok()) return;
+  EndKeeper(id);
+  const Status lifted = Silencing(plan).Recover();
+  if (!lifted.ok()) LogLine(LogLevel::kWarning, lifted.line());
+  for (const Registration& r : ListRegistrations(plan.flags)) {
+    if (!(r.id == id)) continue;
+    plan.guard_pid = r.guard_pid;
+    RemoveOptionGroup(plan);
+  }
+  RemoveRegistration(plan);
+}
+
 enum class Outcome { kDone, kFailed, kGone, kBusy };
 
 // One request, one answer. kGone: the guard ends, or ended; kBusy: another has the namespace.
@@ -421,12 +459,22 @@ Status SynchronizeSandbox(const Container& container) {
   return Ask(channel.get(), {{"op", "synchronize"}}, {}, &error) == Outcome::kDone ? Status() : Status::Error(error);
 }
 
-Status LeaveSandbox(const Container& container) {
-  UniqueFd channel = ConnectTo(GuardSocket(container.netns), SOCK_SEQPACKET);
-  if (!channel) return {};  // it ended by itself
-  std::string error;
-  const Outcome outcome = Ask(channel.get(), {{"op", "remove"}, {"key", container.key()}}, {}, &error);
-  return outcome == Outcome::kFailed ? Status::Error(error) : Status();
+Status LeaveSandbox(const Container& container, LeaveMode mode) {
+  std::vector<UniqueFd> guards;
+  if (container.netns.inode != 0) {
+    guards.push_back(ConnectTo(GuardSocket(container.netns), SOCK_SEQPACKET));
+    if (!guards[0]) LiftRemains(container.netns);
+  } else {
+    // One that has no such container says so.
+    for (const Registration& r : ListRegistrations(ContainerFlags()))
+      guards.push_back(ConnectTo(GuardSocket(r.id), SOCK_SEQPACKET));
+  }
+  const json message{{"op", "remove"}, {"key", container.key()}, {"kill", mode == LeaveMode::kKill}};
+  for (const UniqueFd& guard : guards) {
+    std::string error;
+    if (guard && Ask(guard.get(), message, {}, &error) == Outcome::kFailed) return Status::Error(error);
+  }
+  return {};
 }
 
 bool SandboxRuns(const NamespaceId& netns) { return static_cast<bool>(ConnectTo(GuardSocket(netns), SOCK_SEQPACKET)); }

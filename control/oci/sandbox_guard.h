@@ -5,7 +5,8 @@
 // true}:
 //   {"op": "add", ...}      a container (ContainerRequest) with its descriptors; answered when the stack stands
 //   {"op": "synchronize"}   answered when everything that is in the namespace is served
-//   {"op": "remove"}        answered when the container is no more, and, were it the last, the namespace is as it was found
+//   {"op": "remove"}        answered when the container is no more, and, were it the last, the namespace is as it was found;
+//                           with "kill" its init is killed before
 #pragma once
 
 #include <string>
@@ -28,7 +29,10 @@ struct ContainerRequest {
 // agree.
 Status JoinSandbox(const Flags& flags, int netns, const ContainerRequest& request);
 Status SynchronizeSandbox(const Container& container);
-Status LeaveSandbox(const Container& container);
+enum class LeaveMode { kWait, kKill };
+// The container has ended, or is killed. Lifts what a sandbox left whose guard and broker were both killed. container.netns may
+// be unknown (inode 0).
+Status LeaveSandbox(const Container& container, LeaveMode mode);
 bool SandboxRuns(const NamespaceId& netns);
 
 }  // namespace sluice::oci

@@ -15,6 +15,8 @@ using filter::Tests;
 using nlohmann::json;
 
 constexpr uint64_t kAllBits = ~uint64_t{0};
+// Of conditions on one call, once they exclude each other. A kernel's filter has 4096 instructions.
+constexpr size_t kMaxAlternatives = 300;
 
 Status Refuse(const std::string& what) { return Status::Error("config.json: linux.seccomp: " + what); }
 
@@ -30,9 +32,8 @@ std::string Text(const json& object, const char* key) {
   return it != object.end() && it->is_string() ? it->get<std::string>() : std::string();
 }
 
-json RuleFor(const std::string& name, const std::string& action, const Tests& tests, int error = 0) {
-  json rule{{"names", json::array({name})}, {"action", action}};
-  if (error != 0) rule["errnoRet"] = error;
+// `base` for the one call under these conditions.
+json RuleFor(json base, const std::string& name, const Tests& tests) {
   json args = json::array();
   for (const Test& t : tests) {
     json arg{{"index", t.arg}};
@@ -46,8 +47,10 @@ json RuleFor(const std::string& name, const std::string& action, const Tests& te
     }
     args.push_back(std::move(arg));
   }
-  if (!args.empty()) rule["args"] = std::move(args);
-  return rule;
+  base["names"] = json::array({name});
+  base.erase("args");
+  if (!args.empty()) base["args"] = std::move(args);
+  return base;
 }
 
 bool ParseCondition(const json& arg, Test* out) {
@@ -89,6 +92,7 @@ class Merger {
   Status Run() {
     default_ = Text(profile_, "defaultAction");
     if (default_.empty()) return Refuse("defaultAction is missing");
+    if (default_ == "SCMP_ACT_NOTIFY") return Refuse("SCMP_ACT_NOTIFY cannot be the default action");
     SLUICE_RETURN_IF_ERROR(TakeRules());
     std::set<std::string> done;
     for (const filter::Rule& rule : filter::ProgramRules()) {
@@ -108,14 +112,17 @@ class Merger {
       if (Text(rule, "action") == "SCMP_ACT_NOTIFY")
         return Refuse(
             "the profile has a notifier (SCMP_ACT_NOTIFY) of its own: run the container without that profile, or with runc");
-      json others = json::array();
-      for (const json& name : rule["names"]) {
+      json names = std::move(rule["names"]), others = json::array();
+      rule.erase("names");
+      std::set<std::string> ours;
+      for (json& name : names) {
         if (name.is_string() && intercepted.count(name.get<std::string>()) != 0) {
-          rules_[name.get<std::string>()].push_back(rule);
+          ours.insert(name.get<std::string>());
         } else {
-          others.push_back(name);
+          others.push_back(std::move(name));
         }
       }
+      for (const std::string& name : ours) rules_[name].push_back(rule);
       if (others.empty()) continue;
       rule["names"] = std::move(others);
       out_.push_back(std::move(rule));
@@ -123,91 +130,74 @@ class Merger {
     return {};
   }
 
-  void Keep(const std::string& name) {
-    for (json rule : rules_[name]) {
-      rule["names"] = json::array({name});
-      out_.push_back(std::move(rule));
-    }
-  }
-
+  // What is refused under some rule is so whatever the others allow.
   Status Merge(const std::string& name) {
     std::vector<Tests> allowed, refused;
     if (Permits(default_)) allowed.emplace_back();
-    std::string action = Permits(default_) ? default_ : "";
+    std::string action = default_;
     for (const json& rule : rules_[name]) {
       const std::string says = Text(rule, "action");
-      const bool conditional = rule.contains("args") && rule["args"].is_array() && !rule["args"].empty();
       if (Permits(says) && Permits(default_)) continue;
-      if (!Permits(says) && !conditional) {
-        Keep(name);  // refused, whatever the arguments
-        return {};
-      }
       std::vector<Tests> alternatives;
       SLUICE_RETURN_IF_ERROR(ParseConditions(name, rule, &alternatives));
-      if (Permits(says)) {
-        action = says;
-        for (const Tests& tests : alternatives) AddDisjoint(tests, &allowed);
-      } else {
-        refused.insert(refused.end(), alternatives.begin(), alternatives.end());
-        for (const Tests& tests : alternatives)
-          kept_.push_back(RuleFor(name, says, tests, static_cast<int>(Number(rule, "errnoRet"))));
+      for (const Tests& tests : alternatives) {
+        std::vector<Tests> fresh;
+        if (!AddDisjoint(tests, Permits(says) ? &allowed : &refused, &fresh)) return TooMany(name);
+        if (Permits(says)) continue;
+        for (const Tests& t : fresh) out_.push_back(RuleFor(rule, name, t));
       }
+      if (Permits(says)) action = says;
     }
-    SLUICE_RETURN_IF_ERROR(TakeRefused(name, refused, &allowed));
-    Emit(name, std::move(allowed), action);
-    return {};
-  }
-
-  // What libseccomp does with arguments of which two rules say different things is no order that could be relied on, but where
-  // all others are allowed a refusal is an exception.
-  Status TakeRefused(const std::string& name, const std::vector<Tests>& refused, std::vector<Tests>* allowed) {
     for (const Tests& tests : refused) {
-      std::vector<Tests> left;
-      for (const Tests& t : *allowed) {
-        if (!Permits(default_) && !filter::And(t, tests).empty())
-          return Refuse("the profile both refuses and allows " + name + " for the same arguments");
-        for (Tests& piece : filter::AndNot(t, tests)) left.push_back(std::move(piece));
-      }
-      *allowed = std::move(left);
+      if (!Subtract(tests, &allowed)) return TooMany(name);
     }
-    for (json& rule : kept_) out_.push_back(std::move(rule));
-    kept_.clear();
-    return {};
+    return Emit(name, std::move(allowed), action) ? Status() : TooMany(name);
   }
 
-  static void AddDisjoint(const Tests& tests, std::vector<Tests>* set) {
-    std::vector<Tests> fresh{tests};
-    for (const Tests& known : *set) {
-      std::vector<Tests> next;
-      for (const Tests& t : fresh) {
-        for (Tests& piece : filter::AndNot(t, known)) next.push_back(std::move(piece));
-      }
-      fresh = std::move(next);
+  static Status TooMany(const std::string& name) {
+    return Refuse("the conditions on " + name + " are too many to be merged with the interception");
+  }
+
+  // What of each of `from` is outside of `known`; false where that becomes too many.
+  static bool Subtract(const Tests& known, std::vector<Tests>* from) {
+    std::vector<Tests> next;
+    for (const Tests& tests : *from) {
+      for (Tests& piece : filter::AndNot(tests, known)) next.push_back(std::move(piece));
+      if (next.size() > kMaxAlternatives) return false;
     }
-    for (Tests& t : fresh) set->push_back(std::move(t));
+    *from = std::move(next);
+    return true;
+  }
+
+  // `fresh`: what of `tests` the set did not have.
+  static bool AddDisjoint(const Tests& tests, std::vector<Tests>* set, std::vector<Tests>* fresh) {
+    *fresh = {tests};
+    for (const Tests& known : *set) {
+      if (!Subtract(known, fresh)) return false;
+    }
+    set->insert(set->end(), fresh->begin(), fresh->end());
+    return set->size() <= kMaxAlternatives;
   }
 
   // Rules that exclude each other: libseccomp need not choose between them.
-  void Emit(const std::string& name, std::vector<Tests> allowed, const std::string& action) {
+  bool Emit(const std::string& name, std::vector<Tests> allowed, const std::string& action) {
     for (const filter::Rule& rule : filter::ProgramRules()) {
       if (rule.name != name) continue;
-      std::vector<Tests> rest;
+      json base{{"action", rule.error == 0 ? "SCMP_ACT_NOTIFY" : "SCMP_ACT_ERRNO"}};
+      if (rule.error != 0) base["errnoRet"] = rule.error;
       for (const Tests& tests : allowed) {
-        for (const Tests& hit : filter::And(tests, rule.tests)) {
-          out_.push_back(RuleFor(name, rule.error == 0 ? "SCMP_ACT_NOTIFY" : "SCMP_ACT_ERRNO", hit, rule.error));
-        }
-        for (Tests& t : filter::AndNot(tests, rule.tests)) rest.push_back(std::move(t));
+        for (const Tests& hit : filter::And(tests, rule.tests)) out_.push_back(RuleFor(base, name, hit));
       }
-      allowed = std::move(rest);
+      if (!Subtract(rule.tests, &allowed)) return false;
     }
-    if (action == default_) return;
-    for (const Tests& tests : allowed) out_.push_back(RuleFor(name, action, tests));
+    if (action == default_) return true;
+    for (const Tests& tests : allowed) out_.push_back(RuleFor({{"action", action}}, name, tests));
+    return true;
   }
 
   json& profile_;
   std::string default_;
   std::map<std::string, std::vector<json>> rules_;  // of intercepted calls
-  std::vector<json> kept_;                          // refusals on a condition, of the call that is merged
   json out_ = json::array();
 };
 

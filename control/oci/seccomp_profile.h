@@ -1,5 +1,6 @@
-// Merges the interception with the seccomp profile that an engine put into config.json. What the profile refuses stays refused,
-// what it allows is notified, refused or allowed as the table of sentry/filter_table.h says.
+// Merges the interception with the seccomp profile that an engine put into config.json. What a rule of the profile refuses stays
+// refused, whatever another rule says of it; what it allows is notified, refused or allowed as the table of sentry/filter_table.h
+// says.
 #pragma once
 
 #include <nlohmann/json.hpp>
