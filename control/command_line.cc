@@ -30,7 +30,8 @@ constexpr CommandSpec kCommands[] = {
      "which are counted, and never slows the sandbox"},
     {"sandboxes", "sandboxes [--json]", "running sandboxes"},
     {"bench",
-     "bench rx|tx|echo|l2fwd --device=NAME... [--netns=NAME|PATH] [--seconds=N] [--size=BYTES] [--flows=N] [--xdp-mode=MODE] "
+     "bench rx|tx|echo|l2fwd --device=NAME... [--netns=NAME|PATH] [--seconds=N] [--size=BYTES] [--flows=N] [--workers=N] "
+     "[--xdp-mode=MODE] "
      "[--json]",
      "a packet tool over the port that --link names, without a stack. rx: counts and drops what comes. tx: sends UDP frames of "
      "--size bytes (64; "
@@ -38,7 +39,9 @@ constexpr CommandSpec kCommands[] = {
      "next. Runs until a "
      "signal or for --seconds. The kernel still gets its copy of what the packet port receives. --link=tap makes the device; "
      "with --link=dpdk a device is "
-     "what DPDK calls one, such as net_af_xdp0,iface=eth0. --xdp-mode: auto, native, generic"},
+     "what DPDK calls one, such as net_af_xdp0,iface=eth0. --xdp-mode: auto, native, generic. "
+     "--workers=N: N threads, each with a queue of every device, to which flows are steered by a hash; xdp needs as many receive "
+     "queues, dpdk has one"},
     {"flags", "flags [--markdown]", "every global flag with default and allowed values"},
     {"install", "install [--runtime=NAME] [--config=FILE] [--dry-run] [-- FLAG...]",
      "makes sluice a runtime of Docker's (daemon.json), with these flags; keeps what else is there and a copy of the file"},
@@ -134,6 +137,7 @@ Status ParseBench(const std::vector<std::string>& args, CommandLine* out) {
   CLI::Option* seconds = parser.Option("--seconds");
   CLI::Option* size = parser.Option("--size");
   CLI::Option* flows = parser.Option("--flows");
+  CLI::Option* workers = parser.Option("--workers");
   CLI::Option* xdp_mode = parser.Option("--xdp-mode");
   SLUICE_RETURN_IF_ERROR(parser.Parse(args));
   SLUICE_RETURN_IF_ERROR(parser.NothingLeft("bench"));
@@ -149,6 +153,7 @@ Status ParseBench(const std::vector<std::string>& args, CommandLine* out) {
   SLUICE_RETURN_IF_ERROR(ParseNumber("--seconds", seconds, 1u, 1000000u, &bench.seconds));
   SLUICE_RETURN_IF_ERROR(ParseNumber("--size", size, 42u, 65000u, &bench.size));
   SLUICE_RETURN_IF_ERROR(ParseNumber("--flows", flows, 1u, 32768u, &bench.flows));
+  SLUICE_RETURN_IF_ERROR(ParseNumber("--workers", workers, 1u, ShardPeers::kMax, &bench.workers));
   if (bench.devices.empty()) return UsageError("bench: no device is named (--device=NAME)");
   if (bench.mode == BenchMode::kL2Forward && bench.devices.size() < 2)
     return UsageError("bench l2fwd: needs two devices (--device=NAME twice); echo needs one");

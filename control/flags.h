@@ -74,6 +74,7 @@ struct BenchOptions {
   uint32_t seconds = 0;  // 0: until a signal
   uint32_t size = 64;    // of a sent frame, without FCS
   uint32_t flows = 1;    // source ports of sent frames
+  uint32_t workers = 1;  // threads, with a queue of each device each
   XdpMode xdp_mode = XdpMode::kAuto;
   bool json = false;
 };

@@ -106,6 +106,12 @@ void ReadEthtool(DeviceFacts* out) {
   ifreq request{};
   std::strncpy(request.ifr_name, out->name.c_str(), IFNAMSIZ - 1);
   out->tso = EthtoolFlag(fd.get(), &request, ETHTOOL_GTSO) || EthtoolFlag(fd.get(), &request, ETHTOOL_GGSO);
+  // The link says how many queues the device has; of a veth, say, it uses fewer.
+  ethtool_channels channels{};
+  channels.cmd = ETHTOOL_GCHANNELS;
+  request.ifr_data = reinterpret_cast<char*>(&channels);
+  if (ioctl(fd.get(), SIOCETHTOOL, &request) == 0 && channels.rx_count + channels.combined_count > 0)
+    out->rx_queues = channels.rx_count + channels.combined_count;
   ethtool_drvinfo driver{};
   driver.cmd = ETHTOOL_GDRVINFO;
   request.ifr_data = reinterpret_cast<char*>(&driver);

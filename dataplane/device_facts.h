@@ -18,8 +18,8 @@ struct DeviceFacts {
   uint32_t gso_max_size = 65536;
   uint16_t arp_type = 1;
   bool up = false;
-  bool tso = false;  // ethtool: generic or TCP segmentation by the device
-  uint32_t rx_queues = 1;
+  bool tso = false;        // ethtool: generic or TCP segmentation by the device
+  uint32_t rx_queues = 1;  // in use
 };
 Errno ReadDeviceFacts(IfIndex ifindex, DeviceFacts* out, std::string* error);
 

@@ -10,18 +10,18 @@ namespace {
 
 // All that goes one way.
 struct Way {
-  Way(size_t senders, size_t receivers) : bells(receivers) {
-    for (size_t i = 0; i < senders * receivers; ++i) rings.push_back(std::make_unique<FrameRing>(kFrameRingBytes));
+  Way(size_t senders, const PipeSide& to) : key(to.key), bells(to.pools.size()) {
+    for (size_t i = 0; i < senders * bells.size(); ++i) rings.push_back(std::make_unique<FrameRing>(kFrameRingBytes));
   }
   FrameRing& ring(size_t from, size_t to) { return *rings[from * bells.size() + to]; }
+  const wire::SteeringKey key;  // of the receivers' host
   std::vector<std::unique_ptr<FrameRing>> rings;
   std::vector<Doorbell> bells;  // of the receivers
 };
 
 struct Pipe {
-  Pipe(size_t first, size_t second, const wire::SteeringKey& k) : key(k), ways{{first, second}, {second, first}} {}
-  const wire::SteeringKey key;
-  Way ways[2];
+  Pipe(const PipeSide& first, const PipeSide& second) : ways{{first.pools.size(), second}, {second.pools.size(), first}} {}
+  Way ways[2];                                   // from first, from second
   std::atomic<bool> closed[2] = {false, false};  // a side has lost a queue
 };
 
@@ -65,7 +65,7 @@ class QueuePort final : public Port {
       if (dead()) {
         ++stats_.tx_dropped;
       } else {
-        const size_t to = wire::SteeringHash(pipe_->key, frame.has_vlan ? Bytes{} : frame.linear()) % out_.bells.size();
+        const size_t to = wire::SteeringHash(out_.key, frame.has_vlan ? Bytes{} : frame.linear()) % out_.bells.size();
         if (!out_.ring(queue_, to).Send(frame)) break;
         rung |= uint64_t{1} << (to % 64);
         ++stats_.tx_frames;
@@ -119,14 +119,13 @@ class QueuePort final : public Port {
 
 }  // namespace
 
-PipeQueues MakePipeQueues(IfIndex first, std::span<BlockPool* const> first_pools, IfIndex second,
-                          std::span<BlockPool* const> second_pools, const wire::SteeringKey& key) {
-  const auto pipe = std::make_shared<Pipe>(first_pools.size(), second_pools.size(), key);
+PipeQueues MakePipeQueues(const PipeSide& first, const PipeSide& second) {
+  const auto pipe = std::make_shared<Pipe>(first, second);
   PipeQueues queues;
-  for (size_t i = 0; i < first_pools.size(); ++i)
-    queues.first.push_back(std::make_unique<QueuePort>(pipe, 0, i, first, *first_pools[i]));
-  for (size_t i = 0; i < second_pools.size(); ++i)
-    queues.second.push_back(std::make_unique<QueuePort>(pipe, 1, i, second, *second_pools[i]));
+  for (size_t i = 0; i < first.pools.size(); ++i)
+    queues.first.push_back(std::make_unique<QueuePort>(pipe, 0, i, first.ifindex, *first.pools[i]));
+  for (size_t i = 0; i < second.pools.size(); ++i)
+    queues.second.push_back(std::make_unique<QueuePort>(pipe, 1, i, second.ifindex, *second.pools[i]));
   return queues;
 }
 

@@ -343,6 +343,41 @@ TEST(XdpDevice, FallsBackAndRefusesWithReasons) {
   EXPECT_EQ(link.find("xdp"), std::string::npos) << "still attached: " << link;
 }
 
+TEST(XdpDevice, NeedsAsManyQueuesAsTheDeviceUses) {
+  if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
+  testing::VethPair veth;
+  testing::InNetns in(veth.ours());
+  XdpAttachment attachment;
+  std::vector<Xsk> sockets;
+  std::string error;
+  EXPECT_EQ(OpenXdpDevice(veth.our_index(), 2, {.veth = true}, {}, &attachment, &sockets, &error), Errno::kEINVAL);
+  EXPECT_NE(error.find("the device uses 1"), std::string::npos) << error;
+}
+
+// A device whose queues we feed ourselves: a tap with two descriptors.
+TEST(XdpDevice, CountsFramesOfQueuesWithoutSocket) {
+  if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
+  testing::VethPair veth;
+  HeapBlockPool pool(64 << 20);
+  testing::InNetns in(veth.ours());
+  TapQueues tap;
+  std::string error;
+  ASSERT_EQ(OpenTap({.name = "tp0", .queues = 2}, &tap, &error), Errno::kOk) << error;
+  ASSERT_EQ(veth.Run(veth.ours(), "ip link set tp0 up"), 0);
+  XdpAttachment attachment;
+  std::vector<Xsk> sockets;
+  ASSERT_EQ(OpenXdpDevice(tap.facts.ifindex, 1, {}, {.mode = XdpMode::kGeneric}, &attachment, &sockets, &error), Errno::kOk)
+      << error;
+  TapPort first(std::move(tap.fds[0]), tap.facts, {}, pool), second(std::move(tap.fds[1]), tap.facts, {}, pool);
+  for (const uint64_t queue : {0, 1}) {
+    TapPort& port = queue == 0 ? first : second;
+    Packet frame = MakeFrame(pool, {.payload = Pattern(100, 1)});
+    ASSERT_EQ(port.Transmit(std::span(&frame, 1)), 1u);
+    for (int i = 0; i < 1000 && attachment.missed() < queue; ++i) poll(nullptr, 0, 1);
+    EXPECT_EQ(attachment.missed(), queue);
+  }
+}
+
 TEST(PacketPort, PassesVlanTagsBothWays) {
   if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
   HeapBlockPool pool(64 << 20);

@@ -188,8 +188,7 @@ void OpenTapDevice(testing::VethPair& veth, BlockPool& pool, std::vector<std::un
 }
 
 void OpenPipe(testing::VethPair&, BlockPool& pool, std::vector<std::unique_ptr<Port>>* queues, std::unique_ptr<Port>* sender) {
-  BlockPool* const pools[kQueues] = {&pool, &pool, &pool};
-  PipeQueues pipe = MakePipeQueues(2, pools, 3, std::span(pools).first(1), kKey);
+  PipeQueues pipe = MakePipeQueues({.ifindex = 2, .pools = {&pool, &pool, &pool}, .key = kKey}, {.ifindex = 3, .pools = {&pool}});
   *queues = std::move(pipe.first);
   *sender = std::move(pipe.second[0]);
 }

@@ -121,6 +121,7 @@ void Packet::TakeFrom(Packet& o) noexcept {
   link_type = o.link_type;
   vlan_tci = o.vlan_tci;
   has_vlan = o.has_vlan;
+  answered = o.answered;
   offset_ = o.offset_;
   length_ = std::exchange(o.length_, 0);
   slice_bytes_ = o.slice_bytes_;

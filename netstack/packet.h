@@ -147,6 +147,7 @@ class Packet {
   uint8_t link_type = 0;  // receive: 0 to us, 1 broadcast, 2 multicast, 3 other host, 4 outgoing (PACKET_HOST ...)
   uint16_t vlan_tci = 0;  // 802.1Q tag that the device took off; valid where has_vlan
   bool has_vlan = false;
+  bool answered = false;  // receive: a copy for learning; another stack of this host answers it (shard.h)
 
  private:
   BlockRef head_;

@@ -84,11 +84,15 @@ void Stack::AttachLink(IfIndex ifindex, Link* link) { impl_->network->AttachLink
 void Stack::AddTap(FrameTap* tap) { impl_->context.taps.push_back(tap); }
 void Stack::RemoveTap(FrameTap* tap) { std::erase(impl_->context.taps, tap); }
 
+void Stack::JoinShards(ShardPeers* peers) { impl_->context.peers = peers; }
+
 void Stack::SetNow(Instant now) {
   if (now > impl_->context.now) impl_->context.now = now;
 }
 
 void Stack::Input(std::span<Packet> burst, IfIndex ifindex) { impl_->network->Input(burst, ifindex); }
+
+void Stack::InputForwarded(Packet packet, ShardSet seen) { impl_->network->InputForwarded(std::move(packet), seen); }
 
 void Stack::AdvanceTimers() {
   impl_->turn_again = false;

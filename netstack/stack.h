@@ -18,6 +18,7 @@
 #include "netstack/link/frame_tap.h"
 #include "netstack/link/link.h"
 #include "netstack/packet.h"
+#include "netstack/shard.h"
 #include "netstack/socket/socket.h"
 
 namespace sluice {
@@ -35,6 +36,7 @@ struct StackContext {
   BlockPool& pool;
   IpLayer* ip = nullptr;
   const Sysctls* sysctls = nullptr;
+  ShardPeers* peers = nullptr;  // the other stacks of this host, where there are some
   std::vector<FrameTap*> taps;  // mostly none
 
   void Tap(IfIndex ifindex, FrameTap::Direction direction, const Packet& frame) const {
@@ -81,9 +83,14 @@ class Stack {
   void AddTap(FrameTap* tap);
   void RemoveTap(FrameTap* tap);
 
+  // This stack is one of several that act as one host (shard.h); nullptr: alone again. Before the first socket. Not owned.
+  void JoinShards(ShardPeers* peers);
+
   void SetNow(Instant now);
   // Complete Ethernet frames from the device `ifindex`.
   void Input(std::span<Packet> burst, IfIndex ifindex);
+  // A packet at its IP header that another stack of this host passed on.
+  void InputForwarded(Packet packet, ShardSet seen);
   void AdvanceTimers();
   // Hands queued frames to the links, delivers looped-back packets. Returns false where a link did not take all: call again when
   // it is writable.

@@ -1,5 +1,6 @@
 #include "xdp/xsk.h"
 
+#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <linux/if_link.h>
 #include <linux/if_xdp.h>
@@ -152,6 +153,12 @@ XdpAttachment::~XdpAttachment() = default;
 XdpAttachment::XdpAttachment(XdpAttachment&&) noexcept = default;
 XdpAttachment& XdpAttachment::operator=(XdpAttachment&&) noexcept = default;
 bool XdpAttachment::native() const { return impl_ != nullptr && impl_->native; }
+uint64_t XdpAttachment::missed() const {
+  const uint32_t key = 0;
+  uint64_t count = 0;
+  if (impl_ != nullptr) (void)bpf_map_lookup_elem(bpf_map__fd(impl_->programs->maps.sluice_missed), &key, &count);
+  return count;
+}
 int XdpAttachment::map_fd() const { return impl_ == nullptr ? -1 : bpf_map__fd(impl_->programs->maps.sluice_xsks); }
 
 Errno AttachXdp(int ifindex, bool native, XdpAttachment* out, std::string* error) {
@@ -173,6 +180,12 @@ Errno AttachXdp(int ifindex, bool native, XdpAttachment* out, std::string* error
 
 Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options,
                     XdpAttachment* attachment, std::vector<Xsk>* sockets, std::string* error) {
+  if (queues != 1 && queues != device.rx_queues) {
+    return Fail(error,
+                "an AF_XDP socket serves one receive queue, and the device uses " + std::to_string(device.rx_queues) +
+                    ": give it " + std::to_string(queues) + " (ethtool -L), as many workers as it has queues, or --link=packet",
+                Errno::kEINVAL);
+  }
   std::vector<bool> modes;  // native?
   if (options.mode != XdpMode::kGeneric) modes.push_back(true);
   if (options.mode != XdpMode::kNative) modes.insert(device.veth ? modes.begin() : modes.end(), false);

@@ -61,6 +61,8 @@ class XdpAttachment {
   XdpAttachment& operator=(XdpAttachment&&) noexcept;
 
   bool native() const;
+  // Frames that came by a queue without a socket, and went on to the kernel: somebody gave the device more queues (ethtool -L).
+  uint64_t missed() const;
   int map_fd() const;
 
  private:
@@ -75,8 +77,12 @@ Errno AttachXdp(int ifindex, bool native, XdpAttachment* out, std::string* error
 struct XdpDeviceFacts {
   bool veth = false;
   uint32_t mtu = 1500;
+  uint32_t rx_queues = 1;  // in use
 };
 
+// An AF_XDP socket gets the frames of one receive queue of the device, and which queue a frame comes by is the device's choice.
+// So `queues` is 1, or as many as the device uses; what belongs to another worker is sent home by SteeredPort.
+//
 // Opens a socket on every queue in [0, queues), attaches the program in the best mode that works and puts the sockets in its map.
 // On failure nothing is left attached and `error` says which step failed for which mode.
 Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options,

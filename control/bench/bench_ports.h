@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,13 +13,14 @@
 
 namespace sluice {
 
-struct BenchPort {
-  XdpAttachment xdp;  // before the port: it goes after it
-  std::unique_ptr<Port> port;
+struct BenchDevice {
+  XdpAttachment xdp;                          // outlives the queues
+  std::vector<std::unique_ptr<Port>> queues;  // one per pool
 };
 
 // In the namespace of the calling thread. `device`: a device's name; with --link=tap the TAP device to make; with --link=dpdk
-// what DpdkOptions::device takes.
-Status OpenBenchPort(const Flags& flags, const BenchOptions& options, const std::string& device, BlockPool& pool, BenchPort* out);
+// what DpdkOptions::device takes. Each queue is used with its pool, by that pool's thread; several are steered by flow.
+Status OpenBenchDevice(const Flags& flags, const BenchOptions& options, const std::string& device,
+                       std::span<BlockPool* const> pools, BenchDevice* out);
 
 }  // namespace sluice

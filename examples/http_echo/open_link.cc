@@ -15,23 +15,27 @@
 namespace sluice::example {
 namespace {
 
-std::string OpenTapLink(const std::string& device, BlockPool& pool, Opened* out) {
+std::string OpenTapLink(const std::string& device, WorkerGroup& group, Opened* out) {
   TapQueues queues;
   std::string error;
-  if (OpenTap({.name = device}, &queues, &error) != Errno::kOk) return error;
+  TapOptions options{.name = device, .queues = group.size()};
+  if (group.size() > 1) options.steering = group.key();
+  if (OpenTap(options, &queues, &error) != Errno::kOk) return error;
   out->mtu = queues.facts.mtu;
   out->mac = {{2, 0x73, 0x6c, 0x75, 0x63, 1}};  // the kernel's end has its own
-  out->port = std::make_unique<TapPort>(std::move(queues.fds[0]), queues.facts, TapPortOptions{}, pool);
+  for (uint32_t i = 0; i < group.size(); ++i)
+    out->queues.push_back(std::make_unique<TapPort>(std::move(queues.fds[i]), queues.facts, TapPortOptions{}, group.pool(i)));
   return {};
 }
 
-std::string OpenDpdkLink(const std::string& device, BlockPool& pool, Opened* out) {
+std::string OpenDpdkLink(const std::string& device, WorkerGroup& group, Opened* out) {
   DpdkLink link;
   std::string error;
-  if (OpenDpdk({.device = device, .ifindex = 2}, pool, &link, &error) != Errno::kOk) return error;
+  if (group.size() > 1) return "--link=dpdk: one worker only";
+  if (OpenDpdk({.device = device, .ifindex = 2}, group.pool(0), &link, &error) != Errno::kOk) return error;
   out->mac = link.mac;
   out->mtu = link.mtu;
-  out->port = std::move(link.queues[0]);
+  out->queues.push_back(std::move(link.queues[0]));
   return {};
 }
 
@@ -44,21 +48,36 @@ bool ReadMac(const std::string& device, MacAddress* out) {
   return true;
 }
 
-std::string OpenXdpLink(const DeviceFacts& facts, BlockPool& pool, Opened* out) {
+std::string OpenXdpLink(const DeviceFacts& facts, WorkerGroup& group, Opened* out) {
   std::vector<Xsk> sockets;
   std::string error;
-  if (OpenXdpDevice(facts.ifindex, 1, {.veth = facts.kind == "veth", .mtu = facts.mtu}, {}, &out->xdp, &sockets, &error) !=
-      Errno::kOk)
-    return error;
-  out->port = XdpPort::Create(std::move(sockets[0].fd), std::move(sockets[0].umem), sockets[0].facts, {}, pool, &error);
-  return out->port != nullptr ? "" : error;
+  const XdpDeviceFacts device{.veth = facts.kind == "veth", .mtu = facts.mtu, .rx_queues = facts.rx_queues};
+  if (OpenXdpDevice(facts.ifindex, group.size(), device, {}, &out->xdp, &sockets, &error) != Errno::kOk) return error;
+  for (uint32_t i = 0; i < group.size(); ++i) {
+    out->queues.push_back(
+        XdpPort::Create(std::move(sockets[i].fd), std::move(sockets[i].umem), sockets[i].facts, {}, group.pool(i), &error));
+    if (out->queues.back() == nullptr) return error;
+  }
+  return {};
+}
+
+std::string OpenPacketLink(IfIndex ifindex, WorkerGroup& group, Opened* out) {
+  std::vector<PacketSocket> sockets(1);
+  std::string error;
+  const Errno e = group.size() == 1 ? OpenPacketSocket(ifindex, {}, sockets.data(), &error)
+                                    : OpenPacketQueues(ifindex, {}, group.size(), group.key(), &sockets, &error);
+  if (e != Errno::kOk) return error;
+  for (uint32_t i = 0; i < group.size(); ++i)
+    out->queues.push_back(
+        std::make_unique<PacketPort>(std::move(sockets[i].fd), sockets[i].facts, PacketPortOptions{}, group.pool(i)));
+  return {};
 }
 
 }  // namespace
 
-std::string OpenLink(const std::string& link, const std::string& device, BlockPool& pool, Opened* out) {
-  if (link == "tap") return OpenTapLink(device, pool, out);
-  if (link == "dpdk") return OpenDpdkLink(device, pool, out);
+std::string OpenLink(const std::string& link, const std::string& device, WorkerGroup& group, Opened* out) {
+  if (link == "tap") return OpenTapLink(device, group, out);
+  if (link == "dpdk") return OpenDpdkLink(device, group, out);
   if (link != "packet" && link != "xdp") return "--link=" + link + ": not a valid value (allowed: packet, xdp, tap, dpdk)";
   DeviceFacts facts;
   std::string error;
@@ -67,11 +86,8 @@ std::string OpenLink(const std::string& link, const std::string& device, BlockPo
   if (ReadDeviceFacts(static_cast<IfIndex>(index), &facts, &error) != Errno::kOk) return error;
   if (!facts.up) return "--device=" + device + ": it is down (ip link set " + device + " up)";
   out->mtu = facts.mtu;
-  if (link == "xdp") return OpenXdpLink(facts, pool, out);
-  PacketSocket socket;
-  if (OpenPacketSocket(static_cast<IfIndex>(index), {}, &socket, &error) != Errno::kOk) return error;
-  out->port = std::make_unique<PacketPort>(std::move(socket.fd), socket.facts, PacketPortOptions{}, pool);
-  return {};
+  if (link == "xdp") return OpenXdpLink(facts, group, out);
+  return OpenPacketLink(static_cast<IfIndex>(index), group, out);
 }
 
 }  // namespace sluice::example

@@ -54,7 +54,7 @@ void Network::IcmpEcho(Packet packet, const IpInfo& info) {
   context_.counters.Add(Counter::kIcmpInEchos);
   const Sysctls& s = *context_.sysctls;
   const bool group = info.broadcast || info.multicast;
-  if (s.icmp_echo_ignore_all || (group && s.icmp_echo_ignore_broadcasts)) return;
+  if (packet.answered || s.icmp_echo_ignore_all || (group && s.icmp_echo_ignore_broadcasts)) return;
   const Route route =
       Lookup(RouteQuery{.destination = info.source, .source = group ? IpAddress() : info.destination, .tos = info.tos});
   if (!route.ok()) return context_.counters.Add(Counter::kDropIpNoRoute);

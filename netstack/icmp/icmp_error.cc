@@ -83,7 +83,7 @@ void Network::SendIcmpError(const IpInfo& info, Bytes quoted, uint8_t type, uint
   (void)Send(std::move(p), route, how);
 }
 
-void Network::IcmpErrorInput(const Packet& packet, const IpInfo& info) {
+void Network::IcmpErrorInput(Packet& packet, const IpInfo& info) {
   if (info.broadcast || info.multicast) return context_.counters.Add(Counter::kDropIcmpMalformed);
   const auto icmp = wire::IcmpView::Parse(packet.linear());
   const Bytes quoted = packet.linear().subspan(wire::kIcmpHeader);
@@ -120,7 +120,12 @@ void Network::IcmpErrorInput(const Packet& packet, const IpInfo& info) {
       e.error = Errno::kEPROTO;
       e.hard = true;
   }
-  DispatchError(e);
+  if (DispatchError(e)) return;
+  const bool echo = e.protocol == kIpProtoIcmp;
+  if (!echo && e.protocol != kIpProtoTcp && e.protocol != kIpProtoUdp) return;
+  const PortSpace space = echo ? PortSpace::kEcho : e.protocol == kIpProtoTcp ? PortSpace::kTcp : PortSpace::kUdp;
+  const uint16_t local = LoadBe16(e.transport.data() + (echo ? 4 : 0)), remote = LoadBe16(e.transport.data() + (echo ? 4 : 2));
+  (void)PassOn(space, {e.source, e.destination, local, remote}, packet, info);
 }
 
 // Only from ourselves by ::1, for as long as IPv6 is not spoken on the wire.
@@ -144,16 +149,14 @@ void Network::Icmp6ErrorInput(const Packet& packet, const IpInfo& info) {
   e.error = c.error;
   e.hard = c.hard;
   e.transport = quoted.subspan(wire::kIpv6Header);
-  DispatchError(e);
+  (void)DispatchError(e);
 }
 
-void Network::DispatchError(const IcmpErrorInfo& error) {
+bool Network::DispatchError(const IcmpErrorInfo& error) {
   if (raw_ != nullptr) raw_->RawError(error);
-  if (error.protocol == (error.ipv6 ? kIpProtoIcmpV6 : kIpProtoIcmp)) {
-    if (ping_ != nullptr) ping_->PingError(error);
-    return;
-  }
-  if (TransportProtocol* p = protocols_[error.protocol]; p != nullptr) p->IcmpError(error);
+  if (error.protocol == (error.ipv6 ? kIpProtoIcmpV6 : kIpProtoIcmp)) return ping_ != nullptr && ping_->PingError(error);
+  TransportProtocol* p = protocols_[error.protocol];
+  return p != nullptr && p->IcmpError(error);
 }
 
 // A packet of ours that no neighbour answered for: its socket hears what Linux would tell it (ipv4_link_failure).
@@ -171,7 +174,7 @@ void Network::NeighborUnreachable(Packet packet) {
   e.code = wire::kIcmpHostUnreachable;
   e.error = Errno::kEHOSTUNREACH;
   e.transport = transport;
-  DispatchError(e);
+  (void)DispatchError(e);
 }
 
 }  // namespace sluice

@@ -7,6 +7,7 @@
 #include "base/errno.h"
 #include "netstack/ip/address.h"
 #include "netstack/packet.h"
+#include "netstack/shard.h"
 
 namespace sluice {
 
@@ -29,7 +30,8 @@ struct IpInfo {
   IfIndex ifindex = 0;
   bool broadcast = false;  // limited or directed broadcast
   bool multicast = false;
-  Bytes header;  // the IP header with options, valid during Input only
+  Bytes header;       // the IP header with options, valid during Input only
+  ShardSet seen = 0;  // stacks of this host that passed it on, having no socket for it
 };
 
 // An ICMP error about a packet of ours, already validated as far as the IP layer can (RFC 1122 3.2.2, 5927).
@@ -50,7 +52,8 @@ class TransportProtocol {
  public:
   virtual ~TransportProtocol() = default;
   virtual void Input(Packet packet, const IpInfo& info) = 0;
-  virtual void IcmpError(const IcmpErrorInfo& error) = 0;
+  // False where nothing here is meant.
+  virtual bool IcmpError(const IcmpErrorInfo& error) = 0;
 };
 
 struct RouteQuery {
@@ -113,6 +116,9 @@ class IpLayer {
   virtual void UpdatePathMtu(const Route& route, const IpAddress& destination, uint32_t mtu) = 0;
   // Answers `packet` (IP header given in info.header) with destination unreachable: `code` by family's own numbers.
   virtual void SendUnreachable(const Packet& packet, const IpInfo& info, uint8_t code) = 0;
+  // Nobody here has a socket for `packet` (received, at its transport header or behind it): true where another stack of this host
+  // may, and it was passed on.
+  virtual bool PassOn(PortSpace space, const FlowEnds& flow, Packet& packet, const IpInfo& info) = 0;
   // What the device on the way takes.
   virtual bool GsoPossible(const Route& route) const = 0;
   virtual uint32_t GsoMaxSize(const Route& route) const = 0;

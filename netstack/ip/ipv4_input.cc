@@ -55,12 +55,13 @@ void Network::Ipv4Input(Packet packet, Device& device) {
     if (!whole) return;
     const auto view = wire::Ipv4View::Parse(whole.linear(), whole.size());
     SLUICE_DCHECK(view.has_value());
+    if (SendHome(whole, *view)) return;  // fragments are steered without the ports
     return Ipv4Deliver(std::move(whole), *view, device.ifindex());
   }
   Ipv4Deliver(std::move(packet), *ip, device.ifindex());
 }
 
-void Network::Ipv4Deliver(Packet packet, const wire::Ipv4View& ip, IfIndex ifindex) {
+void Network::Ipv4Deliver(Packet packet, const wire::Ipv4View& ip, IfIndex ifindex, ShardSet seen) {
   IpInfo info;
   info.source = ip.source();
   info.destination = ip.destination();
@@ -71,6 +72,7 @@ void Network::Ipv4Deliver(Packet packet, const wire::Ipv4View& ip, IfIndex ifind
   info.multicast = info.destination.IsMulticast();
   info.broadcast = !info.multicast && (packet.link_type == 1 || IsBroadcastAddress(info.destination, ifindex));
   info.header = ip.header();
+  info.seen = seen;
   Deliver(std::move(packet), info);
 }
 
@@ -104,7 +106,7 @@ void Network::Deliver(Packet packet, IpInfo& info) {
   }
 }
 
-void Network::Ipv6Loopback(Packet packet) {
+void Network::Ipv6Loopback(Packet packet, ShardSet seen) {
   const auto ip = wire::Ipv6View::Parse(packet.linear(), packet.size());
   if (!ip) return context_.counters.Add(Counter::kDropIpHeader);
   IpInfo info;
@@ -115,6 +117,7 @@ void Network::Ipv6Loopback(Packet packet) {
   info.tos = ip->traffic_class();
   info.ifindex = packet.ifindex;
   info.header = ip->header();
+  info.seen = seen;
   Deliver(std::move(packet), info);
 }
 

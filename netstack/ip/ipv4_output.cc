@@ -44,7 +44,9 @@ uint16_t Network::NextId(const IpAddress& source, const IpAddress& destination, 
   uint16_t& id = ids_[(h >> 40) % ids_.size()];
   const uint16_t first = id;
   id = static_cast<uint16_t>(id + count);
-  return first;
+  // The stacks of one host take different ones.
+  const ShardPeers* peers = context_.peers;
+  return peers == nullptr ? first : static_cast<uint16_t>(first * peers->count() + peers->self());
 }
 
 Errno Network::Send(Packet packet, const Route& route, const IpSend& how) {
@@ -214,9 +216,13 @@ void Network::EmitGroup(Packet packet, const Route& route, const IpAddress& dest
   }
   // Our own sockets hear it too.
   const bool multicast = destination.IsMulticast();
-  if (!multicast || ((multicast_loop || device->config().loopback()) && IsMember(route.ifindex, destination))) {
+  const bool looped = !multicast || multicast_loop || device->config().loopback();
+  const bool here = looped && (!multicast || IsMember(route.ifindex, destination));
+  if (here || (looped && context_.peers != nullptr)) {
     Packet copy = packet.Clone(context_.pool);
-    if (copy) LoopBack(std::move(copy), route.ifindex, multicast ? 2 : 1);
+    if (copy) MarkLooped(copy, route.ifindex, multicast ? 2 : 1);
+    if (copy && context_.peers != nullptr) ForwardToAll(copy);
+    if (copy && here) LoopBack(std::move(copy), route.ifindex, multicast ? 2 : 1);
   }
   if (device->config().loopback()) return;
   if (multicast && packet.data()[8] == 0) return;  // TTL 0: this host only (RFC 1112 6.1)
@@ -232,16 +238,19 @@ void Network::EmitGroup(Packet packet, const Route& route, const IpAddress& dest
   device->Enqueue(std::move(packet));
 }
 
+void Network::MarkLooped(Packet& packet, IfIndex ifindex, uint8_t link_type) const {
+  packet.offload.checksum = ChecksumState::kVerified;  // nothing can have damaged it on the way
+  packet.received = context_.now;
+  packet.ifindex = ifindex;
+  packet.link_type = link_type;
+}
+
 void Network::LoopBack(Packet packet, IfIndex ifindex, uint8_t link_type) {
   if (looped_.size() >= kMaxLooped) {
     context_.counters.Add(Counter::kDropLinkTxQueueFull);
     return;
   }
-  // Nothing can have damaged it on the way.
-  packet.offload.checksum = ChecksumState::kVerified;
-  packet.received = context_.now;
-  packet.ifindex = ifindex;
-  packet.link_type = link_type;
+  MarkLooped(packet, ifindex, link_type);
   // A copy of what goes to a group leaves by its device as well, where it is seen.
   if (ifindex == kLoopbackIfIndex) context_.Tap(ifindex, FrameTap::Direction::kIn, packet);
   looped_.push_back(std::move(packet));

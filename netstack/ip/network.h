@@ -31,7 +31,7 @@ class PingReceiver {
  public:
   virtual ~PingReceiver() = default;
   virtual void EchoReply(Packet packet, const IpInfo& info) = 0;  // at the ICMP header
-  virtual void PingError(const IcmpErrorInfo& error) = 0;
+  virtual bool PingError(const IcmpErrorInfo& error) = 0;
 };
 
 class Network final : public IpLayer, private NeighborEvents, private ReassemblyEvents {
@@ -50,6 +50,7 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   void DeliverLooped();
   bool HasLooped() const { return !looped_.empty(); }
   bool FlushDevices();
+  void InputForwarded(Packet packet, ShardSet seen);
 
   const std::shared_ptr<const NetConfig>& config() const { return config_; }
   const RouteTable& routes() const { return *routes_; }
@@ -72,6 +73,7 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   bool IsBroadcastAddress(const IpAddress& address, IfIndex ifindex) const override;
   void UpdatePathMtu(const Route& route, const IpAddress& destination, uint32_t mtu) override;
   void SendUnreachable(const Packet& packet, const IpInfo& info, uint8_t code) override;
+  bool PassOn(PortSpace space, const FlowEnds& flow, Packet& packet, const IpInfo& info) override;
   bool GsoPossible(const Route& route) const override;
   uint32_t GsoMaxSize(const Route& route) const override;
   bool TxChecksumOffload(const Route& route) const override;
@@ -107,10 +109,14 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   // ip/ipv4_input.cc
   void Ipv4Input(Packet packet, Device& device);
   bool SourceAcceptable(const IpAddress& source, const IpAddress& destination) const;
-  void Ipv4Deliver(Packet packet, const wire::Ipv4View& ip, IfIndex ifindex);
-  void Ipv6Loopback(Packet packet);
+  void Ipv4Deliver(Packet packet, const wire::Ipv4View& ip, IfIndex ifindex, ShardSet seen = 0);
+  void Ipv6Loopback(Packet packet, ShardSet seen = 0);
   void Deliver(Packet packet, IpInfo& info);
   void ReassemblyTimedOut(Packet first) override;
+
+  // ip/shard.cc
+  bool SendHome(const Packet& reassembled, const wire::Ipv4View& ip);
+  void ForwardToAll(const Packet& packet);
 
   // ip/ipv4_output.cc
   Errno SendV4(Packet packet, const Route& route, const IpSend& how);
@@ -119,15 +125,16 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   void Emit(Packet packet, const Route& route, const IpAddress& destination, bool multicast_loop);
   void EmitGroup(Packet packet, const Route& route, const IpAddress& destination, bool multicast_loop);
   void LoopBack(Packet packet, IfIndex ifindex = kLoopbackIfIndex, uint8_t link_type = 0);
+  void MarkLooped(Packet& packet, IfIndex ifindex, uint8_t link_type) const;
   uint16_t NextId(const IpAddress& source, const IpAddress& destination, uint32_t count);
 
   // icmp/icmp.cc: input, echo; icmp/icmp_error.cc: errors in and out
   void IcmpInput(Packet packet, const IpInfo& info);
   void IcmpEcho(Packet packet, const IpInfo& info);
-  void IcmpErrorInput(const Packet& packet, const IpInfo& info);
+  void IcmpErrorInput(Packet& packet, const IpInfo& info);
   void Icmp6ErrorInput(const Packet& packet, const IpInfo& info);
   void SendIcmpError(const IpInfo& info, Bytes quoted, uint8_t type, uint8_t code, uint32_t rest);
-  void DispatchError(const IcmpErrorInfo& error);
+  bool DispatchError(const IcmpErrorInfo& error);  // false: nobody here had sent it
   static void OnPathMtuExpired(void* self) { ++static_cast<Network*>(self)->generation_; }
 
   // ip/igmp.cc

@@ -65,9 +65,9 @@ void Network::ArpInput(const Packet& packet, Device& device) {
   }
   context_.counters.Add(m->operation == wire::kArpRequest ? Counter::kArpInRequests : Counter::kArpInReplies);
   if (m->sender_mac == device.config().mac || device.config().noarp()) return;  // our own, come back
-  if (NoteConflict(*m, device)) return;
+  if (!packet.answered && NoteConflict(*m, device)) return;
   const bool target_is_ours = !m->target.IsLoopback() && !m->target.IsMulticast() && IsLocalAddress(m->target);
-  if (m->operation == wire::kArpRequest && target_is_ours) {
+  if (m->operation == wire::kArpRequest && target_is_ours && !packet.answered) {
     wire::ArpMessage reply;
     reply.operation = wire::kArpReply;
     reply.sender_mac = device.config().mac;
@@ -124,6 +124,7 @@ void Network::SolicitNeighbor(Device& device, const IpAddress& target, const Mac
 
 // RFC 5227 3: gratuitous ARP for addresses that are new on a device, so that neighbours drop what they remembered.
 void Network::AnnounceAddresses(const NetConfig* before) {
+  if (context_.peers != nullptr && context_.peers->self() != 0) return;  // one stack of the host does
   for (const AddressConfig& a : config_->addresses) {
     Device* d = FindDevice(a.ifindex);
     if (!a.local.is_v4() || d == nullptr || !d->usable() || d->config().noarp() || d->config().loopback()) continue;

@@ -38,14 +38,16 @@ void PingProtocol::EchoReply(Packet packet, const IpInfo& info) {
   const auto icmp = wire::IcmpView::Parse(packet.linear());
   const PortTable& table = info.source.is_v6() ? v6_ : v4_;
   DatagramBase* s = table.Select(PortTable::Tuple{info.destination, info.source, icmp->ident(), 0, info.ifindex});
-  if (s != nullptr) s->Enqueue(std::move(packet), info, 0, 0, Counter::kDropUdpReceiveBuffer);
+  if (s != nullptr) return s->Enqueue(std::move(packet), info, 0, 0, Counter::kDropUdpReceiveBuffer);
+  (void)network_.PassOn(PortSpace::kEcho, {info.destination, info.source, icmp->ident(), icmp->ident()}, packet, info);
 }
 
-void PingProtocol::PingError(const IcmpErrorInfo& e) {
+bool PingProtocol::PingError(const IcmpErrorInfo& e) {
   const auto icmp = wire::IcmpView::Parse(e.transport);
-  if (!icmp || icmp->type() != (e.ipv6 ? uint8_t{wire::kIcmpV6Echo} : uint8_t{wire::kIcmpEcho})) return;
+  if (!icmp || icmp->type() != (e.ipv6 ? uint8_t{wire::kIcmpV6Echo} : uint8_t{wire::kIcmpEcho})) return false;
   DatagramBase* s = (e.ipv6 ? v6_ : v4_).Select(PortTable::Tuple{e.source, e.destination, icmp->ident(), 0, 0});
   if (s != nullptr) s->OnIcmpError(e, 0, e.transport);
+  return s != nullptr;
 }
 
 DatagramSocket* PingProtocol::NewSocket(Family family) {

@@ -18,7 +18,7 @@ class PingProtocol final : public PingReceiver {
  public:
   explicit PingProtocol(Network& network) : network_(network), v4_(network), v6_(network) {}
   void EchoReply(Packet packet, const IpInfo& info) override;
-  void PingError(const IcmpErrorInfo& error) override;
+  bool PingError(const IcmpErrorInfo& error) override;
   DatagramSocket* NewSocket(Family family);
   void AppendSockets(std::vector<SocketInfo>* out) const;
 

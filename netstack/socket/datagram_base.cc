@@ -93,9 +93,9 @@ Errno DatagramBase::Bind(const Endpoint& local) {
   return Errno::kOk;
 }
 
-Errno DatagramBase::Autobind() {
+Errno DatagramBase::Autobind(const IpAddress& local, const Endpoint* remote) {
   if (ports_ == nullptr || local_port_ != 0) return Errno::kOk;
-  const Errno e = ports_->Claim(*this, local_, 0);
+  const Errno e = ports_->Claim(*this, local, 0, remote);
   return e == Errno::kEADDRINUSE ? Errno::kEAGAIN : e;
 }
 
@@ -130,7 +130,8 @@ Errno DatagramBase::Connect(std::optional<Endpoint> remote) {
   const Route route = network_.Lookup(query);
   if (!route.ok()) return route.error;
   if (route.type == kRtnBroadcast && option(SockOpt::kBroadcast) == 0) return Errno::kEACCES;
-  if (const Errno e = Autobind(); e != Errno::kOk) return e;
+  const Endpoint peer{address, remote->port, 0};
+  if (const Errno e = Autobind(keep_source ? local_ : route.source, &peer); e != Errno::kOk) return e;
   if (!keep_source) local_ = route.source;
   route_ = route;
   remote_ = address;
@@ -267,7 +268,7 @@ Errno DatagramBase::Prepare(const DatagramSend& send, bool needs_port, Target* t
     t->address = remote_;
     t->port = remote_port_;
   }
-  if (const Errno e = Autobind(); e != Errno::kOk) return e;
+  if (const Errno e = Autobind(local_); e != Errno::kOk) return e;
   const bool multicast = t->address.IsMulticast();
   IpAddress source = send.source ? send.source.Unmapped() : IpAddress();
   if (!source || source.IsAny()) source = local_.IsAny() || local_.IsMulticast() ? IpAddress() : local_;

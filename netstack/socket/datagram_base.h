@@ -19,8 +19,9 @@ class DatagramBase;
 class PortTable {
  public:
   explicit PortTable(Network& network) : network_(network) {}
-  // `port` 0: an unused one of ip_local_port_range, from a random start (RFC 6056, algorithm 1).
-  Errno Claim(DatagramBase& socket, const IpAddress& local, uint16_t port);
+  // `port` 0: an unused one of ip_local_port_range, from a random start (RFC 6056, algorithm 1); with `remote` one whose answers
+  // come to this stack, where the host has several.
+  Errno Claim(DatagramBase& socket, const IpAddress& local, uint16_t port, const Endpoint* remote = nullptr);
   void Release(DatagramBase& socket);
 
   struct Tuple {
@@ -41,6 +42,7 @@ class PortTable {
 
  private:
   bool Conflicts(const DatagramBase& socket, const IpAddress& local, uint16_t port) const;
+  uint16_t Choose(const DatagramBase& socket, const IpAddress& local, const Endpoint* remote);
   int Score(const DatagramBase& s, const Tuple& t) const;
   Network& network_;
   absl::flat_hash_map<uint16_t, std::vector<DatagramBase*>> ports_;
@@ -102,7 +104,7 @@ class DatagramBase : public DatagramSocket {
   // A refused send: IP_RECVERR hears of it too where the MTU was the reason.
   Errno Finish(Errno error, const Target& target);
   bool IsGroupOrBroadcast(const IpAddress& a) const { return a.IsMulticast() || network_.IsBroadcastAddress(a, 0); }
-  Errno Autobind();
+  Errno Autobind(const IpAddress& local, const Endpoint* remote = nullptr);
   void Changed(uint32_t rising) { Notify(rising); }
 
   Network& network_;

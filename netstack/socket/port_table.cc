@@ -16,6 +16,10 @@ bool Overlap(const IpAddress& a, bool a_v6only, const IpAddress& b, bool b_v6onl
   return a == b;
 }
 
+// Echoes of IPv6 never leave their stack.
+bool Shared(const DatagramBase& socket) { return socket.protocol() == kIpProtoUdp || socket.family() == Family::kIpv4; }
+PortSpace Space(const DatagramBase& socket) { return socket.protocol() == kIpProtoUdp ? PortSpace::kUdp : PortSpace::kEcho; }
+
 }  // namespace
 
 bool PortTable::Conflicts(const DatagramBase& socket, const IpAddress& local, uint16_t port) const {
@@ -32,23 +36,39 @@ bool PortTable::Conflicts(const DatagramBase& socket, const IpAddress& local, ui
   return false;
 }
 
-Errno PortTable::Claim(DatagramBase& socket, const IpAddress& local, uint16_t port) {
+// 0 where none is free.
+uint16_t PortTable::Choose(const DatagramBase& socket, const IpAddress& local, const Endpoint* remote) {
+  StackContext& c = network_.context();
+  ShardPeers* peers = Shared(socket) ? c.peers : nullptr;
+  auto [low, high] = c.sysctls->ip_local_port_range;
+  const bool udp = socket.protocol() == kIpProtoUdp;
+  if (!udp) low = 1, high = 65535;  // an identifier
+  const uint32_t count = static_cast<uint32_t>(high - low + 1);
+  const uint32_t start = c.secure.Next32() % count;
+  // Where the peer is known, a port whose answers come here costs nothing; from another stack they are passed on.
+  for (const bool at_home : {true, false}) {
+    if (at_home && (remote == nullptr || peers == nullptr)) continue;
+    for (uint32_t i = 0; i < count; ++i) {
+      const uint16_t port = static_cast<uint16_t>(static_cast<uint32_t>(low) + (start + i) % count);
+      // One that nobody has at all, so that SO_REUSE* never shares an ephemeral port.
+      if (ports_.contains(port)) continue;
+      if (at_home && !peers->IsHome({local, remote->address, port, udp ? remote->port : port})) continue;
+      if (peers == nullptr || peers->HoldAlone(Space(socket), port)) return port;
+    }
+  }
+  return 0;
+}
+
+Errno PortTable::Claim(DatagramBase& socket, const IpAddress& local, uint16_t port, const Endpoint* remote) {
   if (port != 0) {
     if (Conflicts(socket, local, port)) return Errno::kEADDRINUSE;
-  } else {
-    StackContext& c = network_.context();
-    auto [low, high] = c.sysctls->ip_local_port_range;
-    if (socket.protocol() != kIpProtoUdp) low = 1, high = 65535;  // an identifier
-    const uint32_t count = static_cast<uint32_t>(high - low + 1);
-    const uint32_t start = c.secure.Next32() % count;
-    for (uint32_t i = 0; i < count && port == 0; ++i) {
-      const uint16_t candidate = static_cast<uint16_t>(static_cast<uint32_t>(low) + (start + i) % count);
-      // One that nobody has at all, so that SO_REUSE* never shares an ephemeral port.
-      if (!ports_.contains(candidate)) port = candidate;
-    }
-    if (port == 0) return socket.protocol() == kIpProtoUdp ? Errno::kEADDRINUSE : Errno::kEAGAIN;
+  } else if (port = Choose(socket, local, remote); port == 0) {
+    return socket.protocol() == kIpProtoUdp ? Errno::kEADDRINUSE : Errno::kEAGAIN;
   }
-  ports_[port].push_back(&socket);
+  std::vector<DatagramBase*>& sockets = ports_[port];
+  ShardPeers* peers = network_.context().peers;
+  if (sockets.empty() && peers != nullptr && Shared(socket)) peers->Hold(Space(socket), port);
+  sockets.push_back(&socket);
   socket.local_port_ = port;
   return Errno::kOk;
 }
@@ -57,7 +77,11 @@ void PortTable::Release(DatagramBase& socket) {
   const auto it = ports_.find(socket.local_port_);
   if (it == ports_.end()) return;
   std::erase(it->second, &socket);
-  if (it->second.empty()) ports_.erase(it);
+  if (it->second.empty()) {
+    ports_.erase(it);
+    ShardPeers* peers = network_.context().peers;
+    if (peers != nullptr && Shared(socket)) peers->Release(Space(socket), socket.local_port_);
+  }
   socket.local_port_ = 0;
 }
 

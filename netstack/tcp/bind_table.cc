@@ -38,7 +38,10 @@ bool BindTable::ListenConflicts(const PortHolder& s) const {
 }
 
 void BindTable::Add(PortHolder* s, uint16_t port) {
-  PortHolder*& head = ports_[port];
+  Port& entry = ports_[port];
+  PortHolder*& head = entry.first;
+  s->told_others = !s->auto_bound;
+  if (s->told_others && entry.told++ == 0 && context_.peers != nullptr) context_.peers->Hold(PortSpace::kTcp, port);
   s->bound_port = port;
   s->next_holder = head;
   if (head != nullptr) head->prev_holder = &s->next_holder;
@@ -53,7 +56,20 @@ void BindTable::Remove(PortHolder* s) {
   s->prev_holder = nullptr;
   s->next_holder = nullptr;
   const auto it = ports_.find(s->bound_port);
-  if (it->second == nullptr) ports_.erase(it);
+  Port& entry = it->second;
+  if (s->told_others && --entry.told == 0 && context_.peers != nullptr) context_.peers->Release(PortSpace::kTcp, s->bound_port);
+  if (entry.first == nullptr) ports_.erase(it);
+}
+
+bool BindTable::HoldAlone(uint16_t port) const {
+  return context_.peers == nullptr || context_.peers->HoldAlone(PortSpace::kTcp, port);
+}
+
+bool BindTable::ServesHere(const FlowKey& key) const {
+  const ShardPeers* peers = context_.peers;
+  if (peers == nullptr) return true;
+  return peers->IsHome({key.local, key.remote, key.local_port, key.remote_port}) &&
+         (peers->Holders(PortSpace::kTcp, key.local_port) & peers->others()) == 0;
 }
 
 bool BindTable::OnlyAutoBound(uint16_t port) const {
@@ -65,7 +81,7 @@ bool BindTable::OnlyAutoBound(uint16_t port) const {
 
 PortHolder* BindTable::First(uint16_t port) const {
   const auto it = ports_.find(port);
-  return it == ports_.end() ? nullptr : it->second;
+  return it == ports_.end() ? nullptr : it->second.first;
 }
 
 }  // namespace sluice::tcp

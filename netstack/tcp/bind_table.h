@@ -6,7 +6,8 @@
 #include <functional>
 #include <unordered_map>
 
-#include "netstack/ip/address.h"
+#include "netstack/stack.h"
+#include "netstack/tcp/types.h"
 
 namespace sluice::tcp {
 
@@ -23,11 +24,13 @@ struct PortHolder {
   bool holder_listens = false;
   bool auto_bound = false;  // the port was chosen by connect(): others may connect from it, too
   bool holder_is_socket = true;
+  bool told_others = false;  // counted in what the other stacks of this host know
   bool holds_port() const { return prev_holder != nullptr; }
 };
 
 class BindTable {
  public:
+  explicit BindTable(const StackContext& context) : context_(context) {}
   // True where both could receive for one local address.
   static bool Overlap(const PortHolder& a, const PortHolder& b);
   // Whether `s` may hold `port`.
@@ -41,8 +44,19 @@ class BindTable {
   bool OnlyAutoBound(uint16_t port) const;
   PortHolder* First(uint16_t port) const;
 
+  // --- of a host of several stacks; always true where there is one
+  // Takes the port, which Add follows, where no other stack holds it.
+  bool HoldAlone(uint16_t port) const;
+  // Whether the answers of an active open with this local port come to this stack, and no other holds the port.
+  bool ServesHere(const FlowKey& key) const;
+
  private:
-  std::unordered_map<uint16_t, PortHolder*> ports_;
+  struct Port {
+    PortHolder* first = nullptr;
+    uint32_t told = 0;  // holders that the other stacks know of: all but those whose port connect() chose, which are at home
+  };
+  const StackContext& context_;
+  std::unordered_map<uint16_t, Port> ports_;
 };
 
 }  // namespace sluice::tcp

@@ -28,7 +28,7 @@ uint64_t HashKey(const SipKey& secret, const FlowKey& key, bool with_local_port)
 
 }  // namespace
 
-Engine::Engine(StackContext& context) : ctx(context), flows(Secret(context.secure)), cookies(context.secure) {
+Engine::Engine(StackContext& context) : ctx(context), flows(Secret(context.secure)), binds(context), cookies(context.secure) {
   ctx.secure.Fill({reinterpret_cast<uint8_t*>(&isn_key_), sizeof isn_key_});
   ctx.secure.Fill({reinterpret_cast<uint8_t*>(&timestamp_key_), sizeof timestamp_key_});
   ctx.secure.Fill({reinterpret_cast<uint8_t*>(&port_key_), sizeof port_key_});
@@ -146,19 +146,26 @@ void Engine::Input(Packet packet, const IpInfo& info) {
 void Engine::InputUnknown(const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key) {
   Connection* listener = FindListener(key, info.ifindex, flows.Hash(key));
   if (listener != nullptr) return InputListen(listener, seg, std::move(packet), info, key, nullptr);
+  if (PassOn(key, packet, info)) return;
   Count(Counter::kDropTcpNoConnection);
   SendReset(seg, info);
 }
 
-void Engine::IcmpError(const IcmpErrorInfo& error) {
-  if (error.transport.size() < 8) return;
+bool Engine::PassOn(const FlowKey& key, Packet& packet, const IpInfo& info) {
+  if (ctx.peers == nullptr) return false;
+  return ctx.ip->PassOn(PortSpace::kTcp, {key.local, key.remote, key.local_port, key.remote_port}, packet, info);
+}
+
+bool Engine::IcmpError(const IcmpErrorInfo& error) {
+  if (error.transport.size() < 8) return true;
   const FlowKey key{error.source, error.destination, LoadBe16(error.transport.data()), LoadBe16(error.transport.data() + 2)};
   FlowEntry* entry = flows.Find(key);
-  if (entry == nullptr) return;
-  if (entry->kind == FlowKind::kConnection) return static_cast<Connection*>(entry)->IcmpError(error);
-  if (entry->kind != FlowKind::kRequest || !error.hard) return;
+  if (entry == nullptr) return false;
+  if (entry->kind == FlowKind::kConnection) static_cast<Connection*>(entry)->IcmpError(error);
+  if (entry->kind != FlowKind::kRequest || !error.hard) return true;
   auto* r = static_cast<Request*>(entry);
   if (SeqNum(LoadBe32(error.transport.data() + 4)) == r->shake.iss) FreeRequest(r);
+  return true;
 }
 
 // As linux compute_score: the specific address before the wildcard, the own family before the dual-stack wildcard, a bound device
@@ -227,7 +234,7 @@ uint16_t Engine::ChooseBindPort(const PortHolder& holder, uint16_t low, uint16_t
     if (shared && !holder.reuse_address && !holder.reuse_port) break;
     for (uint32_t i = 0; i < range; ++i) {
       const auto port = static_cast<uint16_t>(low + (offset + i) % range);
-      if (shared ? !binds.Conflicts(holder, port) : !binds.InUse(port)) return port;
+      if (shared ? !binds.Conflicts(holder, port) : !binds.InUse(port) && binds.HoldAlone(port)) return port;
     }
   }
   for (uint32_t i = 0; i < range; ++i) {  // ports in use for addresses that do not overlap
@@ -245,6 +252,7 @@ uint16_t Engine::ChooseConnectPort(FlowKey key, const PortHolder&, uint16_t low,
     const auto port = static_cast<uint16_t>(low + (base + 2 * i + (2 * i >= range ? 1 - range % 2 : 0)) % range);
     if (binds.InUse(port) && !binds.OnlyAutoBound(port)) continue;
     key.local_port = port;
+    if (!binds.ServesHere(key)) continue;
     if (!ClaimFlow(key, iss, reused)) continue;
     port_counter_ += 2 * i + 2 + (ctx.rng.Uniform(8) == 0 ? 1 : 0);
     return port;

@@ -47,7 +47,7 @@ class Engine {
   void Count(Counter c, uint64_t n = 1) { ctx.counters.Add(c, n); }
 
   void Input(Packet packet, const IpInfo& info);
-  void IcmpError(const IcmpErrorInfo& error);
+  bool IcmpError(const IcmpErrorInfo& error);
   void EndTurn();
   void OnConfig();
   void AppendSockets(std::vector<SocketInfo>* out, bool with_tcp_info) const;
@@ -100,6 +100,8 @@ class Engine {
   void InputTimeWait(TimeWait* tw, const Segment& seg, Packet packet, const IpInfo& info);
   void InputUnknown(const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key);
   bool InputCookieAck(Connection* listener, const Segment& seg, Packet& packet, const IpInfo& info, const FlowKey& key);
+  // True where another stack of this host may have the flow, and the packet went there.
+  bool PassOn(const FlowKey& key, Packet& packet, const IpInfo& info);
   bool Acceptable(const Segment& seg, const Packet& packet, const IpInfo& info);
   bool TimeWaitReusable(const TimeWait& tw) const;
 

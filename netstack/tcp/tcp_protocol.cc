@@ -13,7 +13,7 @@ class TcpProtocol::Impl : public Engine {
 TcpProtocol::TcpProtocol(StackContext& context) : impl_(std::make_unique<Impl>(context)) {}
 TcpProtocol::~TcpProtocol() = default;
 void TcpProtocol::Input(Packet packet, const IpInfo& info) { impl_->Input(std::move(packet), info); }
-void TcpProtocol::IcmpError(const IcmpErrorInfo& error) { impl_->IcmpError(error); }
+bool TcpProtocol::IcmpError(const IcmpErrorInfo& error) { return impl_->IcmpError(error); }
 StreamSocket* TcpProtocol::NewSocket(Family family) { return impl_->NewConnection(family); }
 void TcpProtocol::AppendSockets(std::vector<SocketInfo>* out, bool with_tcp_info) const {
   impl_->AppendSockets(out, with_tcp_info);

@@ -15,7 +15,7 @@ class TcpProtocol final : public TransportProtocol {
   ~TcpProtocol() override;
 
   void Input(Packet packet, const IpInfo& info) override;
-  void IcmpError(const IcmpErrorInfo& error) override;
+  bool IcmpError(const IcmpErrorInfo& error) override;
   StreamSocket* NewSocket(Family family);
   void AppendSockets(std::vector<SocketInfo>* out, bool with_tcp_info) const;
   // Called at the end of every turn, before frames are flushed: sends what was deferred within the turn (ACKs, window updates,

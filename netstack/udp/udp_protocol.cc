@@ -41,6 +41,7 @@ void UdpProtocol::Input(Packet packet, const IpInfo& info) {
   }
   DatagramBase* socket = ports_.Select(tuple);
   if (socket == nullptr) {
+    if (network_.PassOn(PortSpace::kUdp, {tuple.local, tuple.remote, tuple.local_port, tuple.remote_port}, packet, info)) return;
     context_.counters.Add(Counter::kUdpNoPorts);
     const uint8_t code = info.source.is_v6() ? uint8_t{4} : uint8_t{wire::kIcmpPortUnreachable};
     return network_.SendUnreachable(packet, info, code);
@@ -67,10 +68,11 @@ void UdpProtocol::Deliver(DatagramBase& socket, Packet payload, const IpInfo& in
   }
 }
 
-void UdpProtocol::IcmpError(const IcmpErrorInfo& e) {
+bool UdpProtocol::IcmpError(const IcmpErrorInfo& e) {
   const uint16_t local_port = LoadBe16(e.transport.data()), remote_port = LoadBe16(e.transport.data() + 2);
   DatagramBase* socket = ports_.Select(PortTable::Tuple{e.source, e.destination, local_port, remote_port, 0});
   if (socket != nullptr) socket->OnIcmpError(e, remote_port, e.transport.subspan(wire::kUdpHeader));
+  return socket != nullptr;
 }
 
 DatagramSocket* UdpProtocol::NewSocket(Family family) { return new (std::nothrow) UdpSocket(network_, family, &ports_); }

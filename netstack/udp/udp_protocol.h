@@ -12,7 +12,7 @@ class UdpProtocol final : public TransportProtocol {
   explicit UdpProtocol(Network& network) : network_(network), context_(network.context()), ports_(network) {}
 
   void Input(Packet packet, const IpInfo& info) override;
-  void IcmpError(const IcmpErrorInfo& error) override;
+  bool IcmpError(const IcmpErrorInfo& error) override;
   DatagramSocket* NewSocket(Family family);
   void AppendSockets(std::vector<SocketInfo>* out) const {
     ports_.ForEach([out](const DatagramBase& s) { out->push_back(s.info()); });

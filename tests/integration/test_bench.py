@@ -38,6 +38,22 @@ class BenchTest(SluiceTest):
     def test_echo_over_xdp_port(self):
         self.exchange("xdp", 64)
 
+    def test_workers_share_the_flows(self):
+        for link in ("packet", "xdp"):
+            if link == "xdp":
+                for ns in (self.net.inside, self.net.peer):
+                    ns.run("ethtool", "-L", "eth0", "rx", "2", "tx", "2")
+            echo = self.bench(self.net.inside, link, "echo", "--device=eth0", "--workers=2")
+            echo.wait_log("seconds")
+            receiver = self.bench(self.net.peer, "packet", "rx", "--device=eth0", "--workers=2", "--json", "--seconds=2")
+            sent = self.result(self.bench(self.net.peer, "packet", "tx", "--device=eth0", "--seconds=1", "--flows=64", "--workers=2", "--json"))
+            got = self.result(receiver)
+            echo.process.send_signal(signal.SIGTERM)
+            echo.expect_success()
+            self.assertEqual((sent["workers"], got["workers"]), (2, 2))
+            self.assertGreater(sent["tx_frames"], 0)
+            self.assertGreater(got["rx_frames"], 0)
+
     def test_forwards_between_two_devices(self):
         ns = self.net.inside
         ns.run("ip", "link", "add", "a0", "type", "veth", "peer", "name", "b0")
@@ -58,7 +74,8 @@ class BenchTest(SluiceTest):
 
     def test_errors_name_what_is_wrong(self):
         for argv, text in ((["bench"], "no mode is given"), (["bench", "rx"], "no device is named"), (["bench", "rx", "--device=nope"], "--device=nope: no such device"),
-                           (["bench", "tx", "--device=lo", "--size=9"], "--size=9"), (["bench", "l2fwd", "--device=lo"], "needs two devices")):
+                           (["bench", "tx", "--device=lo", "--size=9"], "--size=9"), (["bench", "tx", "--device=lo", "--workers=33"], "--workers=33"),
+                           (["--link=dpdk", "bench", "rx", "--device=net_null0", "--workers=2"], "one worker only"), (["bench", "l2fwd", "--device=lo"], "needs two devices")):
             p = subprocess.run([SLUICE, *argv], capture_output=True, text=True, timeout=60, check=False)
             self.assertIn(text, p.stderr)
             self.assertIn(p.returncode, (1, 2))

@@ -82,8 +82,51 @@ class LibraryTest(SluiceTest):
         self.check_http()
         self.check_echo()
 
+    def test_workers_over_packet_port(self):
+        self.serve("--workers=3")
+        self.check_http()
+        self.check_echo()
+        self.check_many()
+        self.net.inside.run("ip", "link", "set", "eth0", "down")
+        self.net.inside.run("ip", "link", "set", "eth0", "up")
+        self.check_http()
+        self.peer("ping", "-c3", "-i0.2", "-W5", ADDRESS).expect_success()
+
+    def test_workers_over_xdp_port(self):
+        refused = self._start(self.net.inside.argv(EXAMPLE, "--device=eth0", f"--address={ADDRESS}/24", "--link=xdp", "--workers=2"))
+        self.assertEqual(refused.wait(), 1)
+        self.assertIn("the device uses 1", refused.output())
+        for ns in (self.net.inside, self.net.peer):
+            ns.run("ethtool", "-L", "eth0", "rx", "2", "tx", "2")
+        self.serve("--link=xdp", "--workers=2")
+        self.check_http()
+        self.check_echo()
+        self.check_many()
+        # The kernel keeps the queues that sockets are bound to.
+        self.assertNotEqual(self._start(self.net.inside.argv("ethtool", "-L", "eth0", "rx", "1")).wait(), 0)
+        self.check_http()
+
+    def test_workers_over_tap(self):
+        server = self._start(self.net.peer.argv(EXAMPLE, "--link=tap", "--device=tap0", f"--address={ADDRESS}/24", "--workers=2"))
+        server.wait_log("serving on")
+        self.net.peer.run("ip", "addr", "flush", "dev", "eth0")
+        self.net.peer.run("ip", "addr", "add", "10.77.0.2/24", "dev", "tap0")
+        self.net.peer.run("ip", "link", "set", "tap0", "up")
+        self.check_http()
+        self.check_echo()
+        self.check_many()
+
+    def test_wrong_numbers_of_workers_are_refused(self):
+        for value in ("0", "33", "x", ""):
+            p = self._start(self.net.inside.argv(EXAMPLE, "--device=eth0", f"--address={ADDRESS}/24", f"--workers={value}"))
+            self.assertEqual(p.wait(), 1)
+            self.assertIn(f"--workers={value}: no number from 1 to 32", p.output())
+
     def test_many_connections(self):
         self.serve()
+        self.check_many()
+
+    def check_many(self):
         out = self.peer("wrk", "-t2", "-c200", "-d1s", f"http://{ADDRESS}/1024").expect_success()
         self.assertNotIn("Non-2xx", out)
         self.assertNotIn("Socket errors", out)

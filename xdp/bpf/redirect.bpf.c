@@ -11,10 +11,23 @@ struct {
   __type(value, __u32);
 } sluice_xsks SEC(".maps");
 
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u64);
+} sluice_missed SEC(".maps");
+
 // Takes frames of several buffers: 64 KiB super-segments in generic mode, jumbo frames in native mode.
 SEC("xdp.frags")
 int sluice_redirect(struct xdp_md* ctx) {
-  return bpf_redirect_map(&sluice_xsks, ctx->rx_queue_index, XDP_PASS);
+  const int action = bpf_redirect_map(&sluice_xsks, ctx->rx_queue_index, XDP_PASS);
+  if (action == XDP_PASS) {
+    const __u32 only = 0;
+    __u64* missed = bpf_map_lookup_elem(&sluice_missed, &only);
+    if (missed) __sync_fetch_and_add(missed, 1);
+  }
+  return action;
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";

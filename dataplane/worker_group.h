@@ -1,0 +1,72 @@
+// Several workers that are one host: a thread, a stack, a pool of memory and a queue of every device each. docs/library.md shows
+// how it goes together; netstack/shard.h says what belongs to which stack.
+//
+//   WorkerGroup group({.workers = 2});
+//   ... open a device with group.size() queues, steered by group.key(), queue i with group.pool(i)
+//   group.AddQueues(std::move(queues));
+//   group.ApplyConfig(config);
+//   for (uint32_t i = 0; i < group.size(); ++i) ... sockets and tasks on group.worker(i), each the same
+//   group.Run();
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "dataplane/shard_mail.h"
+#include "dataplane/system.h"
+#include "dataplane/worker.h"
+
+namespace sluice {
+
+struct WorkerGroupOptions {
+  uint32_t workers = 1;                   // at most ShardPeers::kMax
+  WorkerOptions worker;                   // of each; on_port_dead is called in the thread of the port's worker
+  size_t pool_bytes = size_t{256} << 20;  // of each
+  bool gro = true;
+};
+
+class WorkerGroup {
+ public:
+  explicit WorkerGroup(const WorkerGroupOptions& options);
+  // Not while it runs. Sockets are closed before.
+  ~WorkerGroup();
+
+  uint32_t size() const { return static_cast<uint32_t>(shards_.size()); }
+  const wire::SteeringKey& key() const { return key_; }
+  // A worker and what is its own: before Run, or in its thread.
+  Worker& worker(uint32_t i) { return shards_[i]->worker; }
+  Stack& stack(uint32_t i) { return shards_[i]->stack; }
+  BlockPool& pool(uint32_t i) { return shards_[i]->pool; }
+  // nullptr where there is one worker.
+  const ShardMailbox* mail(uint32_t i) const { return shards_[i]->mail.get(); }
+
+  // The queues of one device, one for each worker. Before Run.
+  void AddQueues(std::vector<std::unique_ptr<Port>> queues);
+  // Any thread; each worker takes it at its next turn. Before Run it acts at once.
+  void ApplyConfig(std::shared_ptr<const NetConfig> config);
+
+  // The first worker runs in the calling thread, the others in threads of their own, which have ended when it returns: after
+  // Stop.
+  void Run();
+  // Any thread or signal handler.
+  void Stop();
+
+ private:
+  struct Shard {
+    Shard(const WorkerGroupOptions& options)
+        : pool(options.pool_bytes), stack(MonotonicNow(), rng, pool), worker(options.worker, stack) {}
+    HeapBlockPool pool;
+    SystemRng rng;
+    Stack stack;
+    Worker worker;
+    std::unique_ptr<ShardMailbox> mail;
+  };
+
+  const bool gro_;
+  wire::SteeringKey key_;
+  std::unique_ptr<ShardHub> hub_;
+  std::vector<std::unique_ptr<Shard>> shards_;
+  std::atomic<bool> running_{false};
+};
+
+}  // namespace sluice
