@@ -6,7 +6,7 @@
 
 Every round runs all modes of a workload one after the other (interleaved), so that a slow phase of the machine hits all alike; the table
 gives medians and the ratio to the kernel of the same run. The kernel uses cubic on both sides. Nothing is pinned.
-Results: a table on standard output, JSON and SVG in bench/results/.
+Results: a table on standard output; JSON, Markdown (with the spread) and SVG in bench/results/.
 """
 import argparse
 import datetime
@@ -54,7 +54,7 @@ def nginx_argv(directory):
                 "events { worker_connections 1024; }\n"
                 f"http {{ access_log off; keepalive_requests 1000000000; sendfile on; tcp_nopush on;\n"
                 f"  server {{ listen 80; root {directory}; }} }}\n")
-    for name, size in (("1k", 1024), ("16k", 16384)):
+    for name, size in (("1k", 1024), ("16k", 16384), ("1m", 1 << 20)):
         with open(f"{directory}/{name}", "wb") as f:
             f.write(b"x" * size)
     return [harness.debian_binary("nginx"), "-c", f"{directory}/nginx.conf", "-e", f"{directory}/error.log"]
@@ -73,12 +73,20 @@ def iperf3(arguments):
     return work
 
 
-def nginx(path, arguments=()):
+def requests_per_ms(out):
+    return float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)) / 1e3
+
+
+def p99_us(out):
+    value, unit = re.search(r"^\s*99%\s+([\d.]+)(us|ms|s)$", out, re.MULTILINE).groups()
+    return float(value) * {"us": 1, "ms": 1e3, "s": 1e6}[unit]
+
+
+def nginx(path, arguments=(), result=requests_per_ms):
     def work(bed, flags, seconds):
         server = bed.start_inside(flags, *nginx_argv(bed.directory))
         bed.wait_peer_sees(80, server)
-        out = bed.peer("wrk", "-t2", "-c64", f"-d{seconds}s", *arguments, f"http://{INSIDE}/{path}").expect_success()
-        return float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)) / 1e3
+        return result(bed.peer("wrk", "-t2", "-c64", "--latency", f"-d{seconds}s", *arguments, f"http://{INSIDE}/{path}").expect_success())
     return work
 
 
@@ -132,21 +140,60 @@ def memory(bed, flags, _):
     return processes.pss_kib(own) / 1024
 
 
+def many_starts(bed, flags, _):
+    """Milliseconds for each of 20 `do true` that are started at once, in namespaces of their own (the kernel row: unshare and true)."""
+    count = 20
+    argv = ["unshare", "--net", "true"] if flags is None else [SLUICE, *flags, "do", "--", "true"]
+    start = time.monotonic()
+    running = [subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(count)]
+    for p in running:
+        _, errors = p.communicate(timeout=120)
+        if p.returncode != 0:
+            raise AssertionError(f"{' '.join(argv)}: status {p.returncode}: {errors}")
+    return (time.monotonic() - start) * 1e3 / count
+
+
+def available_kib():
+    with open("/proc/meminfo", encoding="utf-8") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("MemAvailable:"))
+
+
+def idle_connection(bed, flags, _):
+    """KiB of the machine's memory that an idle TCP connection takes, both ends (the client's is the kernel's)."""
+    count = 8000
+    server = bed.start_inside(flags, RR, "serve", "7000")
+    server.wait_log("listening")
+    bed.wait_peer_sees(7000, server)
+    before = available_kib()
+    client = bed.peer(RR, "hold", INSIDE, "7000", str(count), stdin=subprocess.PIPE)
+    client.wait_log("holding")
+    taken = available_kib() - before
+    client.process.stdin.close()
+    client.expect_success()
+    return -taken / count
+
+
 WORKS = [  # name, unit, function, more is better
     ("iperf3 in, 1 stream", "Gbps", iperf3([]), True),
     ("iperf3 out, 1 stream", "Gbps", iperf3(["-R"]), True),
     ("iperf3 in, 16 streams", "Gbps", iperf3(["-P", "16"]), True),
     ("iperf3 out, 16 streams", "Gbps", iperf3(["-R", "-P", "16"]), True),
     ("nginx 1 KiB keep-alive, wrk -c64", "k/s", nginx("1k"), True),
+    ("nginx 1 KiB keep-alive p99", "us", nginx("1k", result=p99_us), False),
     ("nginx 16 KiB keep-alive, wrk -c64", "k/s", nginx("16k"), True),
+    ("nginx 1 MiB keep-alive, wrk -c64", "k/s", nginx("1m"), True),
     ("nginx 1 KiB, connection each", "k/s", nginx("1k", ("-H", "Connection: close")), True),
     ("redis GET -c50", "k/s", redis(["-c", "50"], 20000), True),
     ("redis GET -c50 -P16", "k/s", redis(["-c", "50", "-P", "16"], 200000), True),
     ("TCP 1 B request/response", "k/s", request_response("tcp"), True),
     ("TCP 1 B request/response p99", "us", request_response("tcp", "p99_us", 1), False),
     ("TCP connection per request", "k/s", request_response("crr"), True),
+    ("TCP connection per request p99", "us", request_response("crr", "p99_us", 1), False),
     ("UDP 1 B request/response", "k/s", request_response("udp"), True),
+    ("UDP 1 B request/response p99", "us", request_response("udp", "p99_us", 1), False),
     ("start-up: do true", "ms", start_up, False),
+    ("start-up: 20 x do true at once", "ms each", many_starts, False),
+    ("memory of an idle connection", "KiB", idle_connection, False),
     ("idle CPU", "% of a core", idle_cpu, False),
     ("memory of our processes", "MiB PSS", memory, False),
 ]
@@ -200,6 +247,21 @@ def table(results, modes):
                 cells.append(f"{value:.2f}" + (f" ({ratio:.2f}x)" if ratio is not None and m != "kernel" else ""))
         lines.append(" | ".join([r["work"].ljust(width), r["unit"].ljust(11), *(c.rjust(16) for c in cells)]))
     return "\n".join(lines)
+
+
+def markdown(results, modes):
+    rows = [["work", "unit", *modes], ["---"] * (2 + len(modes))]
+    for r in results:
+        cells = []
+        for m in modes:
+            value, ratio, samples = r["median"].get(m), r["ratio"].get(m), r["samples"].get(m)
+            if value is None:
+                cells.append("failed" if m in r["median"] else "")
+                continue
+            spread = f" [{min(samples):.2f} to {max(samples):.2f}]"
+            cells.append(f"{value:.2f}{spread}" + (f" {ratio:.2f}x" if ratio is not None and m != "kernel" else ""))
+        rows.append([r["work"], r["unit"], *cells])
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
 def svg(results, modes, title):
@@ -256,9 +318,11 @@ def save(env, results, directory):
     stem = os.path.join(directory, env["time"].replace(":", "").split("+")[0])
     with open(f"{stem}.json", "w", encoding="utf-8") as f:
         json.dump({"environment": env, "results": results}, f, indent=1)
+    with open(f"{stem}.md", "w", encoding="utf-8") as f:
+        f.write(markdown(results, modes))
     with open(f"{stem}.svg", "w", encoding="utf-8") as f:
         f.write(svg(results, modes, f"sluice against the plain kernel {env['kernel']}, {env['cores']} cores, {env['commit']}"))
-    print(f"\nsaved {stem}.json and {stem}.svg")
+    print(f"\nsaved {stem}.json, .md and .svg")
 
 
 def join(paths, directory):

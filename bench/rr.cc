@@ -1,7 +1,8 @@
 // Request/response over one byte: how long a round trip takes.
 //
 //   rr serve PORT                     answers TCP and UDP on PORT, byte for byte; prints "listening"
-//   rr tcp|crr|udp HOST PORT SECONDS  one request at a time (crr: a connection for each); prints JSON: count, rate, p50, p99
+//   rr tcp|crr|udp HOST PORT SECONDS  one request at a time (crr: a connection for each); prints JSON: count, rate, quantiles
+//   rr hold HOST PORT COUNT           opens COUNT TCP connections, one round trip on each; prints "holding", ends with its input
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -132,8 +133,17 @@ int Measure(const std::string& kind, const sockaddr_in& a, double seconds) {
   std::sort(times.begin(), times.end());
   const double elapsed = static_cast<double>(before - start) / 1e9;
   const auto at = [&](double q) { return times[static_cast<size_t>(q * static_cast<double>(times.size() - 1))] / 1e3; };
-  std::printf("{\"kind\": \"%s\", \"count\": %zu, \"per_second\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n", kind.c_str(),
-              times.size(), static_cast<double>(times.size()) / elapsed, at(0.5), at(0.99));
+  std::printf("{\"kind\": \"%s\", \"count\": %zu, \"per_second\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f}\n",
+              kind.c_str(), times.size(), static_cast<double>(times.size()) / elapsed, at(0.5), at(0.99), at(0.999));
+  return 0;
+}
+
+int Hold(const sockaddr_in& a, int count) {
+  for (int i = 0; i < count; ++i) RoundTrip(Connect(a, SOCK_STREAM));
+  std::printf("holding\n");
+  std::fflush(stdout);
+  char c;
+  while (read(STDIN_FILENO, &c, 1) > 0) continue;
   return 0;
 }
 
@@ -144,6 +154,7 @@ int main(int argc, char** argv) {
   if (kind == "serve" && argc == 3) Serve(argv[2]);
   if ((kind == "tcp" || kind == "crr" || kind == "udp") && argc == 5)
     return Measure(kind, Address(argv[2], argv[3]), std::atof(argv[4]));
-  std::fprintf(stderr, "usage: rr serve PORT | rr tcp|crr|udp HOST PORT SECONDS\n");
+  if (kind == "hold" && argc == 5) return Hold(Address(argv[2], argv[3]), std::atoi(argv[4]));
+  std::fprintf(stderr, "usage: rr serve PORT | rr tcp|crr|udp HOST PORT SECONDS | rr hold HOST PORT COUNT\n");
   return 2;
 }
