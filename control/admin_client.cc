@@ -21,6 +21,8 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxAnswer = 64 << 20;
+// A sentry that was taken over may say nothing at all.
+constexpr timeval kPatience{10, 0};
 
 std::string Who(const CommandLine& line) {
   return line.command + " " + (line.query.target.empty() ? line.query.netns : line.query.target);
@@ -77,7 +79,9 @@ Status AdminClient::Connect(const Flags& flags, const NamespaceId& id, const std
   if (!fd_ || path.size() >= sizeof address.sun_path)
     return Status::Error("--root=" + flags.root + ": the path is too long for a socket");
   std::memcpy(address.sun_path, path.c_str(), path.size());
+  for (const int way : {SO_RCVTIMEO, SO_SNDTIMEO}) setsockopt(fd_.get(), SOL_SOCKET, way, &kPatience, sizeof kPatience);
   if (connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) return {};
+  if (errno == EAGAIN) return Status::Error(who_ + ": the sandbox does not answer");
   if (errno == EACCES) return Status::Error(who_ + ": permission denied: run it as root");
   return Status::Error(who_ + ": no sandbox of sluice with a stack of its own runs there");
 }
@@ -90,6 +94,7 @@ Status AdminClient::Ask(const std::string& request, json* answer) {
   while ((end = rest_.find('\n')) == std::string::npos) {
     const ssize_t n = read(fd_.get(), buffer, sizeof buffer);
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EAGAIN) return Status::Error(who_ + ": the sandbox does not answer");
     if (n < 0 || rest_.size() > kMaxAnswer) return ended;
     if (n == 0) break;
     rest_.append(buffer, static_cast<size_t>(n));

@@ -23,6 +23,11 @@ constexpr CommandSpec kCommands[] = {
     {"routes", "routes [--json] [--netns=NAME|PATH] [NAME|ID|PID]", "its routes as the stack has them"},
     {"neigh", "neigh [--json] [--netns=NAME|PATH] [NAME|ID|PID]", "its neighbours"},
     {"drops", "drops [--json] [--netns=NAME|PATH] [NAME|ID|PID]", "what it dropped, by reason"},
+    {"top", "top [--once] [--json] [--interval=SECONDS] [NAME|ID|PID]...",
+     "what running sandboxes do, as a table that is drawn anew every second (all of them, or those named): packets and bytes per "
+     "second in and out, connections, retransmissions, drops, CPU time of the sentry. q or Ctrl-C ends it. --once: one table "
+     "over "
+     "one interval; --json: one line of JSON each time"},
     {"capture", "capture [-w FILE] [--device=NAME]... [--count=N] [--snaplen=BYTES] [--netns=NAME|PATH] [NAME|ID|PID]",
      "the frames of a running sandbox as pcapng, from all its devices and the loopback, to FILE or to standard output (sluice "
      "capture web | wireshark -k -i -). Ends with a signal, with its reader, after --count frames, or with the sandbox. "
@@ -204,6 +209,20 @@ Status ParseCapture(const std::vector<std::string>& args, CommandLine* out) {
   return CheckNamesOne(*out);
 }
 
+Status ParseTop(const std::vector<std::string>& args, CommandLine* out) {
+  TopOptions& top = out->top;
+  CLI::App app;
+  CommandParser parser(&app, &out->help);
+  app.add_flag("--once", top.once);
+  app.add_flag("--json", top.json);
+  CLI::Option* interval = parser.Option("--interval");
+  CLI::Option* targets = app.add_option("targets", top.targets);
+  targets->expected(-1);
+  SLUICE_RETURN_IF_ERROR(parser.Parse(args));
+  SLUICE_RETURN_IF_ERROR(parser.NothingLeft("top"));
+  return ParseNumber("--interval", interval, 1u, 3600u, &top.interval);
+}
+
 Status ParseQuery(const std::vector<std::string>& args, CommandLine* out) {
   QueryOptions& query = out->query;
   const bool names_sandbox = out->command != "sandboxes";
@@ -235,6 +254,7 @@ Status ParseCommand(const std::vector<std::string>& args, CommandLine* out) {
   if (command == "install" || command == "uninstall") return ParseInstall(args, out);
   if (command == "flags") return ParseFlags(args, out);
   if (command == "bench") return ParseBench(args, out);
+  if (command == "top") return ParseTop(args, out);
   if (command == "capture") return ParseCapture(args, out);
   return ParseQuery(args, out);
 }

@@ -64,6 +64,13 @@ struct CaptureOptions {
   uint32_t snaplen = 262144;
 };
 
+// `sluice top`.
+struct TopOptions {
+  bool once = false, json = false;
+  uint32_t interval = 1;             // seconds
+  std::vector<std::string> targets;  // empty: all
+};
+
 // `sluice bench`.
 enum class BenchMode : uint8_t { kRx, kTx, kEcho, kL2Forward };
 struct BenchOptions {
@@ -96,6 +103,7 @@ struct CommandLine {
   BenchOptions bench;
   QueryOptions query;
   CaptureOptions capture;
+  TopOptions top;
   InstallOptions install;
   std::vector<std::string> arguments;  // of an OCI command: runc judges them
 };

@@ -14,6 +14,7 @@
 #include "control/oci/install.h"
 #include "control/query.h"
 #include "control/run/guard.h"
+#include "control/top.h"
 
 namespace {
 
@@ -58,6 +59,7 @@ int main(int argc, char** argv) {
   if (line.command == "do") return RunDo(line);
   if (oci::IsCommand(line.command)) return oci::Run(line);
   if (line.command == "bench") return RunBench(line);
+  if (line.command == "top") return RunTop(line);
   if (line.command == "capture") return RunCapture(line);
   if (line.command == "install" || line.command == "uninstall") return oci::RunInstall(line);
   return RunQuery(line);

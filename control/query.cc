@@ -1,11 +1,12 @@
 #include "control/query.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "control/admin_client.h"
 #include "control/log.h"
-#include "control/registry.h"
+#include "control/sandboxes.h"
 
 namespace sluice {
 namespace {
@@ -92,24 +93,29 @@ void Print(const CommandLine& line, const json& answer) {
 }
 
 int List(const CommandLine& line) {
-  const auto all = ListRegistrations(line.flags);
+  const auto all = ListSandboxes(line.flags);
+  json out = json::array();
+  size_t width = 7;
+  for (const RunningSandbox& s : all) {
+    const Registration& r = s.registration;
+    out.push_back({{"pid", r.guard_pid},
+                   {"init", r.init_pid},
+                   {"netns", r.netns_name},
+                   {"inode", r.id.inode},
+                   {"network", r.network},
+                   {"command", r.command},
+                   {"containers", s.containers}});
+    width = std::max(width, s.name().size());
+  }
   if (line.query.json) {
-    json out = json::array();
-    for (const Registration& r : all) {
-      out.push_back({{"pid", r.guard_pid},
-                     {"init", r.init_pid},
-                     {"netns", r.netns_name},
-                     {"inode", r.id.inode},
-                     {"network", r.network},
-                     {"command", r.command}});
-    }
     std::printf("%s\n", out.dump().c_str());
     return 0;
   }
-  std::printf("%-8s %-16s %-8s %s\n", "PID", "NETNS", "NETWORK", "COMMAND");
-  for (const Registration& r : all) {
-    std::printf("%-8d %-16s %-8s %s\n", r.guard_pid, r.netns_name.empty() ? "-" : r.netns_name.c_str(), r.network.c_str(),
-                r.command.c_str());
+  const auto w = static_cast<int>(width);
+  std::printf("%-*s  %7s  %-7s  %s\n", w, "SANDBOX", "PID", "NETWORK", "COMMAND");
+  for (const RunningSandbox& s : all) {
+    const Registration& r = s.registration;
+    std::printf("%-*s  %7d  %-7s  %s\n", w, s.name().c_str(), r.guard_pid, r.network.c_str(), r.command.c_str());
   }
   return 0;
 }

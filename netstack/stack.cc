@@ -123,6 +123,13 @@ DatagramSocket* Stack::NewRawSocket(Family family, uint8_t protocol) { return im
 
 Route Stack::Lookup(const RouteQuery& query) { return impl_->network->Lookup(query); }
 std::vector<NeighborInfo> Stack::Neighbors() const { return impl_->network->Neighbors(); }
+size_t Stack::EstablishedConnections() const {
+#ifdef SLUICE_HAVE_TCP
+  return impl_->tcp->EstablishedConnections();
+#else
+  return 0;
+#endif
+}
 const Counters& Stack::counters() const { return impl_->counters; }
 Stack::LinkCounters Stack::link_counters(IfIndex ifindex) const { return impl_->network->link_counters(ifindex); }
 

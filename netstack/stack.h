@@ -106,6 +106,7 @@ class Stack {
   Route Lookup(const RouteQuery& query);  // for RTM_GETROUTE
   std::vector<NeighborInfo> Neighbors() const;
   std::vector<SocketInfo> Sockets(bool with_tcp_info) const;
+  size_t EstablishedConnections() const;
   const Counters& counters() const;
   struct LinkCounters {
     uint64_t rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped;

@@ -107,19 +107,28 @@ void RemoveFolder(const Container& container) {
   rmdir(container.folder().c_str());
 }
 
-bool FindContainer(const std::string& id_prefix, Container* out) {
+std::vector<Container> ListContainers() {
   const std::string all = std::string(kRunDirectory) + "/oci";
+  std::vector<Container> out;
   DIR* dir = opendir(all.c_str());
-  if (dir == nullptr) return false;
-  int found = 0;
+  if (dir == nullptr) return out;
   while (const dirent* entry = readdir(dir)) {
     Container c;
-    if (entry->d_name[0] == '.' || !LoadFrom(all + "/" + entry->d_name, &c) || c.id.rfind(id_prefix, 0) != 0) continue;
-    if (found == 0 || c.id == id_prefix) *out = c;
-    found = c.id == id_prefix ? 1 : found + 1;
-    if (c.id == id_prefix) break;
+    if (entry->d_name[0] != '.' && LoadFrom(all + "/" + entry->d_name, &c)) out.push_back(std::move(c));
   }
   closedir(dir);
+  return out;
+}
+
+bool FindContainer(const std::string& id_prefix, Container* out) {
+  int found = 0;
+  for (Container& c : ListContainers()) {
+    const bool whole = c.id == id_prefix;
+    if (c.id.rfind(id_prefix, 0) != 0) continue;
+    *out = std::move(c);
+    if (whole) return true;
+    ++found;
+  }
   return found == 1;
 }
 

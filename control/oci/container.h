@@ -5,6 +5,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/unique_fd.h"
 #include "control/os.h"
@@ -43,6 +44,7 @@ Kept LoadContainer(const std::string& root, const std::string& id, Container* ou
 void RemoveFolder(const Container& container);
 // The ids of all containers begin so? Empty where none does or several do.
 bool FindContainer(const std::string& id_prefix, Container* out);
+std::vector<Container> ListContainers();
 // An AF_UNIX listener at `path`, 0600.
 Status ListenAt(const std::string& path, int type, UniqueFd* out);
 // Invalid where nobody listens.

@@ -1,5 +1,7 @@
 #include "control/run/admin_json.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -20,16 +22,38 @@ json CountersJson(const Counters& counters, bool drops_only) {
   return out;
 }
 
-json PortsJson(const Worker& worker) {
+std::string DeviceName(const NetConfig& config, IfIndex index) {
+  for (const LinkConfig& link : config.links) {
+    if (link.index == index) return link.name;
+  }
+  return std::to_string(index);
+}
+
+// Of the whole sentry.
+int64_t ProcessorTime() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto nanoseconds = [](const timeval& t) { return t.tv_sec * int64_t{1000000000} + t.tv_usec * int64_t{1000}; };
+  return nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
+}
+
+json PortsJson(Worker& worker) {
   json out = json::array();
   for (const auto& port : worker.ports()) {
     const PortStats s = port->stats();
-    json one{{"ifindex", port->ifindex()},   {"kind", std::string(port->kind())},
-             {"dead", port->dead()},         {"rx_frames", s.rx_frames},
-             {"rx_bytes", s.rx_bytes},       {"rx_dropped", s.rx_dropped},
-             {"rx_syscalls", s.rx_syscalls}, {"tx_frames", s.tx_frames},
-             {"tx_bytes", s.tx_bytes},       {"tx_dropped", s.tx_dropped},
-             {"tx_syscalls", s.tx_syscalls}, {"software_gso_frames", s.software_gso_frames},
+    json one{{"ifindex", port->ifindex()},
+             {"device", DeviceName(worker.stack().config(), port->ifindex())},
+             {"kind", std::string(port->kind())},
+             {"dead", port->dead()},
+             {"rx_frames", s.rx_frames},
+             {"rx_bytes", s.rx_bytes},
+             {"rx_dropped", s.rx_dropped},
+             {"rx_syscalls", s.rx_syscalls},
+             {"tx_frames", s.tx_frames},
+             {"tx_bytes", s.tx_bytes},
+             {"tx_dropped", s.tx_dropped},
+             {"tx_syscalls", s.tx_syscalls},
+             {"software_gso_frames", s.software_gso_frames},
              {"facts", port->describe()}};
     out.push_back(std::move(one));
   }
@@ -66,6 +90,8 @@ json StatsJson(const AdminContext& c) {
             {"datagrams_dropped", s.datagrams_dropped},
             {"native_options", s.native_options},
             {"options_native", s.options_native}}},
+          {"tcp", {{"established", c.worker.stack().EstablishedConnections()}}},
+          {"process", {{"cpu_ns", ProcessorTime()}}},
           {"memory", {{"packet_bytes_in_use", c.pool.bytes_in_use()}, {"packet_bytes_held", c.pool.bytes_held()}}}};
 }
 
@@ -103,13 +129,6 @@ json SocketsJson(const AdminContext& c) {
     out.push_back(std::move(one));
   }
   return {{"sockets", std::move(out)}};
-}
-
-std::string DeviceName(const NetConfig& config, IfIndex index) {
-  for (const LinkConfig& link : config.links) {
-    if (link.index == index) return link.name;
-  }
-  return std::to_string(index);
 }
 
 json RoutesJson(const AdminContext& c) {

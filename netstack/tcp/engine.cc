@@ -338,6 +338,13 @@ bool Engine::AllowChallengeAck() {
   return true;
 }
 
+size_t Engine::EstablishedConnections() const {
+  size_t count = 0;
+  for (const Connection* c = all_; c != nullptr; c = c->next_all_)
+    count += c->state_ == State::kEstablished || c->state_ == State::kCloseWait ? 1 : 0;
+  return count;
+}
+
 void Engine::AppendSockets(std::vector<SocketInfo>* out, bool with_tcp_info) const {
   for (const Connection* c = all_; c != nullptr; c = c->next_all_) {
     if (c->dead_ || (c->state_ == State::kClosed && c->orphan_)) continue;

@@ -51,6 +51,7 @@ class Engine {
   void EndTurn();
   void OnConfig();
   void AppendSockets(std::vector<SocketInfo>* out, bool with_tcp_info) const;
+  size_t EstablishedConnections() const;
 
   // --- life of connections
   Connection* NewConnection(Family family);

@@ -15,6 +15,7 @@ TcpProtocol::~TcpProtocol() = default;
 void TcpProtocol::Input(Packet packet, const IpInfo& info) { impl_->Input(std::move(packet), info); }
 bool TcpProtocol::IcmpError(const IcmpErrorInfo& error) { return impl_->IcmpError(error); }
 StreamSocket* TcpProtocol::NewSocket(Family family) { return impl_->NewConnection(family); }
+size_t TcpProtocol::EstablishedConnections() const { return impl_->EstablishedConnections(); }
 void TcpProtocol::AppendSockets(std::vector<SocketInfo>* out, bool with_tcp_info) const {
   impl_->AppendSockets(out, with_tcp_info);
 }

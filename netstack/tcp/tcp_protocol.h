@@ -18,6 +18,7 @@ class TcpProtocol final : public TransportProtocol {
   bool IcmpError(const IcmpErrorInfo& error) override;
   StreamSocket* NewSocket(Family family);
   void AppendSockets(std::vector<SocketInfo>* out, bool with_tcp_info) const;
+  size_t EstablishedConnections() const;  // as tcpCurrEstab (RFC 4022) counts them
   // Called at the end of every turn, before frames are flushed: sends what was deferred within the turn (ACKs, window updates,
   // data that several small writes left).
   void EndTurn();

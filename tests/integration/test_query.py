@@ -1,14 +1,18 @@
-"""Commands about a running sandbox whose sentry was taken over: it may answer anything."""
+"""Commands about running sandboxes, also one whose sentry was taken over: it may answer anything."""
 import json
 import os
+import pty
+import select
+import signal
 import socket
 import struct
 import subprocess
 import tempfile
+import termios
 import threading
 import unittest
 
-from harness import SLUICE, REFERENCE
+from harness import INSIDE, PATIENCE, REFERENCE, SLUICE, SluiceTest, sandbox_only
 
 
 @unittest.skipIf(REFERENCE, "only sluice has it")
@@ -67,3 +71,84 @@ class HostileAnswerTest(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result)
         self.assertNotIn("\x1b", result.stdout)
         self.assertNotIn("\x07", result.stdout)
+
+
+@sandbox_only
+class TopTest(SluiceTest):
+    SERVER = """
+import socket
+s = socket.socket()
+s.bind(('0.0.0.0', 9))
+s.listen()
+print('ready', flush=True)
+while True:
+    c, _ = s.accept()
+    while c.recv(1 << 20):
+        pass
+"""
+
+    def top(self, *options, **kw):
+        return subprocess.run([SLUICE, "top", *options], capture_output=True, text=True, check=False, timeout=PATIENCE, **kw)
+
+    def test_rates_and_connections(self):
+        self.python_inside(self.SERVER).wait_log("ready")
+        name = self.net.inside.name
+        with self.net.peer.connect((INSIDE, 9)) as s:
+            done = threading.Event()
+
+            def pour():
+                while not done.is_set():
+                    s.sendall(bytes(100000))
+                    done.wait(0.01)
+            thread = threading.Thread(target=pour)
+            thread.start()
+            try:
+                result = self.top("--once", "--json", name)
+                table = self.top("--once", name)
+            finally:
+                done.set()
+                thread.join()
+        self.assertEqual(result.returncode, 0, result)
+        (one,) = json.loads(result.stdout)
+        self.assertEqual((one["sandbox"], one["answers"], one["connections"]), (name, True, 1))
+        self.assertGreater(one["rx_bytes_per_second"], 100000)
+        self.assertGreater(one["rx_packets_per_second"], 1)
+        self.assertGreater(one["tx_packets_per_second"], 1)  # ACKs
+        self.assertGreater(one["cpu_percent"], 0)
+        self.assertLess(one["drops_per_second"], 100)  # what the kernel peer says in IPv6
+        self.assertEqual([line.split()[0] for line in table.stdout.splitlines() if line], ["SANDBOX", name])
+        self.assertNotIn("\x1b", table.stdout)
+        everybody = json.loads(self.top("--once", "--json").stdout)
+        self.assertIn(name, [one["sandbox"] for one in everybody])
+
+    def test_bad_input(self):
+        for argv, text, status in ((["--interval=0"], "--interval=0: not a valid value", 2), (["nosuchsandbox"], "nosuchsandbox", 1),
+                                   (["--once", str(os.getpid())], "no sandbox of sluice", 1), (["--twice"], "--twice: unknown argument of top", 2)):
+            result = self.top(*argv)
+            self.assertEqual((result.returncode, result.stderr.count("\n")), (status, 1), result)
+            self.assertIn(text, result.stderr)
+
+    def read_until(self, terminal, condition):
+        text = b""
+        while not condition(text):
+            self.assertTrue(select.select([terminal], [], [], PATIENCE)[0], text)
+            text += os.read(terminal, 4096)
+
+    def test_live_table_restores_the_terminal(self):
+        self.python_inside(self.SERVER).wait_log("ready")
+        for end in (b"q", signal.SIGINT):
+            main, terminal = pty.openpty()
+            before = termios.tcgetattr(terminal)
+            p = subprocess.Popen([SLUICE, "top", self.net.inside.name], stdin=terminal, stdout=terminal, stderr=terminal)
+            self.read_until(main, lambda text: text.startswith(b"\x1b[?1049h\x1b[?25l"))
+            self.read_until(main, lambda text: text.count(b"SANDBOX") >= 2)
+            self.assertNotEqual(termios.tcgetattr(terminal)[3], before[3])
+            if isinstance(end, bytes):
+                os.write(main, end)
+            else:
+                p.send_signal(end)
+            self.assertEqual(p.wait(PATIENCE), 0)
+            self.assertEqual(termios.tcgetattr(terminal), before)
+            self.read_until(main, lambda text: text.endswith(b"\x1b[?25h\x1b[?1049l"))
+            os.close(main)
+            os.close(terminal)
