@@ -24,6 +24,14 @@ constexpr size_t kMaxAnswer = 64 << 20;
 // A sentry that was taken over may say nothing at all.
 constexpr timeval kPatience{10, 0};
 
+bool MakeAddress(const Flags& flags, const NamespaceId& id, sockaddr_un* out) {
+  const std::string path = SocketPath(flags, id);
+  out->sun_family = AF_UNIX;
+  if (path.size() >= sizeof out->sun_path) return false;
+  std::memcpy(out->sun_path, path.c_str(), path.size());
+  return true;
+}
+
 std::string Who(const CommandLine& line) {
   return line.command + " " + (line.query.target.empty() ? line.query.netns : line.query.target);
 }
@@ -63,6 +71,14 @@ Status FindSandbox(const CommandLine& line, NamespaceId* out) {
   return {};
 }
 
+UniqueFd ConnectAdmin(const Flags& flags, const NamespaceId& id) {
+  sockaddr_un address{};
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd || !MakeAddress(flags, id, &address) || connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0)
+    return UniqueFd();
+  return fd;
+}
+
 Status AdminClient::Connect(const CommandLine& line) {
   NamespaceId id;
   SLUICE_RETURN_IF_ERROR(FindSandbox(line, &id));
@@ -72,13 +88,9 @@ Status AdminClient::Connect(const CommandLine& line) {
 Status AdminClient::Connect(const Flags& flags, const NamespaceId& id, const std::string& who) {
   who_ = who;
   rest_.clear();
-  const std::string path = SocketPath(flags, id);
-  fd_.Reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (!fd_ || path.size() >= sizeof address.sun_path)
-    return Status::Error("--root=" + flags.root + ": the path is too long for a socket");
-  std::memcpy(address.sun_path, path.c_str(), path.size());
+  if (!MakeAddress(flags, id, &address)) return Status::Error("--root=" + flags.root + ": the path is too long for a socket");
+  fd_.Reset(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   for (const int way : {SO_RCVTIMEO, SO_SNDTIMEO}) setsockopt(fd_.get(), SOL_SOCKET, way, &kPatience, sizeof kPatience);
   if (connect(fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) return {};
   if (errno == EAGAIN) return Status::Error(who_ + ": the sandbox does not answer");

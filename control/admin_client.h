@@ -16,6 +16,9 @@ namespace sluice {
 // process id, or that of any process inside.
 Status FindSandbox(const CommandLine& line, NamespaceId* out);
 
+// Does not wait; invalid where nobody is there or too many are.
+UniqueFd ConnectAdmin(const Flags& flags, const NamespaceId& id);
+
 class AdminClient {
  public:
   // To the sandbox that the command line names.

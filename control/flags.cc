@@ -5,6 +5,7 @@
 #include <charconv>
 #include <optional>
 
+#include "control/metrics/address.h"
 #include "netstack/sysctls.h"
 
 namespace sluice {
@@ -126,7 +127,13 @@ constexpr FlagSpec kFlags[] = {
      "writes every frame of the sandbox's devices to the file (pcapng)",
      [](Flags& f, std::string_view v) { return SetNonEmpty(f.pcap_log, v); }},
     {"log-packets", "bool", "false", "", "*", "one log line per frame", nullptr},
-    {"metrics", "string", "", "", "*", "address at which counters are served for Prometheus", nullptr},
+    {"metrics", "string", "", "ADDRESS:PORT with a numeric address, or unix:/PATH", "",
+     "where the counters are served for Prometheus (HTTP, /metrics), on the host's network; sandboxes that name the same address "
+     "share it",
+     [](Flags& f, std::string_view v) {
+       f.metrics = v;
+       return ParseMetricsAddress(v).has_value();
+     }},
     {"root", "string", "/run/sluice", "an absolute path", "",
      "where running sandboxes are registered; for containers: runc's own directory (default: runc's)",
      [](Flags& f, std::string_view v) {

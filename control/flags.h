@@ -30,6 +30,7 @@ struct Flags {
   NetfilterPolicy netfilter = NetfilterPolicy::kRefuse;
   SysctlMap sysctls;
   std::string pcap_log;
+  std::string metrics;  // address.h; empty: none
   std::string root = "/run/sluice";
   bool root_given = false;
   std::string log;

@@ -115,7 +115,7 @@ int List(const CommandLine& line) {
   std::printf("%-*s  %7s  %-7s  %s\n", w, "SANDBOX", "PID", "NETWORK", "COMMAND");
   for (const RunningSandbox& s : all) {
     const Registration& r = s.registration;
-    std::printf("%-*s  %7d  %-7s  %s\n", w, s.name().c_str(), r.guard_pid, r.network.c_str(), r.command.c_str());
+    std::printf("%-*s  %7d  %-7s  %s\n", w, s.name().c_str(), r.guard_pid, r.network.c_str(), Clean(r.command).c_str());
   }
   return 0;
 }

@@ -39,6 +39,7 @@ bool ReadRegistration(const nlohmann::json& state, Registration* r) try {
   r->init_pid = state.value("init", 0);
   r->netns_name = state.value("netns", "");
   r->network = state.value("network", "");
+  r->metrics = state.value("metrics", "");
   r->id.inode = state.value("inode", uint64_t{0});
   r->id.device = state.value("device", uint64_t{0});
   for (const auto& word : state.value("command", nlohmann::json::array()))
@@ -80,10 +81,10 @@ Status TakeNamespace(const SandboxPlan& plan, UniqueFd* lock) {
 }
 
 Status WriteRegistration(const SandboxPlan& plan, pid_t init) {
-  nlohmann::json state{{"pid", plan.guard_pid},          {"init", init},
-                       {"netns", plan.netns_name},       {"inode", plan.netns_id.inode},
-                       {"device", plan.netns_id.device}, {"network", ModeName(plan.flags.network)},
-                       {"command", plan.options.command}};
+  nlohmann::json state{{"pid", plan.guard_pid},           {"init", init},
+                       {"netns", plan.netns_name},        {"inode", plan.netns_id.inode},
+                       {"device", plan.netns_id.device},  {"network", ModeName(plan.flags.network)},
+                       {"command", plan.options.command}, {"metrics", plan.flags.metrics}};
   const std::string text = state.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   const std::string path = StatePath(plan.flags, plan.netns_id);
   const std::string temporary = path + ".new";

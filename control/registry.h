@@ -29,6 +29,7 @@ struct Registration {
   std::string netns_name;
   std::string network;
   std::string command;
+  std::string metrics;  // --metrics
   NamespaceId id;
 };
 std::vector<Registration> ListRegistrations(const Flags& flags);

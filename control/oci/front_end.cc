@@ -141,6 +141,7 @@ class Creation {
     Log(LogLevel::kInfo,
         "--network=host: the container uses the kernel's network stack of its namespace; isolation is weaker, nothing is "
         "intercepted");
+    if (!flags_.metrics.empty()) Log(LogLevel::kWarning, "--metrics: sluice counts nothing with --network=host");
     return PassOn(flags_, command_, args_);
   }
 

@@ -71,6 +71,7 @@ std::string Settings(const Flags& f) {
            {"netfilter", static_cast<int>(f.netfilter)},
            {"sysctl", f.sysctls},
            {"pcap-log", f.pcap_log}};
+  if (!f.metrics.empty()) all["metrics"] = f.metrics;  // added later: sandboxes of an older sluice do not have it
   return all.dump();
 }
 

@@ -74,6 +74,8 @@ class Guard {
 
 // Checks before anything of the namespace is changed.
 Status Guard::Prepare() {
+  if (!plan_.flags.metrics.empty() && !plan_.intercepted())
+    return Status::Error("--metrics=" + plan_.flags.metrics + ": sluice counts nothing with --network=host");
   SLUICE_RETURN_IF_ERROR(CheckInherited(&plan_.inherited));
   SLUICE_RETURN_IF_ERROR(CheckPrivileges("do"));
   sigset_t blocked;

@@ -1,4 +1,6 @@
 // Keeper and the sentry's surroundings: an unowned user, no capability, an empty root, namespaces of its own.
+#include "control/run/jail.h"
+
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/futex.h>
@@ -30,28 +32,6 @@ constexpr uid_t kFirstUid = 0x70000000;
   const auto record = control::Encode(control::Type::kFatal, 0, "cannot set the sentry up: " + what + ErrnoText(errno));
   SendRecord(plan.control.b.get(), record, {});
   _exit(kExitKilled);
-}
-
-// Real, effective and saved ids differ: the call server tags datagrams with them.
-bool BecomeUnowned(pid_t guard_pid) {
-  const uid_t base = kFirstUid + static_cast<uid_t>(guard_pid) * 4;
-  if (setgroups(0, nullptr) < 0 || !DropBoundingSet()) return false;
-  if (setresgid(base, base + 1, base + 2) < 0 || setresuid(base, base + 1, base + 2) < 0) return false;
-  return DropHeldCapabilities() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_DUMPABLE, 0) == 0;
-}
-
-// An empty read-only root in which only a /proc of the sentry's own pid namespace is mounted.
-bool EnterEmptyRoot() {
-  if (mount("", "/", nullptr, MS_PRIVATE | MS_REC, nullptr) < 0) return false;
-  if (mount("sluice", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555") < 0) return false;
-  if (mkdir("/proc/proc", 0555) < 0) return false;
-  // subset=pid hides everything but processes; older kernels (before 5.8) do not know it.
-  const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY;
-  if (mount("proc", "/proc/proc", "proc", flags, "hidepid=2,subset=pid") < 0 &&
-      mount("proc", "/proc/proc", "proc", flags, "hidepid=2") < 0)
-    return false;
-  if (chdir("/proc") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0) return false;
-  return mount("", "/", nullptr, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) == 0;
 }
 
 void RaiseToHard(int resource) {
@@ -90,13 +70,33 @@ void StandardDescriptors(SandboxPlan& plan) {
   CloseAllBut({plan.calls.b.get(), plan.control.b.get(), plan.event_netlink.get(), plan.dump_netlink.get(),
                plan.admin_listener.get(), plan.pcap.get(), options.slots.get(), options.marks.get(), options.posted.get()});
   SetLimits();
-  if (!BecomeUnowned(plan.guard_pid)) Fail(plan, "an unowned user");
+  if (!BecomeUnowned(kFirstUid + static_cast<uid_t>(plan.guard_pid) * 4)) Fail(plan, "an unowned user");
   // When the keeper goes, so does the sentry (the kernel forgets this at a change of user).
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   RunSentry(plan);
 }
 
 }  // namespace
+
+// Real, effective and saved ids differ: the call server tags datagrams with them.
+bool BecomeUnowned(uid_t base) {
+  if (setgroups(0, nullptr) < 0 || !DropBoundingSet()) return false;
+  if (setresgid(base, base + 1, base + 2) < 0 || setresuid(base, base + 1, base + 2) < 0) return false;
+  return DropHeldCapabilities() && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_DUMPABLE, 0) == 0;
+}
+
+bool EnterEmptyRoot() {
+  if (mount("", "/", nullptr, MS_PRIVATE | MS_REC, nullptr) < 0) return false;
+  if (mount("sluice", "/proc", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555") < 0) return false;
+  if (mkdir("/proc/proc", 0555) < 0) return false;
+  // subset=pid hides everything but processes; older kernels (before 5.8) do not know it.
+  const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY;
+  if (mount("proc", "/proc/proc", "proc", flags, "hidepid=2,subset=pid") < 0 &&
+      mount("proc", "/proc/proc", "proc", flags, "hidepid=2") < 0)
+    return false;
+  if (chdir("/proc") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0) return false;
+  return mount("", "/", nullptr, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) == 0;
+}
 
 void RunKeeper(SandboxPlan& plan, int* sentry_pid) {
   prctl(PR_SET_NAME, "sluice-keeper");

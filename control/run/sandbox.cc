@@ -55,6 +55,7 @@ Status Sandbox::Take() {
 }
 
 Status Sandbox::Enter() {
+  if (!plan_.flags.metrics.empty() && plan_.intercepted()) SLUICE_RETURN_IF_ERROR(metrics_.Start(plan_.flags, plan_.guard_pid));
   if (setns(plan_.netns.get(), CLONE_NEWNET) < 0) return Status::Error("cannot enter the network namespace" + ErrnoText(errno));
   return {};
 }
@@ -152,14 +153,15 @@ bool Sandbox::Synchronize() { return Send(Type::kSynchronize); }
 bool Sandbox::Drain() { return Send(Type::kDrain); }
 
 void Sandbox::AddPolled(std::vector<pollfd>* polled) const {
-  for (const int fd :
-       {plan_.guard.a.get(), broker_.pidfd.get(), sentry_.pidfd.get(), keeper_.pidfd.get(), plan_.sentry_log_read.get()}) {
+  for (const int fd : {plan_.guard.a.get(), broker_.pidfd.get(), sentry_.pidfd.get(), keeper_.pidfd.get(),
+                       plan_.sentry_log_read.get(), metrics_.fd()}) {
     polled->push_back({fd, POLLIN, 0});
   }
 }
 
 Sandbox::Event Sandbox::OnPolled(const pollfd* polled, std::string* why) {
   if (polled[4].revents != 0) RelayLog();
+  if (polled[5].revents != 0) metrics_.OnPolled();
   // What it says before it dies explains more than its death.
   if (polled[0].revents != 0) {
     const Event event = FromBroker(why);
@@ -216,6 +218,7 @@ void Sandbox::AwaitEnd(Child& child) {
 }
 
 void Sandbox::Finish() {
+  metrics_.Stop();
   for (const Child* child : {&broker_, &sentry_}) {
     if (child->running()) PidfdSignal(child->pidfd.get(), SIGKILL);
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "control/metrics/service.h"
 #include "control/run/control_protocol.h"
 #include "control/run/plan.h"
 
@@ -29,7 +30,7 @@ class Sandbox {
   // The steps of bringing it up, in this order. Nothing of the namespace is changed before Start.
   // Takes plan.netns for this process alone (its lock), and lifts what a dead sandbox left there.
   Status Take();
-  // Enters it for good.
+  // Enters it for good; --metrics is served from where the caller was.
   Status Enter();
   // Chooses the devices; refuses packet filters that would be bypassed. `resolver`: see CheckPacketFilters.
   Status LookAtNamespace(bool* resolver = nullptr);
@@ -51,7 +52,7 @@ class Sandbox {
     kDrained,
     kDead,  // it cannot go on; the programs must be killed before Finish
   };
-  static constexpr size_t kPolled = 5;
+  static constexpr size_t kPolled = 6;
   // Appends kPolled entries; OnPolled wants them back.
   void AddPolled(std::vector<pollfd>* polled) const;
   Event OnPolled(const pollfd* polled, std::string* why);
@@ -79,6 +80,7 @@ class Sandbox {
   Child broker_, keeper_, sentry_;
   int* sentry_pid_ = nullptr;  // shared with the keeper, which writes it
   std::string log_rest_;
+  MetricsService metrics_;
   bool registered_ = false;
 };
 

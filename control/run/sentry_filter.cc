@@ -73,17 +73,39 @@ constexpr int kAlways[] = {
 
 bool Allow(scmp_filter_ctx filter, int nr) { return seccomp_rule_add(filter, SCMP_ACT_ALLOW, nr, 0) == 0; }
 
-}  // namespace
-
-bool InstallSentryFilter(std::string* error) {
+// Null where a rule was refused.
+scmp_filter_ctx Begin() {
   scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
   bool ok = filter != nullptr;
   for (const int nr : kAlways) ok = ok && Allow(filter, nr);
-  for (const int nr : CallServer::RequiredSyscalls()) {
-    if (nr != SCMP_SYS(ioctl) && nr != SCMP_SYS(mmap) && nr != SCMP_SYS(mprotect)) ok = ok && Allow(filter, nr);
-  }
   for (const int nr : {SCMP_SYS(mmap), SCMP_SYS(mprotect)}) {
     ok = ok && seccomp_rule_add(filter, SCMP_ACT_ALLOW, nr, 1, SCMP_A2_32(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0)) == 0;
+  }
+  if (ok || filter == nullptr) return filter;
+  seccomp_release(filter);
+  return nullptr;
+}
+
+bool Load(scmp_filter_ctx filter, bool ok, std::string* error) {
+  ok = ok && seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1) == 0;
+  const int result = ok ? seccomp_load(filter) : -1;
+  if (result != 0) *error = ok ? std::strerror(-result) : "a rule was refused";
+  if (filter != nullptr) seccomp_release(filter);
+  return result == 0;
+}
+
+}  // namespace
+
+bool InstallServerFilter(std::string* error) {
+  scmp_filter_ctx filter = Begin();
+  return Load(filter, filter != nullptr, error);
+}
+
+bool InstallSentryFilter(std::string* error) {
+  scmp_filter_ctx filter = Begin();
+  bool ok = filter != nullptr;
+  for (const int nr : CallServer::RequiredSyscalls()) {
+    if (nr != SCMP_SYS(ioctl) && nr != SCMP_SYS(mmap) && nr != SCMP_SYS(mprotect)) ok = ok && Allow(filter, nr);
   }
   // FIONREAD, SIOCATMARK, SIOCOUTQ, FIONBIO; and the seccomp notification requests, whose type byte is '!'.
   for (const unsigned request : {static_cast<unsigned>(FIONREAD), static_cast<unsigned>(SIOCATMARK),
@@ -94,11 +116,7 @@ bool InstallSentryFilter(std::string* error) {
   // Marks the program's sockets: BPF_MAP_UPDATE_ELEM, which acts on maps whose descriptors we were given.
   constexpr uint32_t kMapUpdate = 2;
   ok = ok && seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(bpf), 1, SCMP_A0_32(SCMP_CMP_EQ, kMapUpdate)) == 0;
-  ok = ok && seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1) == 0;
-  const int result = ok ? seccomp_load(filter) : -1;
-  if (result != 0) *error = ok ? std::strerror(-result) : "a rule was refused";
-  if (filter != nullptr) seccomp_release(filter);
-  return result == 0;
+  return Load(filter, ok, error);
 }
 
 }  // namespace sluice

@@ -7,5 +7,7 @@ namespace sluice {
 
 // For all threads of the process.
 bool InstallSentryFilter(std::string* error);
+// Of a process that serves connections and does nothing else (--metrics).
+bool InstallServerFilter(std::string* error);
 
 }  // namespace sluice

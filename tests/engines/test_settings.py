@@ -1,7 +1,10 @@
 """Flags from /etc/sluice/NAME.flags and from annotations, as the runtime itself takes them."""
+import contextlib
 import json
 import os
+import socket
 import subprocess
+import time
 import unittest
 
 from bundle import BundleTest
@@ -64,6 +67,32 @@ class SettingsTest(BundleTest):
         self.write("other.flags", "--network=host\n")
         self.assertFalse(self.is_intercepted(runtime=other))
         self.assertTrue(self.is_intercepted(runtime=other, flags=["--network=none"]))
+
+    def test_counters_name_the_container(self):
+        path = f"{self.directory}/metrics"
+        self.configure("sleep", "1000", annotations={})
+        argv = [SLUICE, f"--metrics=unix:{path}", "--root", f"{self.directory}/run", "run", RUN]
+        kill = ["runc", "--root", f"{self.directory}/run", "kill", RUN, "KILL"]
+
+        def scrape():
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(20)
+                s.connect(path)
+                s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                return s.makefile().read()
+        with subprocess.Popen(["unshare", "--mount", "--propagation", "private", "bash", "-c", INNER, "inner", self.directory, *argv], cwd=self.bundle,
+                              stdin=subprocess.DEVNULL) as p:
+            text, end = "", time.monotonic() + 60
+            while f'container="{RUN}"' not in text:
+                self.assertIsNone(p.poll())
+                self.assertLess(time.monotonic(), end, text)
+                with contextlib.suppress(OSError):
+                    text = scrape()
+                time.sleep(0.05)
+            self.assertRegex(text, rf'sluice_up{{sandbox="{RUN[:12]}",container="{RUN}"}} 1')
+            subprocess.run(kill, check=True)
+            p.wait(60)
+        self.assertFalse(os.path.exists(path))
 
     def test_wrong_files(self):
         self.write("sluice.flags", "--gso=false\n--frobnicate=1\n")
