@@ -47,7 +47,8 @@ constexpr CommandSpec kCommands[] = {
      "what DPDK calls one, such as net_af_xdp0,iface=eth0. --xdp-mode: auto, native, generic. "
      "--workers=N: N threads, each with a queue of every device, to which flows are steered by a hash; xdp needs as many receive "
      "queues, dpdk has one"},
-    {"flags", "flags [--markdown]", "every global flag with default and allowed values"},
+    {"flags", "flags [--markdown] [--man] [--completion]",
+     "every global flag with default and allowed values; --man: the manual page; --completion: a script for bash"},
     {"install", "install [--runtime=NAME] [--config=FILE] [--dry-run] [-- FLAG...]",
      "makes sluice a runtime of Docker's (daemon.json), with these flags; keeps what else is there and a copy of the file"},
     {"uninstall", "uninstall [--runtime=NAME] [--config=FILE] [--dry-run]", "takes it out again"},
@@ -104,7 +105,8 @@ Status ParseDo(const std::vector<std::string>& args, CommandLine* out) {
 Status ParseFlags(const std::vector<std::string>& args, CommandLine* out) {
   CLI::App app;
   CommandParser parser(&app, &out->help);
-  app.add_flag("--markdown", out->markdown);
+  for (const char* form : {"markdown", "man", "completion"})
+    app.add_flag_callback(std::string("--") + form, [out, form] { out->form = form; });
   SLUICE_RETURN_IF_ERROR(parser.Parse(args));
   return parser.NothingLeft("flags");
 }

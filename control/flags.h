@@ -97,9 +97,9 @@ struct InstallOptions {
 
 struct CommandLine {
   Flags flags;
-  std::string command;    // "do", "stats" ...; "help", "version" for the flags of that name
-  bool help = false;      // of `command`
-  bool markdown = false;  // of `flags`
+  std::string command;  // "do", "stats" ...; "help", "version" for the flags of that name
+  bool help = false;    // of `command`
+  std::string form;     // of `flags`: "markdown", "man", "completion"; empty: text
   DoOptions do_options;
   BenchOptions bench;
   QueryOptions query;

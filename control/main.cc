@@ -10,6 +10,7 @@
 #include "control/flags.h"
 #include "control/flags_file.h"
 #include "control/log.h"
+#include "control/manual.h"
 #include "control/oci/front_end.h"
 #include "control/oci/install.h"
 #include "control/query.h"
@@ -30,6 +31,12 @@ void OpenStandardDescriptors() {
 int Fail(const sluice::Status& status) {
   sluice::LogLine(sluice::LogLevel::kError, status.line());
   return status.exit_code();
+}
+
+std::string FlagsIn(const std::string& form) {
+  if (form == "markdown") return sluice::FlagsMarkdown();
+  if (form == "man") return sluice::ManualPage();
+  return form == "completion" ? sluice::BashCompletion() : sluice::FlagsText();
 }
 
 int Print(const std::string& text) { return fputs(text.c_str(), stdout) < 0 || fflush(stdout) != 0 ? 1 : 0; }
@@ -53,7 +60,7 @@ int main(int argc, char** argv) {
   if (line.command == "help") return Print(HelpText());
   if (line.command == "version") return Print(VersionText());
   if (line.help) return Print(CommandHelpText(line.command));
-  if (line.command == "flags") return Print(line.markdown ? FlagsMarkdown() : FlagsText());
+  if (line.command == "flags") return Print(FlagsIn(line.form));
   const Status log = start_log();
   if (!log.ok()) return Fail(log);
   if (line.command == "do") return RunDo(line);

@@ -23,8 +23,8 @@ void PrintStats(const json& a) {
   std::printf("counters\n");
   PrintNonZero(a.at("counters"), "  ");
   for (const json& port : a.at("ports")) {
-    std::printf("port of device %s (%s%s)\n", Plain(port.at("ifindex")).c_str(), Plain(port.at("kind")).c_str(),
-                port.at("dead") == true ? ", dead" : "");
+    std::printf("port of device %s (%s%s)\n", Plain(port.value("device", port.at("ifindex"))).c_str(),
+                Plain(port.at("kind")).c_str(), port.at("dead") == true ? ", dead" : "");
     for (const auto& [name, value] : port.items()) {
       if (value.is_number() && name != "ifindex") std::printf("  %-32s %s\n", Clean(name).c_str(), Plain(value).c_str());
     }
@@ -36,15 +36,6 @@ void PrintStats(const json& a) {
   }
 }
 
-void PrintTable(const json& rows, std::initializer_list<const char*> columns) {
-  for (const char* column : columns) std::printf("%-24s", column);
-  std::printf("\n");
-  for (const json& row : rows) {
-    for (const char* column : columns) std::printf("%-24s", row.contains(column) ? Plain(row.at(column)).c_str() : "-");
-    std::printf("\n");
-  }
-}
-
 // As ss names them.
 const char* StateName(int state) {
   constexpr const char* kNames[] = {"UNKNOWN",   "ESTAB",  "SYN-SENT",   "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2",
@@ -52,27 +43,88 @@ const char* StateName(int state) {
   return state >= 0 && state < 12 ? kNames[state] : "UNKNOWN";
 }
 
+std::string Peer(const json& socket) {
+  const std::string remote = Plain(socket.at("remote"));
+  return remote != "none:0" ? remote : socket.at("family") == "inet6" ? "[::]:*" : "0.0.0.0:*";
+}
+
 void PrintSockets(const json& sockets) {
-  std::printf("%-6s %-11s %8s %8s  %-28s %-28s %s\n", "Netid", "State", "Recv-Q", "Send-Q", "Local Address:Port",
-              "Peer Address:Port", "Process");
+  size_t local = 18, remote = 17;
+  for (const json& s : sockets) {
+    local = std::max(local, Plain(s.at("local")).size());
+    remote = std::max(remote, Peer(s).size());
+  }
+  const auto print = [&](const std::string& netid, const char* state, const std::string& in, const std::string& out,
+                         const std::string& from, const std::string& to, const std::string& process) {
+    std::printf("%-5s %-10s %8s %8s  %-*s  %-*s%s\n", netid.c_str(), state, in.c_str(), out.c_str(), static_cast<int>(local),
+                from.c_str(), static_cast<int>(remote), to.c_str(), process.c_str());
+  };
+  print("Netid", "State", "Recv-Q", "Send-Q", "Local Address:Port", "Peer Address:Port", "  Process");
   for (const json& s : sockets) {
     std::string process;
-    if (s.contains("tid")) process = "tid=" + Plain(s.at("tid")) + ",fd=" + Plain(s.at("fd"));
-    std::printf("%-6s %-11s %8s %8s  %-28s %-28s %s\n", Plain(s.at("protocol")).c_str(), StateName(s.at("state").get<int>()),
-                Plain(s.at("receive_queue")).c_str(), Plain(s.at("send_queue")).c_str(), Plain(s.at("local")).c_str(),
-                Plain(s.at("remote")).c_str(), process.c_str());
+    if (s.contains("tid")) process = "  tid=" + Plain(s.at("tid")) + ",fd=" + Plain(s.at("fd"));
+    print(Plain(s.at("protocol")), StateName(s.at("state").get<int>()), Plain(s.at("receive_queue")), Plain(s.at("send_queue")),
+          Plain(s.at("local")), Peer(s), process);
   }
 }
 
+// A name for a number that has one.
+std::string Named(const json& value, std::initializer_list<std::pair<int, const char*>> names) {
+  for (const auto& [number, name] : names) {
+    if (value == number) return name;
+  }
+  return Plain(value);
+}
+
+std::string Part(const char* word, const json& value) {
+  const std::string text = Plain(value);
+  return text.empty() ? "" : std::string(" ") + word + " " + text;
+}
+
+// As `ip route show table all` prints them.
 void PrintRoutes(const json& routes) {
   for (const json& r : routes) {
-    std::string line = Plain(r.at("dst")) + " table " + Plain(r.at("table")) + " type " + Plain(r.at("type"));
-    for (const json& hop : r.at("next_hops")) {
-      if (Plain(hop.at("via")) != "") line += " via " + Plain(hop.at("via"));
-      line += " dev " + Plain(hop.at("dev"));
+    const std::string type = Named(r.at("type"), {{1, ""},
+                                                  {2, "local "},
+                                                  {3, "broadcast "},
+                                                  {4, "anycast "},
+                                                  {5, "multicast "},
+                                                  {6, "blackhole "},
+                                                  {7, "unreachable "},
+                                                  {8, "prohibit "},
+                                                  {9, "throw "}});
+    const std::string scope = Named(r.at("scope"), {{0, ""}, {253, "link"}, {254, "host"}, {255, ""}});
+    const std::string table = Named(r.at("table"), {{253, "default"}, {254, ""}, {255, "local"}});
+    const json& hops = r.at("next_hops");
+    std::string line = type + Plain(r.at("dst"));
+    if (hops.size() == 1) line += Part("via", hops.at(0).at("via")) + Part("dev", hops.at(0).at("dev"));
+    line += Part("table", table) + Part("scope", scope) + Part("src", r.at("src"));
+    if (r.at("metric") != 0) line += Part("metric", r.at("metric"));
+    std::printf("%s\n", line.c_str());
+    for (size_t i = 0; hops.size() > 1 && i < hops.size(); ++i) {
+      const json& hop = hops.at(i);
+      std::printf("\tnexthop%s%s%s\n", Part("via", hop.at("via")).c_str(), Part("dev", hop.at("dev")).c_str(),
+                  Part("weight", hop.at("weight")).c_str());
     }
-    if (Plain(r.at("src")) != "") line += " src " + Plain(r.at("src"));
-    std::printf("%s metric %s\n", line.c_str(), Plain(r.at("metric")).c_str());
+  }
+}
+
+// As `ip neigh` prints them.
+void PrintNeighbors(const json& neighbors) {
+  for (const json& n : neighbors) {
+    const json& state = n.at("state");
+    const std::string name = Named(state, {{0, "NONE"},
+                                           {1, "INCOMPLETE"},
+                                           {2, "REACHABLE"},
+                                           {4, "STALE"},
+                                           {8, "DELAY"},
+                                           {16, "PROBE"},
+                                           {32, "FAILED"},
+                                           {64, "NOARP"},
+                                           {128, "PERMANENT"}});
+    const bool unknown = state == 0 || state == 1 || state == 32;
+    std::printf("%s%s%s %s\n", Plain(n.at("address")).c_str(), Part("dev", n.at("dev")).c_str(),
+                unknown ? "" : Part("lladdr", n.at("mac")).c_str(), name.c_str());
   }
 }
 
@@ -86,7 +138,7 @@ void Print(const CommandLine& line, const json& answer) {
   } else if (line.command == "routes") {
     PrintRoutes(answer.at("routes"));
   } else if (line.command == "neigh") {
-    PrintTable(answer.at("neighbors"), {"address", "dev", "mac", "state", "probes"});
+    PrintNeighbors(answer.at("neighbors"));
   } else {
     PrintNonZero(answer.at("counters"), "");
   }

@@ -107,7 +107,7 @@ def stage_layers(_, tally):
     for argv in ([python, "scripts/check_layers.py", "--self-test"], [python, "scripts/check_layers.py"], ["scripts/format", "--check", "--all"]):
         status, out = run(argv, 120)
         tally.add(status == 0, " ".join(argv), tail(out))
-    scripts = ["scripts/setup", "scripts/test", "scripts/format", "scripts/tidy", "scripts/demo", "scripts/bench", ".ci/run"]
+    scripts = ["scripts/setup", "scripts/test", "scripts/format", "scripts/tidy", "scripts/demo", "scripts/bench", "scripts/package", ".ci/run"]
     for s in filter(lambda s: os.path.exists(os.path.join(ROOT, s)), scripts):
         status, out = run(["bash", "-n", s], 10)
         tally.add(status == 0, f"bash -n {s}", out)

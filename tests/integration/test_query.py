@@ -12,7 +12,7 @@ import termios
 import threading
 import unittest
 
-from harness import INSIDE, PATIENCE, REFERENCE, SLUICE, SluiceTest, sandbox_only
+from harness import INSIDE, PATIENCE, PEER, REFERENCE, SLUICE, SluiceTest, sandbox_only
 
 
 @unittest.skipIf(REFERENCE, "only sluice has it")
@@ -152,3 +152,29 @@ while True:
             self.read_until(main, lambda text: text.endswith(b"\x1b[?25h\x1b[?1049l"))
             os.close(main)
             os.close(terminal)
+
+
+@sandbox_only
+class ShownTest(SluiceTest):
+    """The commands' own form: that of the tools everybody knows."""
+
+    def shown(self, command):
+        return subprocess.run([SLUICE, command, self.net.inside.name], capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+
+    def test_routes_neighbours_and_sockets_as_the_tools_print_them(self):
+        self.net.inside.run("ip", "route", "add", "blackhole", "10.99.0.0/16", "metric", "7")
+        expected = [line.split() for line in self.net.inside.run("ip", "-4", "route", "show").stdout.splitlines()]
+        self.python_inside(TopTest.SERVER).wait_log("ready")
+        with self.net.peer.connect((INSIDE, 9)) as s:
+            routes = [line.split() for line in self.shown("routes").splitlines() if " table " not in line]
+            for words in expected:
+                words = [w for w in words if w not in ("proto", "kernel")]
+                self.assertIn(words, routes)
+            mac = json.loads(self.net.peer.run("ip", "-json", "link", "show", "eth0").stdout)[0]["address"]
+            self.assertRegex(self.shown("neigh"), rf"(?m)^{PEER} dev eth0 lladdr {mac} (REACHABLE|STALE|DELAY|PROBE)$")
+            sockets = self.shown("sockets")
+            self.assertRegex(sockets, r"(?m)^tcp +LISTEN +0 +128 +0\.0\.0\.0:9 +0\.0\.0\.0:\* *(tid=\d+,fd=\d+)?$")
+            self.assertRegex(sockets, rf"(?m)^tcp +ESTAB +0 +0 +{INSIDE}:9 +{PEER}:{s.getsockname()[1]} *(tid=\d+,fd=\d+)?$")
+            columns = {line.index(":9 ") for line in sockets.splitlines() if ":9 " in line}
+            self.assertEqual(len(sockets.splitlines()[0].split()), 9, sockets)
+            self.assertTrue(columns)
