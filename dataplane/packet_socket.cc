@@ -85,6 +85,11 @@ Errno BindTo(const DeviceFacts& device, int fd, std::string* error) {
   return Fail(error, "bind of the packet socket to " + device.name, errno);
 }
 
+// In the place of what filter there is; it stays, whoever gets the socket.
+bool LockFilter(int fd, int program) {
+  return SetInt(fd, SOL_SOCKET, SO_ATTACH_BPF, program) && SetInt(fd, SOL_SOCKET, SO_LOCK_FILTER, 1);
+}
+
 // A filter that takes nothing.
 bool Silence(int fd) {
   sock_filter nothing[] = {{BPF_RET | BPF_K, 0, 0, 0}};
@@ -111,6 +116,8 @@ Errno OpenPacketSocket(IfIndex ifindex, const PacketSocketOptions& options, Pack
   if (Errno e = ReadEthernetFacts(ifindex, &device, error); e != Errno::kOk) return e;
   PacketSocket result;
   if (Errno e = MakeSocket(device, options, &result, error); e != Errno::kOk) return e;
+  if (options.filter >= 0 && !LockFilter(result.fd.get(), options.filter))
+    return Fail(error, "SO_ATTACH_BPF on the socket of " + device.name, errno);
   if (Errno e = BindTo(device, result.fd.get(), error); e != Errno::kOk) return e;
   *out = std::move(result);
   return Errno::kOk;
@@ -136,8 +143,9 @@ Errno OpenPacketQueues(IfIndex ifindex, const PacketSocketOptions& options, uint
       return Fail(error, "PACKET_FANOUT_DATA (the steering program) on " + device.name, errno);
   }
   for (const PacketSocket& socket : result) {
-    if (!SetInt(socket.fd.get(), SOL_SOCKET, SO_DETACH_FILTER, 0))
-      return Fail(error, "SO_DETACH_FILTER on the socket of " + device.name, errno);
+    const int fd = socket.fd.get();
+    const bool opened = options.filter >= 0 ? LockFilter(fd, options.filter) : SetInt(fd, SOL_SOCKET, SO_DETACH_FILTER, 0);
+    if (!opened) return Fail(error, "the filter of the socket of " + device.name, errno);
   }
   *out = std::move(result);
   return Errno::kOk;

@@ -18,6 +18,7 @@ struct PacketSocketOptions {
   uint32_t mark = 0;             // SO_MARK of what is sent; the egress silencing program lets it out
   int receive_buffer = 8 << 20;  // bytes as SO_RCVBUF takes them (the kernel doubles it)
   int send_buffer = 4 << 20;
+  int filter = -1;  // a BPF program (descriptor) that says which frames are received; stays, whoever holds the socket
 };
 
 // Plain values: they are passed to the process that uses the socket beside the descriptor.

@@ -1,7 +1,9 @@
 #include "netstack/stack.h"
 
+#include "base/check.h"
 #include "netstack/ip/network.h"
 #include "netstack/raw/raw_protocol.h"
+#include "netstack/socket/held_ports.h"
 #include "netstack/sysctls.h"
 #include "netstack/udp/udp_protocol.h"
 #ifdef SLUICE_HAVE_TCP
@@ -15,6 +17,7 @@ class Stack::Impl {
   Impl(Instant now, SecureRng& secure, BlockPool& pool)
       : timers(now), rng(SeedFrom(secure)), context{now, timers, rng, secure, counters, pool} {
     context.sysctls = &sysctls;
+    context.held_ports = &held_ports;
     network = std::make_unique<Network>(context);
     context.ip = network.get();
     udp = std::make_unique<UdpProtocol>(*network);
@@ -54,6 +57,7 @@ class Stack::Impl {
 
   Counters counters;
   Sysctls sysctls;
+  HeldPorts held_ports;
   TimerWheel timers;
   Rng rng;
   StackContext context;
@@ -80,6 +84,10 @@ void Stack::ApplyConfig(std::shared_ptr<const NetConfig> config) {
 
 const NetConfig& Stack::config() const { return *impl_->network->config(); }
 const std::shared_ptr<const NetConfig>& Stack::shared_config() const { return impl_->network->config(); }
+void Stack::PublishHeldPorts(std::span<uint64_t> words, uint16_t peer_port) {
+  SLUICE_CHECK(words.size() == HeldPorts::kWords);
+  impl_->held_ports.Publish(words.first<HeldPorts::kWords>(), peer_port);
+}
 void Stack::AttachLink(IfIndex ifindex, Link* link) { impl_->network->AttachLink(ifindex, link); }
 void Stack::AddTap(FrameTap* tap) { impl_->context.taps.push_back(tap); }
 void Stack::RemoveTap(FrameTap* tap) { std::erase(impl_->context.taps, tap); }

@@ -26,6 +26,8 @@ namespace sluice {
 // `net.*` values parsed once per configuration; units as the keys have them. Fields are added beside their users.
 struct Sysctls;
 
+class HeldPorts;
+
 // What the layers of one shard share.
 struct StackContext {
   Instant now;
@@ -36,8 +38,9 @@ struct StackContext {
   BlockPool& pool;
   IpLayer* ip = nullptr;
   const Sysctls* sysctls = nullptr;
-  ShardPeers* peers = nullptr;  // the other stacks of this host, where there are some
-  std::vector<FrameTap*> taps;  // mostly none
+  ShardPeers* peers = nullptr;      // the other stacks of this host, where there are some
+  HeldPorts* held_ports = nullptr;  // nullptr: nobody wants to know
+  std::vector<FrameTap*> taps;      // mostly none
 
   void Tap(IfIndex ifindex, FrameTap::Direction direction, const Packet& frame) const {
     for (FrameTap* tap : taps) tap->OnFrame(ifindex, direction, frame);
@@ -77,6 +80,8 @@ class Stack {
   void ApplyConfig(std::shared_ptr<const NetConfig> config);
   const NetConfig& config() const;
   const std::shared_ptr<const NetConfig>& shared_config() const;
+  // See HeldPorts::Publish.
+  void PublishHeldPorts(std::span<uint64_t> words, uint16_t peer_port);
   // Joins a device (by the index in the configuration) with where its frames go; nullptr detaches. Not owned.
   void AttachLink(IfIndex ifindex, Link* link);
   // Shows every frame to `tap`, which is not owned, until it is removed.

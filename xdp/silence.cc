@@ -93,6 +93,11 @@ Errno LoadPrograms(uint32_t mark, Programs* out, std::string* error) {
   Programs programs(sluice_silence_bpf__open(), sluice_silence_bpf__destroy);
   if (!programs) return FailErrno(error, "opening the silencing program");
   programs->rodata->sluice_mark = mark;
+  for (bpf_program* unused : {programs->progs.sluice_flow_in, programs->progs.sluice_flow_out, programs->progs.sluice_flow_tap}) {
+    bpf_program__set_autoload(unused, false);
+  }
+  if (const Errno e = UseEngineFlowMaps(programs->obj, nullptr); e != Errno::kOk)
+    return Fail(error, "preparing the silencing program", e);
   if (sluice_silence_bpf__load(programs.get()) != 0) {
     return FailErrno(error, "loading the silencing program into the kernel (needs CAP_BPF and CAP_NET_ADMIN)");
   }
@@ -235,9 +240,11 @@ Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, st
     return Fail(error, "device " + std::to_string(ifindex), Errno::kENODEV);
   }
   Programs programs(nullptr, sluice_silence_bpf__destroy);
-  if (Errno e = LoadPrograms(options.mark, &programs, error); e != Errno::kOk) return e;
-  const int in_program = bpf_program__fd(programs->progs.sluice_quiet_in);
-  const int out_program = bpf_program__fd(programs->progs.sluice_quiet_out);
+  if (options.flows == nullptr) {
+    if (Errno e = LoadPrograms(options.mark, &programs, error); e != Errno::kOk) return e;
+  }
+  const int in_program = programs ? bpf_program__fd(programs->progs.sluice_quiet_in) : options.flows->in.get();
+  const int out_program = programs ? bpf_program__fd(programs->progs.sluice_quiet_out) : options.flows->out.get();
   Silence result;
   result.ifindex_ = ifindex;
   if (!options.force_clsact) {

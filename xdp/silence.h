@@ -1,6 +1,6 @@
 // Silence: the host kernel's stack neither receives from a device nor sends on it, whoever dies. A BPF program at the head of the
 // device's ingress drops every frame for the kernel, one on egress lets out only frames with our mark (SO_MARK of packet sockets;
-// AF_XDP passes by egress).
+// AF_XDP passes by egress). The one exception, where it is asked for, are engine flows (engine_flows.h).
 //
 // Kernels from 6.6 on: TCX links, first in the chain, pinned on a bpffs so that they outlive every process. Before: a clsact
 // qdisc with direct-action filters of preference 1, which belong to the device. Both end with the device.
@@ -12,6 +12,7 @@
 #include <string>
 
 #include "base/errno.h"
+#include "xdp/engine_flows.h"
 #include "xdp/unique_fd.h"
 
 namespace sluice {
@@ -23,6 +24,7 @@ struct SilenceOptions {
   std::string directory = kSilenceDirectory;  // a bpffs is mounted there where there is none, and removed with its last pin
   std::string name;           // identifies the namespace on this host (no / . :); pins are NAME:IFINDEX:in and :out
   bool force_clsact = false;  // behave as on a kernel without TCX
+  const EngineFlowPrograms* flows = nullptr;  // let these flows of the kernel pass; loaded with the same mark
 };
 
 enum class SilenceKind : uint8_t { kNone, kTcx, kClsact };

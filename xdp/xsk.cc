@@ -116,7 +116,7 @@ Errno OpenQueue(int ifindex, uint32_t queue, const XdpDeviceFacts& device, bool 
 Errno OpenInMode(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options, bool native,
                  XdpAttachment* attachment, std::vector<Xsk>* sockets, std::string* error) {
   XdpAttachment attached;
-  if (Errno e = AttachXdp(ifindex, native, &attached, error); e != Errno::kOk) return e;
+  if (Errno e = AttachXdp(ifindex, native, options.flows, &attached, error); e != Errno::kOk) return e;
   std::vector<Xsk> opened(queues);
   for (uint32_t queue = 0; queue < queues; ++queue) {
     if (Errno e = OpenQueue(ifindex, queue, device, native, options, &opened[queue], error); e != Errno::kOk) return e;
@@ -161,13 +161,17 @@ uint64_t XdpAttachment::missed() const {
 }
 int XdpAttachment::map_fd() const { return impl_ == nullptr ? -1 : bpf_map__fd(impl_->programs->maps.sluice_xsks); }
 
-Errno AttachXdp(int ifindex, bool native, XdpAttachment* out, std::string* error) {
+Errno AttachXdp(int ifindex, bool native, const EngineFlowMaps* flows, XdpAttachment* out, std::string* error) {
   bpf::QuietLibbpf();
   auto impl = std::make_unique<XdpAttachment::Impl>();
   impl->native = native;
-  impl->programs = sluice_redirect_bpf__open_and_load();
-  if (impl->programs == nullptr) return FailErrno(error, "loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)");
-  const int program = bpf_program__fd(impl->programs->progs.sluice_redirect);
+  impl->programs = sluice_redirect_bpf__open();
+  if (impl->programs == nullptr) return FailErrno(error, "opening the XDP program");
+  const auto& programs = impl->programs->progs;
+  bpf_program__set_autoload(flows != nullptr ? programs.sluice_redirect : programs.sluice_redirect_flows, false);
+  if (UseEngineFlowMaps(impl->programs->obj, flows) != Errno::kOk || sluice_redirect_bpf__load(impl->programs) != 0)
+    return FailErrno(error, "loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)");
+  const int program = bpf_program__fd(flows != nullptr ? programs.sluice_redirect_flows : programs.sluice_redirect);
   const Errno e = bpf::CreateXdpLink(program, ifindex, native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE, &impl->link);
   if (e != Errno::kOk) {
     const char* hint =

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/errno.h"
+#include "xdp/engine_flows.h"
 #include "xdp/unique_fd.h"
 
 struct xdp_ring_offset;  // linux/if_xdp.h
@@ -29,6 +30,7 @@ struct XskOptions {
   bool scatter = true;        // XDP_USE_SG where known; false as on kernels before 6.6
   uint32_t rx_chunks = 2048;  // ring sizes: powers of two
   uint32_t tx_chunks = 1024;
+  const EngineFlowMaps* flows = nullptr;  // these flows go on to the kernel
 };
 
 // Plain values, passed on beside the descriptors.
@@ -66,13 +68,13 @@ class XdpAttachment {
   int map_fd() const;
 
  private:
-  friend Errno AttachXdp(int ifindex, bool native, XdpAttachment* out, std::string* error);
+  friend Errno AttachXdp(int ifindex, bool native, const EngineFlowMaps* flows, XdpAttachment* out, std::string* error);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
-// kEBUSY: the device has an XDP program of somebody else.
-Errno AttachXdp(int ifindex, bool native, XdpAttachment* out, std::string* error);
+// kEBUSY: the device has an XDP program of somebody else. `flows`: as in XskOptions; may be null.
+Errno AttachXdp(int ifindex, bool native, const EngineFlowMaps* flows, XdpAttachment* out, std::string* error);
 
 struct XdpDeviceFacts {
   bool veth = false;

@@ -54,6 +54,7 @@ Status PortOpener::OpenPacket(int ifindex, const char* name, OpenedPort* out, Po
   PacketSocketOptions options;
   options.vnet_header = plan_.flags.gso;
   options.mark = kSluiceMark;
+  options.filter = plan_.flow_programs.tap.get();
   PacketSocket socket;
   std::string error;
   const Errno e = OpenPacketSocket(ifindex, options, &socket, &error);
@@ -73,7 +74,9 @@ Status PortOpener::OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob*
   std::vector<Xsk> sockets;
   std::string error;
   const XdpDeviceFacts facts{.veth = device.kind == "veth", .mtu = device.mtu};
-  if (OpenXdpDevice(device.ifindex, 1, facts, XskOptions{}, &attachment, &sockets, &error) != Errno::kOk) {
+  XskOptions options;
+  if (plan_.flow_programs) options.flows = &plan_.flow_maps;
+  if (OpenXdpDevice(device.ifindex, 1, facts, options, &attachment, &sockets, &error) != Errno::kOk) {
     return Status::Error("device " + device.name + ": " + error);
   }
   attachments_.insert_or_assign(device.ifindex, std::move(attachment));

@@ -23,6 +23,7 @@
 #include "control/os.h"
 #include "control/run/plan.h"
 #include "sentry/filter.h"
+#include "xdp/engine_flows.h"
 
 namespace sluice::oci {
 namespace {
@@ -49,6 +50,11 @@ sockaddr_in ResolverAddress() {
 
 class Relay {
  public:
+  void OpenGate(int map) {
+    if (map >= 0 && gate_.Open(map) != Errno::kOk)
+      LogLine(LogLevel::kWarning, "names outside will not resolve through the engine");
+  }
+
   // Before the filter: sockets of the kernel.
   bool OpenKernelSockets() {
     const sockaddr_in resolver = ResolverAddress();
@@ -133,6 +139,7 @@ class Relay {
       }
       query.client = client;
       query.sent_ms = NowMs();
+      gate_.Ask();
       if (send(query.kernel.get(), buffer_.data(), static_cast<size_t>(n), MSG_NOSIGNAL) < 0)
         query.sent_ms = 0;  // the client asks again
     }
@@ -168,6 +175,7 @@ class Relay {
   }
 
   void Move(Connection& c) {
+    gate_.Ask();
     if (Pass(c.ours.get(), c.kernel.get(), &c.to_kernel) && Pass(c.kernel.get(), c.ours.get(), &c.to_ours)) return;
     c.ours.Reset();
     c.to_kernel.clear();
@@ -191,6 +199,7 @@ class Relay {
     return true;
   }
 
+  FlowGate gate_;
   std::array<Query, kQueries> queries_;
   std::array<Connection, kConnections> connections_;
   UniqueFd datagrams_, stream_;
@@ -207,12 +216,13 @@ bool DropRights() {
   return syscall(SYS_capset, &header, none) == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
 }
 
-[[noreturn]] void RunRelay(int tell, int go) {
+[[noreturn]] void RunRelay(int gate, int tell, int go) {
   prctl(PR_SET_NAME, "sluice-resolver");
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  CloseAllBut({tell, go, LogFileFd()});
   // The buffers are too large for the stack of a child that shares nothing; never freed.
   auto* relay = new Relay;
+  relay->OpenGate(gate);
+  CloseAllBut({tell, go, LogFileFd()});
   std::string error;
   UniqueFd listener;
   if (relay->OpenKernelSockets()) listener = InstallProgramFilter({}, &error);
@@ -228,12 +238,12 @@ bool DropRights() {
 
 }  // namespace
 
-Status ResolverRelay::Start(UniqueFd* listener) {
+Status ResolverRelay::Start(int gate, UniqueFd* listener) {
   UniqueFd ready_read, ready_write, go_read, go_write;
   SLUICE_RETURN_IF_ERROR(MakePipe(&ready_read, &ready_write));
   SLUICE_RETURN_IF_ERROR(MakePipe(&go_read, &go_write));
   pid_ = CloneProcess(0, &pidfd_);
-  if (pid_ == 0) RunRelay(ready_write.get(), go_read.get());
+  if (pid_ == 0) RunRelay(gate, ready_write.get(), go_read.get());
   if (pid_ < 0) return Status::Error("cannot start the relay to Docker's resolver" + ErrnoText(errno));
   ready_write.Reset();
   int number = -1;

@@ -13,8 +13,9 @@ namespace sluice::oci {
 class ResolverRelay {
  public:
   // In the container's network namespace, in a process of one thread. `listener` is to be given to the sandbox, which must be
-  // ready: the relay binds its sockets then.
-  Status Start(UniqueFd* listener);
+  // ready: the relay binds its sockets then. `gate`: the map by which a question lets the resolver ask its own servers
+  // (xdp/engine_flows.h), or -1.
+  Status Start(int gate, UniqueFd* listener);
   bool running() const { return static_cast<bool>(pidfd_); }
   int pidfd() const { return pidfd_.get(); }  // -1 where it does not run
   void Stop();

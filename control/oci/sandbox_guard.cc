@@ -1,6 +1,7 @@
 #include "control/oci/sandbox_guard.h"
 
 #include <fcntl.h>
+#include <linux/netfilter/nfnetlink.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -22,6 +23,7 @@
 #include "control/oci/resolver_relay.h"
 #include "control/oci/runc.h"
 #include "control/registry.h"
+#include "control/rtnl.h"
 #include "control/run/option_group.h"
 #include "control/run/sandbox.h"
 #include "control/run/silencing.h"
@@ -95,6 +97,7 @@ class SandboxGuard {
     plan_.flags.root = kRunDirectory;
     plan_.netns = std::move(netns);
     plan_.guard_pid = getpid();
+    plan_.engine_flows = true;
     settings_ = Settings(flags);
     clients_.push_back({std::move(first_client), {}, false});
   }
@@ -129,6 +132,7 @@ class SandboxGuard {
     taken_ = true;
     SLUICE_RETURN_IF_ERROR(ListenAt(GuardSocket(plan_.netns_id), SOCK_SEQPACKET, &front_ends_));
     SLUICE_RETURN_IF_ERROR(sandbox_.Enter());
+    FollowRules();
     SLUICE_RETURN_IF_ERROR(sandbox_.LookAtNamespace(&resolver_wanted_));
     SLUICE_RETURN_IF_ERROR(sandbox_.Start());
     plan_.options.command = {"(containers)"};
@@ -138,6 +142,7 @@ class SandboxGuard {
   void Turn() {
     std::vector<pollfd> polled{{front_ends_.get(), POLLIN, 0}};
     sandbox_.AddPolled(&polled);
+    polled.push_back({rules_.get(), POLLIN, 0});
     polled.push_back({resolver_.pidfd(), POLLIN, 0});
     const size_t first_client = polled.size();
     for (const Client& client : clients_) polled.push_back({client.socket.get(), POLLIN, 0});
@@ -154,6 +159,7 @@ class SandboxGuard {
     if (event == Sandbox::Event::kReady) OnReady();
     if (event == Sandbox::Event::kDrained && draining_) End();
     if (polled[first_client - 1].revents != 0) OnResolverEnd();
+    if (polled[first_client - 2].revents != 0) OnRules();
     OnMembers(&polled[first_member]);
     size_t i = first_client;
     // Clients that come in below have no entry yet.
@@ -176,9 +182,25 @@ class SandboxGuard {
     }
   }
 
+  // The engine may set its resolver up at any time: with the first user-defined network, which may be connected later.
+  void FollowRules() {
+    const Status status = NetlinkClient::Open({NFNLGRP_NFTABLES}, &rules_, NETLINK_NETFILTER);
+    if (!status.ok()) Log(LogLevel::kDebug, "a resolver that is set up later will not be noticed: %s", status.line().c_str());
+  }
+
+  void OnRules() {
+    char unread[8192];
+    while (recv(rules_.get(), unread, sizeof unread, MSG_DONTWAIT) > 0 || errno == ENOBUFS) {
+    }
+    bool found = false;
+    static_cast<void>(CheckPacketFilters({}, &found));
+    resolver_wanted_ |= found;
+    if (found && ready_ && !resolver_.running()) StartResolver();
+  }
+
   void StartResolver() {
     UniqueFd listener;
-    const Status status = resolver_.Start(&listener);
+    const Status status = resolver_.Start(plan_.flow_maps.gate.get(), &listener);
     if (status.ok()) {
       sandbox_.AddListener(listener.get());
     } else {
@@ -351,6 +373,7 @@ class SandboxGuard {
   UniqueFd front_ends_;
   std::list<Client> clients_;
   std::list<Member> members_;
+  UniqueFd rules_;  // hears of changes of the namespace's packet filters; invalid on a kernel without nftables
   ResolverRelay resolver_;
   bool resolver_wanted_ = false;
   bool taken_ = false, ready_ = false, draining_ = false;

@@ -68,7 +68,8 @@ void StandardDescriptors(SandboxPlan& plan) {
   if (!EnterEmptyRoot()) Fail(plan, "an empty root");
   const NativeOptionMaps& options = plan.option_group.maps;
   CloseAllBut({plan.calls.b.get(), plan.control.b.get(), plan.event_netlink.get(), plan.dump_netlink.get(),
-               plan.admin_listener.get(), plan.pcap.get(), options.slots.get(), options.marks.get(), options.posted.get()});
+               plan.admin_listener.get(), plan.pcap.get(), options.slots.get(), options.marks.get(), options.posted.get(),
+               plan.flow_maps.held.get()});
   SetLimits();
   if (!BecomeUnowned(kFirstUid + static_cast<uid_t>(plan.guard_pid) * 4)) Fail(plan, "an unowned user");
   // When the keeper goes, so does the sentry (the kernel forgets this at a change of user).

@@ -14,6 +14,7 @@
 #include "control/namespaces.h"
 #include "control/os.h"
 #include "control/rtnl.h"
+#include "xdp/engine_flows.h"
 #include "xdp/native_options.h"
 #include "xdp/silence.h"
 
@@ -40,9 +41,12 @@ struct SandboxPlan {
   std::string netns_name;  // as of ip netns; may be empty
   NamespaceId netns_id;
   bool own_netns = false;
-  std::vector<LinkInfo> devices;    // those whose frames are ours
-  std::map<int, Silence> silenced;  // by index
-  OwnLink own_link;                 // where the namespace is ours and has a device; its descriptors stay with guard and broker
+  std::vector<LinkInfo> devices;     // those whose frames are ours
+  std::map<int, Silence> silenced;   // by index
+  bool engine_flows = false;         // wanted: a container engine's resolver may work in the namespace
+  EngineFlowMaps flow_maps;          // none where they cannot be
+  EngineFlowPrograms flow_programs;  // the broker's
+  OwnLink own_link;                  // where the namespace is ours and has a device; its descriptors stay with guard and broker
 
   UniqueFd standin_netns;
   uint64_t standin_cookie = 0;

@@ -96,6 +96,7 @@ Status Sandbox::Start() {
 
 Status Sandbox::OpenForSentry() {
   SLUICE_RETURN_IF_ERROR(MakeStandinNetns(&plan_.standin_netns, &plan_.standin_cookie));
+  MakeEngineFlows();
   PruneOptionGroups(plan_.flags);
   MakeOptionGroup(plan_);
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open(Mirror::Groups(), &plan_.event_netlink));
@@ -105,6 +106,14 @@ Status Sandbox::OpenForSentry() {
   fcntl(plan_.sentry_log_read.get(), F_SETFL, O_NONBLOCK);
   fcntl(plan_.sentry_log_write.get(), F_SETFL, O_NONBLOCK);
   return {};
+}
+
+// Where they cannot be, the sandbox works but for those names.
+void Sandbox::MakeEngineFlows() {
+  if (!plan_.engine_flows || plan_.flags.network != NetworkMode::kSandbox) return;
+  std::string error;
+  if (CreateEngineFlowMaps(&plan_.flow_maps, &error) != Errno::kOk)
+    Log(LogLevel::kWarning, "names outside will not resolve through the engine: %s", error.c_str());
 }
 
 Status Sandbox::StartBroker() {
@@ -141,6 +150,7 @@ Status Sandbox::StartSentry() {
   plan_.pcap.Reset();
   plan_.sentry_log_write.Reset();
   plan_.option_group.maps = {};
+  plan_.flow_maps.held.Reset();
   return {};
 }
 

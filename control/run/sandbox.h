@@ -70,6 +70,7 @@ class Sandbox {
   };
 
   Status OpenForSentry();
+  void MakeEngineFlows();
   Status StartBroker();
   Status StartSentry();
   Event FromBroker(std::string* why);

@@ -55,6 +55,7 @@ class Sentry {
         admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}) {}
 
   [[noreturn]] void Run() {
+    ShareHeldPorts();
     ReceiveFirstSysctls();
     CheckStatus(mirror_.ReadAll());
     Publish(true);
@@ -82,6 +83,15 @@ class Sentry {
     std::unique_ptr<NativeOptions> options = NativeOptions::Open(std::move(plan.option_group.maps), &error);
     if (options == nullptr) Fatal("cannot use the program that answers socket options: " + error);
     return options;
+  }
+
+  // With the engine's flows, which keep away from what our stack holds.
+  void ShareHeldPorts() {
+    if (!plan_.flow_maps.held) return;
+    const std::span<uint64_t> words = MapHeldPorts(plan_.flow_maps.held.get());
+    if (words.empty()) Fatal("cannot map the table of held ports" + ErrnoText(errno));
+    stack_.PublishHeldPorts(words, SLUICE_ENGINE_PORT);
+    plan_.flow_maps.held.Reset();
   }
 
   [[noreturn]] void Fatal(const std::string& line) {

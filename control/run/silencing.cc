@@ -10,6 +10,7 @@ SilenceOptions OptionsFor(const SandboxPlan& plan) {
   SilenceOptions options;
   options.mark = kSluiceMark;
   options.name = Format("net-%llu", static_cast<unsigned long long>(plan.netns_id.inode));
+  if (plan.flow_programs) options.flows = &plan.flow_programs;
   return options;
 }
 
@@ -23,8 +24,13 @@ Status Silencing::Recover() {
 
 Status Silencing::Silence(int ifindex, const std::string& name) {
   if (plan_.silenced.count(ifindex) != 0) return {};
-  ::sluice::Silence silence;
   std::string error;
+  if (plan_.flow_maps && !plan_.flow_programs &&
+      LoadEngineFlowPrograms(plan_.flow_maps, kSluiceMark, &plan_.flow_programs, &error) != Errno::kOk) {
+    Log(LogLevel::kWarning, "names outside will not resolve through the engine: %s", error.c_str());
+    plan_.flow_maps = {};
+  }
+  ::sluice::Silence silence;
   const Errno e = SilenceDevice(ifindex, OptionsFor(plan_), &silence, &error);
   if (e != Errno::kOk) return Status::Error("device " + name + ": the kernel cannot be silenced: " + error);
   plan_.silenced.emplace(ifindex, std::move(silence));

@@ -44,6 +44,7 @@ class PortTable {
   bool Conflicts(const DatagramBase& socket, const IpAddress& local, uint16_t port) const;
   uint16_t Choose(const DatagramBase& socket, const IpAddress& local, const Endpoint* remote);
   int Score(const DatagramBase& s, const Tuple& t) const;
+  void Tell(const DatagramBase& socket, bool held) const;
   Network& network_;
   absl::flat_hash_map<uint16_t, std::vector<DatagramBase*>> ports_;
 };

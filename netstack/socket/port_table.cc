@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "netstack/socket/datagram_base.h"
+#include "netstack/socket/held_ports.h"
 
 namespace sluice {
 namespace {
@@ -70,7 +71,13 @@ Errno PortTable::Claim(DatagramBase& socket, const IpAddress& local, uint16_t po
   if (sockets.empty() && peers != nullptr && Shared(socket)) peers->Hold(Space(socket), port);
   sockets.push_back(&socket);
   socket.local_port_ = port;
+  Tell(socket, true);
   return Errno::kOk;
+}
+
+void PortTable::Tell(const DatagramBase& socket, bool held) const {
+  HeldPorts* told = network_.context().held_ports;
+  if (told != nullptr && socket.protocol() == kIpProtoUdp) told->Set(kIpProtoUdp, socket.local_port_, held);
 }
 
 void PortTable::Release(DatagramBase& socket) {
@@ -81,6 +88,7 @@ void PortTable::Release(DatagramBase& socket) {
     ports_.erase(it);
     ShardPeers* peers = network_.context().peers;
     if (peers != nullptr && Shared(socket)) peers->Release(Space(socket), socket.local_port_);
+    Tell(socket, false);
   }
   socket.local_port_ = 0;
 }

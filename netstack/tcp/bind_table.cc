@@ -47,6 +47,9 @@ void BindTable::Add(PortHolder* s, uint16_t port) {
   if (head != nullptr) head->prev_holder = &s->next_holder;
   head = s;
   s->prev_holder = &head;
+  HeldPorts* held = context_.held_ports;
+  s->counted_held = held != nullptr && (!s->auto_bound || s->peer_port == held->peer_port());
+  if (s->counted_held && entry.held++ == 0) held->Set(kIpProtoTcp, port, true);
 }
 
 void BindTable::Remove(PortHolder* s) {
@@ -58,6 +61,8 @@ void BindTable::Remove(PortHolder* s) {
   const auto it = ports_.find(s->bound_port);
   Port& entry = it->second;
   if (s->told_others && --entry.told == 0 && context_.peers != nullptr) context_.peers->Release(PortSpace::kTcp, s->bound_port);
+  if (s->counted_held && --entry.held == 0) context_.held_ports->Set(kIpProtoTcp, s->bound_port, false);
+  s->counted_held = false;
   if (entry.first == nullptr) ports_.erase(it);
 }
 

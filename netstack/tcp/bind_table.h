@@ -6,6 +6,7 @@
 #include <functional>
 #include <unordered_map>
 
+#include "netstack/socket/held_ports.h"
 #include "netstack/stack.h"
 #include "netstack/tcp/types.h"
 
@@ -18,13 +19,15 @@ struct PortHolder {
   IpAddress bound_address;  // specific, or Any of the family of the socket
   IfIndex bound_ifindex = 0;
   uint16_t bound_port = 0;
+  uint16_t peer_port = 0;  // where the port is auto_bound
   bool reuse_address = false;
   bool reuse_port = false;
   bool v6_only = false;
   bool holder_listens = false;
   bool auto_bound = false;  // the port was chosen by connect(): others may connect from it, too
   bool holder_is_socket = true;
-  bool told_others = false;  // counted in what the other stacks of this host know
+  bool told_others = false;   // counted in what the other stacks of this host know
+  bool counted_held = false;  // counted as one of HeldPorts
   bool holds_port() const { return prev_holder != nullptr; }
 };
 
@@ -54,6 +57,7 @@ class BindTable {
   struct Port {
     PortHolder* first = nullptr;
     uint32_t told = 0;  // holders that the other stacks know of: all but those whose port connect() chose, which are at home
+    uint32_t held = 0;  // holders that make it one of HeldPorts
   };
   const StackContext& context_;
   std::unordered_map<uint16_t, Port> ports_;

@@ -251,6 +251,7 @@ Errno Connection::Connect(const Endpoint& to) {
       return Errno::kEADDRNOTAVAIL;
     }
     auto_bound = true;
+    peer_port = to.port;
     engine_.binds.Add(this, port);
     key.local_port = port;
   } else {

@@ -302,6 +302,7 @@ void Engine::AddTimeWait(const Connection& c, State substate, Duration length) {
   tw->reuse_address = c.reuse_address;
   tw->reuse_port = c.reuse_port;
   tw->auto_bound = c.auto_bound;
+  tw->peer_port = c.key.remote_port;
   flows.Insert(tw);
   binds.Add(tw, c.key.local_port);
   ctx.timers.Schedule(tw->timer, now() + length);

@@ -111,6 +111,7 @@ class DockerHost:
         self.log = open(f"{self.directory}/dockerd.log", "w", encoding="utf-8")
         self.process = None
         self.inner = None
+        self.name_server = None
         self._start()
 
     def _start(self):
@@ -166,6 +167,21 @@ class DockerHost:
             raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def serve_names(self, address):
+        """A server of names (name_server.py) at an address of the host's own. Returns how to read what it was asked."""
+        self.host("ip", "addr", "replace", f"{address}/32", "dev", "lo")
+        path = f"{self.directory}/names.log"
+        with open(path, "w", encoding="ascii") as log:
+            # It ends with the host's first process.
+            self.name_server = subprocess.Popen(["nsenter", "-t", str(self.inner), "-n", "-m", "-p", "python3", f"{ROOT}/tests/engines/name_server.py", address],
+                             stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+
+        def asked():
+            with open(path, encoding="ascii") as f:
+                return f.read().splitlines()
+        wait_for(lambda: "ready" in asked(), "the server of names does not start")
+        return asked
+
     def sandboxes(self):
         return json.loads(self.host(SLUICE, "sandboxes", "--json").stdout)
 
@@ -183,6 +199,8 @@ class DockerHost:
             except ProcessLookupError:
                 pass
             self.process.wait()
+        if self.name_server is not None:
+            self.name_server.wait()
         self.log.close()
         for controller in glob.glob(f"/sys/fs/cgroup/*{self.cgroup}") + glob.glob(f"/sys/fs/cgroup{self.cgroup}"):
             for folder, _, _ in os.walk(controller, topdown=False):

@@ -12,7 +12,12 @@ import unittest
 from docker_host import SLUICE, DockerHost, busybox, servers, wait_for
 
 RUNTIMES = {"sluice": [], "sluice-host": ["--network=host"], "sluice-none": ["--network=none"], "sluice-nogso": ["--gso=false"],
-            "sluice-raw": ["--net-raw"]}
+            "sluice-raw": ["--net-raw"], "sluice-xdp": ["--link=xdp"]}
+NAME_SERVER = "10.99.0.53"
+# How many addresses the resolver gives for a name whose answer, asked for with EDNS, is longer than a frame.
+LONG_ANSWER = ("import socket, struct; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20); s.connect(('127.0.0.11', 53)); "
+               "s.send(bytes.fromhex('777701000001000000000001') + b'\\4long\\4test\\0\\0\\1\\0\\1' + bytes.fromhex('0000291000000000000000')); "
+               "print(struct.unpack('!H', s.recv(65535)[6:8])[0])")
 SERVER = "import http.server,sys; http.server.ThreadingHTTPServer(('0.0.0.0', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()"
 
 
@@ -42,6 +47,16 @@ class DockerTest(unittest.TestCase):
     def start(self, name, *command, options=(), runtime="sluice", image="bb"):
         self.host.docker("run", "-d", "--name", name, f"--runtime={runtime}", *options, image, *command)
         return name
+
+    def serve_names(self):
+        if not hasattr(DockerTest, "asked"):
+            DockerTest.asked = staticmethod(self.host.serve_names(NAME_SERVER))
+        return DockerTest.asked
+
+    def look_up(self, name, what):
+        """By the C library, which asks again by TCP where an answer was truncated."""
+        program = f"import socket\ntry: print(*sorted({{a[4][0] for a in socket.getaddrinfo('{what}', 80, socket.AF_INET)}}))\nexcept socket.gaierror: pass"
+        return self.host.out("exec", name, "python3", "-c", program).split()
 
     def start_server(self, name, port=80, options=(), **kw):
         self.start(name, "python3", "-c", SERVER, str(port), options=options, image="servers", **kw)
@@ -196,6 +211,39 @@ class NetworkTest(DockerTest):
         # Nothing else of the kernel's loopback is there.
         ports = "import socket\nfor a in ('127.0.0.1', '127.0.0.11'):\n  s = socket.socket(); print(s.connect_ex((a, 54)))"
         self.assertEqual(self.run_in("python3", "-c", ports, options=["--network", "un"], image="servers").stdout.split(), ["111", "111"])
+
+    def test_names_outside(self):
+        asked = self.serve_names()
+        self.host.docker("network", "create", "un")
+        for runtime in ("sluice", "sluice-xdp"):
+            with self.subTest(runtime=runtime):
+                options = ["--network", "un", "--dns", NAME_SERVER]
+                self.start("box", "sleep", "1000", options=options, image="servers", runtime=runtime)
+                self.start("peer", "sleep", "1000", options=options)
+                address = self.host.address("box", "un")
+                before = len(asked())
+                self.assertEqual(self.look_up("box", "outside.test"), ["192.0.2.7"])
+                self.assertEqual(self.look_up("box", "truncated.test"), ["192.0.2.7", "192.0.2.8"])
+                # It was the engine that asked, from the container's address, and nobody was told anything else of it.
+                self.assertLessEqual({f"udp outside.test {address}", f"udp truncated.test {address}", f"tcp truncated.test {address}"}, set(asked()[before:]))
+                # An answer in fragments.
+                self.assertEqual(self.host.out("exec", "box", "python3", "-c", LONG_ANSWER).strip(), "150")
+                self.assertEqual(self.look_up("box", "peer"), [self.host.address("peer", "un")])
+                self.assertEqual(self.look_up("box", "nowhere.test"), [])
+                self.host.docker("rm", "-f", "box", "peer")
+
+    def test_the_first_user_network_is_connected_later(self):
+        asked = self.serve_names()
+        self.host.docker("network", "create", "un")
+        self.start("peer", "sleep", "1000", options=["--network", "un"])
+        self.start("box", "sleep", "1000", image="servers", options=["--dns", NAME_SERVER])
+        # On the default bridge the container asks the server itself.
+        self.assertEqual(self.look_up("box", "outside.test"), ["192.0.2.7"])
+        self.host.docker("network", "connect", "un", "box")
+        wait_for(lambda: self.look_up("box", "peer") == [self.host.address("peer", "un")], "names of the network do not resolve", 30)
+        before = len(asked())
+        self.assertEqual(self.look_up("box", "outside.test"), ["192.0.2.7"])
+        self.assertIn("udp outside.test", "\n".join(asked()[before:]))
 
     def test_connect_and_disconnect_live(self):
         self.host.docker("network", "create", "un")

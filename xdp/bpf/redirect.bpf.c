@@ -4,6 +4,9 @@
 
 #include <bpf/bpf_helpers.h>
 
+#define LOAD(context, offset, to, size) bpf_xdp_load_bytes(context, offset, to, size)
+#include "xdp/bpf/engine_flows.h"
+
 struct {
   __uint(type, BPF_MAP_TYPE_XSKMAP);
   __uint(max_entries, 64);
@@ -18,9 +21,7 @@ struct {
   __type(value, __u64);
 } sluice_missed SEC(".maps");
 
-// Takes frames of several buffers: 64 KiB super-segments in generic mode, jumbo frames in native mode.
-SEC("xdp.frags")
-int sluice_redirect(struct xdp_md* ctx) {
+static __always_inline int redirect(struct xdp_md* ctx) {
   const int action = bpf_redirect_map(&sluice_xsks, ctx->rx_queue_index, XDP_PASS);
   if (action == XDP_PASS) {
     const __u32 only = 0;
@@ -28,6 +29,20 @@ int sluice_redirect(struct xdp_md* ctx) {
     if (missed) __sync_fetch_and_add(missed, 1);
   }
   return action;
+}
+
+// Takes frames of several buffers: 64 KiB super-segments in generic mode, jumbo frames in native mode.
+SEC("xdp.frags")
+int sluice_redirect(struct xdp_md* ctx) {
+  return redirect(ctx);
+}
+
+// The same but for engine flows, which go on to the silencing program, and past it.
+SEC("xdp.frags")
+int sluice_redirect_flows(struct xdp_md* ctx) {
+  const __u64 now = bpf_ktime_get_ns();
+  if (gate_lives(now) && (received_by_engine(ctx, now) || answered(ctx, now) != 0)) return XDP_PASS;
+  return redirect(ctx);
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";
