@@ -54,6 +54,28 @@ bool SetSysctl(Flags& f, std::string_view v) {
   return true;
 }
 
+// "64m", "1g"; a bare number has no unit and is refused.
+std::optional<uint64_t> ParseSize(std::string_view v) {
+  uint64_t number = 0;
+  const auto [end, error] = std::from_chars(v.data(), v.data() + v.size(), number);
+  const std::string_view unit(end, static_cast<size_t>(v.data() + v.size() - end));
+  const int shift = unit == "k" ? 10 : unit == "m" ? 20 : unit == "g" ? 30 : 0;
+  if (error != std::errc() || shift == 0 || number > (uint64_t{1} << 40) >> shift) return std::nullopt;
+  return number << shift;
+}
+
+bool SetSentryMemory(Flags& f, std::string_view v) {
+  constexpr uint64_t kLeast = uint64_t{64} << 20;
+  if (v == "unlimited") {
+    f.sentry_memory = 0;
+    return true;
+  }
+  const auto size = ParseSize(v);
+  if (!size || *size < kLeast) return false;
+  f.sentry_memory = *size;
+  return true;
+}
+
 bool SetNonEmpty(std::string& to, std::string_view v) {
   to = v;
   return !v.empty();
@@ -156,6 +178,10 @@ constexpr FlagSpec kFlags[] = {
        f.rootless = v;
        return v == "auto" || v == "true" || v == "false";
      }},
+    {"sentry-memory", "size", "unlimited", "unlimited, or a size from 64m up to 1024g such as 512m", "",
+     "packets in the stack's buffers get half of it, at most 512m; containers: also the bound of all memory of the sandbox's own "
+     "processes, in a control group beside the container's",
+     SetSentryMemory},
     {"allow-flag-override", "bool", "false", kBool, "",
      "containers: annotations dev.sluice.flag.NAME may set NAME to any value; without it they may only tighten",
      [](Flags& f, std::string_view v) { return SetBool(f.allow_flag_override, v); }},

@@ -39,6 +39,7 @@ struct Flags {
   bool systemd_cgroup = false;  // these two are runc's alone
   std::string rootless;
   bool allow_flag_override = false;
+  uint64_t sentry_memory = 0;  // bytes; 0: unlimited
   bool operator==(const Flags&) const = default;
 };
 
@@ -111,7 +112,7 @@ struct CommandLine {
 
 struct FlagSpec {
   std::string_view name;
-  std::string_view type;     // bool, enum, string, duration, key=value
+  std::string_view type;     // bool, enum, string, duration, size, key=value
   std::string_view initial;  // default, as it would be typed
   std::string_view allowed;  // values of this build
   std::string_view later;    // values that exist by design and not in this build; "*": the whole flag

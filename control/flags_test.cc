@@ -44,6 +44,16 @@ TEST(Flags, TakesBothSpellingsAndBareBools) {
   EXPECT_EQ(line.do_options.command, (std::vector<std::string>{"ls", "-l"}));
 }
 
+TEST(Flags, Sizes) {
+  CommandLine line;
+  ASSERT_TRUE(Parse({"--sentry-memory=64m", "do", "x"}, &line).ok());
+  EXPECT_EQ(line.flags.sentry_memory, uint64_t{64} << 20);
+  ASSERT_TRUE(Parse({"--sentry-memory=1024g", "do", "x"}, &line).ok());
+  EXPECT_EQ(line.flags.sentry_memory, uint64_t{1} << 40);
+  ASSERT_TRUE(Parse({"--sentry-memory=unlimited", "do", "x"}, &line).ok());
+  EXPECT_EQ(line.flags.sentry_memory, 0u);
+}
+
 TEST(Flags, CommandNeedsNoDashes) {
   CommandLine line;
   ASSERT_TRUE(Parse({"do", "--netns", "n", "--device=eth0", "--device", "eth1", "ip", "--json", "addr"}, &line).ok());
@@ -70,6 +80,15 @@ TEST(Flags, WrongValuesNameFlagValueAndWhatIsAllowed) {
        1},
       {{"--poll-spin=5", "do", "x"},
        "--poll-spin=5: not a valid value (allowed: auto, or a time up to 1s such as 50us or 1ms)",
+       1},
+      {{"--sentry-memory=64", "do", "x"},
+       "--sentry-memory=64: not a valid value (allowed: unlimited, or a size from 64m up to 1024g such as 512m)",
+       1},
+      {{"--sentry-memory=63m", "do", "x"},
+       "--sentry-memory=63m: not a valid value (allowed: unlimited, or a size from 64m up to 1024g such as 512m)",
+       1},
+      {{"--sentry-memory=2000g", "do", "x"},
+       "--sentry-memory=2000g: not a valid value (allowed: unlimited, or a size from 64m up to 1024g such as 512m)",
        1},
       {{"--nonsense", "do", "x"}, "--nonsense: unknown flag (see sluice flags)", 2},
       {{"--pcap-log=", "do", "x"}, "--pcap-log: an empty value is not allowed", 2},

@@ -22,6 +22,7 @@
 #include "control/run/control_protocol.h"
 #include "control/run/option_group.h"
 #include "control/run/plan.h"
+#include "control/run/sandbox_groups.h"
 #include "control/run/silencing.h"
 
 namespace sluice {
@@ -189,6 +190,7 @@ class Broker {
       WaitForEnd(process->get(), 10000);
     }
     RemoveOptionGroup(plan_);
+    RemoveSandboxGroups(plan_, {getpid()});
     Silencing(plan_).LiftAll();
     RemoveRegistration(plan_);
     _exit(kExitKilled);

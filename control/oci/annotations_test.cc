@@ -27,8 +27,8 @@ TEST(AnnotationsTest, EveryRuleIsOfAFlagAndItsValues) {
 
 // What would write to or name files of the host, or decide about annotations.
 TEST(AnnotationsTest, SomeFlagsAreTheAdministrators) {
-  for (const char* name :
-       {"root", "log", "log-format", "debug", "pcap-log", "metrics", "systemd-cgroup", "rootless", "allow-flag-override"}) {
+  for (const char* name : {"root", "log", "log-format", "debug", "pcap-log", "metrics", "systemd-cgroup", "rootless",
+                           "allow-flag-override", "sentry-memory"}) {
     Flags flags;
     flags.allow_flag_override = true;
     const Flags before = flags;

@@ -266,6 +266,7 @@ class Creation {
     SLUICE_RETURN_IF_ERROR(AcceptDelivery(listening_.get(), &delivery));
     UniqueFd netns(open(Format("/proc/%d/ns/net", delivery.pid).c_str(), O_RDONLY | O_CLOEXEC));
     ContainerRequest request;
+    request.init_pid = delivery.pid;
     request.init = PidfdOpen(delivery.pid);
     init_gone_ = !netns || !request.init;
     if (init_gone_) return Status::Error("the container's init is gone");

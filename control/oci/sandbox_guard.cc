@@ -73,7 +73,8 @@ std::string Settings(const Flags& f) {
            {"netfilter", static_cast<int>(f.netfilter)},
            {"sysctl", f.sysctls},
            {"pcap-log", f.pcap_log}};
-  if (!f.metrics.empty()) all["metrics"] = f.metrics;  // added later: sandboxes of an older sluice do not have it
+  if (!f.metrics.empty()) all["metrics"] = f.metrics;  // these came later: sandboxes of an older sluice do not have them
+  if (f.sentry_memory != 0) all["sentry-memory"] = f.sentry_memory;
   return all.dump();
 }
 
@@ -90,14 +91,26 @@ bool ReceiveJson(int socket, json* out, std::vector<UniqueFd>* fds, int flags = 
   return out->is_object();
 }
 
+// Of the namespace's first container, beside which the sandbox stands.
+struct Surroundings {
+  std::string groups;  // /proc/PID/cgroup
+  int oom_score = 0;
+};
+
+Surroundings SurroundingsOf(pid_t init) {
+  return {ReadSmallFile(Format("/proc/%d/cgroup", init)).value_or(""), OomScoreOf(init)};
+}
+
 class SandboxGuard {
  public:
-  SandboxGuard(const Flags& flags, UniqueFd netns, UniqueFd first_client) : sandbox_(plan_) {
+  SandboxGuard(const Flags& flags, UniqueFd netns, UniqueFd first_client, const Surroundings& container) : sandbox_(plan_) {
     plan_.flags = flags;
     plan_.flags.root = kRunDirectory;
     plan_.netns = std::move(netns);
     plan_.guard_pid = getpid();
     plan_.engine_flows = true;
+    plan_.container_groups = container.groups;
+    plan_.oom_score = container.oom_score;
     settings_ = Settings(flags);
     clients_.push_back({std::move(first_client), {}, false});
   }
@@ -380,7 +393,7 @@ class SandboxGuard {
 };
 
 // The guard is nobody's child that is waited for, and holds nothing of the engine's.
-[[noreturn]] void BecomeGuard(const Flags& flags, UniqueFd netns, UniqueFd client) {
+[[noreturn]] void BecomeGuard(const Flags& flags, UniqueFd netns, UniqueFd client, const Surroundings& container) {
   setsid();
   if (fork() != 0) _exit(0);
   prctl(PR_SET_NAME, "sluice-guard");
@@ -395,16 +408,18 @@ class SandboxGuard {
   sigprocmask(SIG_SETMASK, &none, nullptr);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGHUP, SIG_IGN);
-  (new SandboxGuard(flags, std::move(netns), std::move(client)))->Run();
+  if (!SetOomScore(getpid(), kLastVictim)) Log(LogLevel::kDebug, "cannot set oom_score_adj%s", ErrnoText(errno).c_str());
+  (new SandboxGuard(flags, std::move(netns), std::move(client), container))->Run();
 }
 
-Status StartGuard(const Flags& flags, int netns, UniqueFd* channel) {
+Status StartGuard(const Flags& flags, int netns, pid_t init, UniqueFd* channel) {
   SocketPair pair;
   SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&pair));
+  const Surroundings container = SurroundingsOf(init);
   const pid_t pid = fork();
   if (pid == 0) {
     pair.a.Reset();
-    BecomeGuard(flags, UniqueFd(fcntl(netns, F_DUPFD_CLOEXEC, 3)), std::move(pair.b));
+    BecomeGuard(flags, UniqueFd(fcntl(netns, F_DUPFD_CLOEXEC, 3)), std::move(pair.b), container);
   }
   if (pid < 0) return Status::Error("cannot start the sandbox's guard" + ErrnoText(errno));
   pair.b.Reset();
@@ -467,7 +482,7 @@ Status JoinSandbox(const Flags& flags, int netns, const ContainerRequest& reques
   std::string error;
   for (int i = 0; i < kTries; ++i) {
     UniqueFd channel = ConnectTo(GuardSocket(*id), SOCK_SEQPACKET);
-    if (!channel) SLUICE_RETURN_IF_ERROR(StartGuard(flags, netns, &channel));
+    if (!channel) SLUICE_RETURN_IF_ERROR(StartGuard(flags, netns, request.init_pid, &channel));
     const Outcome outcome = Ask(channel.get(), message, fds, &error);
     if (outcome == Outcome::kDone) return {};
     if (outcome == Outcome::kFailed) break;

@@ -9,6 +9,8 @@
 //                           with "kill" its init is killed before
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 
 #include "base/unique_fd.h"
@@ -20,6 +22,7 @@ namespace sluice::oci {
 
 struct ContainerRequest {
   Container container;
+  pid_t init_pid = 0;  // as we number it
   UniqueFd init;       // pidfd
   UniqueFd listening;  // of container.listener_path()
   UniqueFd seccomp;    // the init's

@@ -18,6 +18,7 @@
 #include "control/run/inherited.h"
 #include "control/run/plan.h"
 #include "control/run/sandbox.h"
+#include "control/run/sandbox_groups.h"
 #include "control/run/silencing.h"
 
 namespace sluice {
@@ -33,6 +34,7 @@ class Guard {
     plan_.flags = line.flags;
     plan_.options = line.do_options;
     plan_.guard_pid = getpid();
+    plan_.oom_score = OomScoreOf(plan_.guard_pid);
   }
 
   int Run() {

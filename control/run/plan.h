@@ -14,6 +14,7 @@
 #include "control/namespaces.h"
 #include "control/os.h"
 #include "control/rtnl.h"
+#include "control/run/sandbox_groups.h"
 #include "xdp/engine_flows.h"
 #include "xdp/native_options.h"
 #include "xdp/silence.h"
@@ -52,6 +53,12 @@ struct SandboxPlan {
   uint64_t standin_cookie = 0;
 
   OptionGroup option_group;
+
+  // Of a container: /proc/PID/cgroup of its init, and its score for the OOM killer, which is the sentry's, too: the end of either
+  // is the end of both.
+  std::string container_groups;
+  int oom_score = 0;
+  std::vector<SandboxGroup> groups;
 
   UniqueFd lock;  // of the namespace; held by guard and broker
 

@@ -22,6 +22,7 @@
 #include "control/netfilter_check.h"
 #include "control/registry.h"
 #include "control/run/option_group.h"
+#include "control/run/sandbox_groups.h"
 #include "control/run/silencing.h"
 
 namespace sluice {
@@ -84,13 +85,20 @@ Status Sandbox::LookAtNamespace(bool* resolver) {
 }
 
 Status Sandbox::Start() {
+  MakeSandboxGroups(plan_);
   // The broker first: it silences the devices while the rest is made.
   SLUICE_RETURN_IF_ERROR(StartBroker());
+  for (const pid_t pid : {broker_.pid, getpid()}) JoinSandboxGroups(plan_, pid);
   SLUICE_RETURN_IF_ERROR(OpenForSentry());
   SLUICE_RETURN_IF_ERROR(StartSentry());
   const std::string_view cookie(reinterpret_cast<const char*>(&plan_.standin_cookie), sizeof plan_.standin_cookie);
   if (!Send(Type::kSandbox, {sentry_.pidfd.get(), keeper_.pidfd.get()}, cookie))
     return Status::Error("the broker died while it started", kExitKilled);
+  for (const Child* child : {&broker_, &keeper_, &sentry_}) {
+    const int score = child == &sentry_ ? plan_.oom_score : kLastVictim;
+    if (!SetOomScore(child->pid, score))
+      Log(LogLevel::kDebug, "cannot set oom_score_adj to %d%s", score, ErrnoText(errno).c_str());
+  }
   return {};
 }
 
@@ -181,6 +189,8 @@ Sandbox::Event Sandbox::OnPolled(const pollfd* polled, std::string* why) {
   for (size_t i = 0; i < 3; ++i) {
     if (polled[i + 1].revents == 0) continue;
     *why = std::string("the ") + kNames[i] + " died";
+    if (KilledForMemory(plan_))
+      *why += ": the kernel's OOM killer ended it (--sentry-memory bounds what the sandbox's own processes may use)";
     return Event::kDead;
   }
   return Event::kNone;
@@ -236,12 +246,14 @@ void Sandbox::Finish() {
   AwaitEnd(broker_);
   if (registered_ && plan_.intercepted()) Silencing(plan_).LiftAll();
   AwaitEnd(sentry_);
+  // Out of the groups, which then can be removed while the keeper still ends.
+  RemoveOptionGroup(plan_);
+  RemoveSandboxGroups(plan_, {keeper_.pid, getpid()});
   // The keeper last, which closes the packet sockets: the kernel takes a grace period for that, and nobody has to wait for it.
   if (keeper_.running()) PidfdSignal(keeper_.pidfd.get(), SIGKILL);
   keeper_.pidfd.Reset();
   while (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) {
   }
-  RemoveOptionGroup(plan_);
   if (registered_) RemoveRegistration(plan_);
   registered_ = false;
 }

@@ -36,13 +36,18 @@ using control::Type;
 
 // A peer that acknowledges nothing for so long is dead to whoever waits for `sluice do` to end.
 constexpr Duration kDrainStall = Duration::Seconds(60);
-constexpr size_t kPacketMemory = size_t{512} << 20;
+constexpr uint64_t kMaxPacketMemory = uint64_t{512} << 20;
+
+// The stack drops and its sockets wait long before the bound of the process is reached.
+size_t PacketMemory(const Flags& flags) {
+  return flags.sentry_memory == 0 ? kMaxPacketMemory : std::min(kMaxPacketMemory, flags.sentry_memory / 2);
+}
 
 class Sentry {
  public:
   explicit Sentry(SandboxPlan& plan)
       : plan_(plan),
-        pool_(kPacketMemory),
+        pool_(PacketMemory(plan.flags)),
         stack_(MonotonicNow(), rng_, pool_),
         worker_(MakeWorkerOptions(plan.flags), stack_),
         native_options_(OpenNativeOptions(plan)),

@@ -16,6 +16,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SLUICE = os.environ.get("SLUICE", os.path.join(ROOT, "build/release/sluice"))
 RUN = os.environ.get("SLUICE_TEST_RUN", f"slt{os.getpid()}")
 
+# Of user 0 in containers whose engine remaps.
+FIRST_REMAPPED_ID = 0x60000000
 # The first process reaps what engines leave; /run is private, cgroups stay the machine's, below a folder of ours.
 INNER = """
 set -eu
@@ -26,6 +28,7 @@ mount --rbind /sys/fs/cgroup /run/cg
 mount -t sysfs sysfs /sys
 mount --move /run/cg /sys/fs/cgroup
 ip link set lo up
+PREPARE
 "$@" &
 wait $!
 """
@@ -100,8 +103,8 @@ def servers():
 
 
 class DockerHost:
-    def __init__(self, flags_of_runtimes):
-        """`flags_of_runtimes`: runtime name -> flags, made by `sluice install`."""
+    def __init__(self, flags_of_runtimes, remapped=False):
+        """`flags_of_runtimes`: runtime name -> flags, made by `sluice install`. `remapped`: containers live in a user namespace."""
         self.directory = tempfile.mkdtemp(prefix=f"{RUN}-docker-", dir="/var/tmp")
         self.socket = f"{self.directory}/sock"
         self.cgroup = f"/{os.path.basename(self.directory)}"
@@ -112,15 +115,21 @@ class DockerHost:
         self.process = None
         self.inner = None
         self.name_server = None
-        self._start()
+        self._start(remapped)
 
-    def _start(self):
+    def _start(self, remapped):
         inner = f"{self.directory}/inner"
+        prepare = ""
+        if remapped:
+            os.chmod(self.directory, 0o711)  # the containers' root walks through it
+            with open(f"{self.directory}/subids", "w", encoding="ascii") as f:
+                f.write(f"nobody:{FIRST_REMAPPED_ID}:65536\n")
+            prepare = "".join(f"mount --bind {self.directory}/subids {file}\n" for file in ("/etc/subuid", "/etc/subgid"))
         with open(inner, "w", encoding="utf-8") as f:
-            f.write(INNER)
+            f.write(INNER.replace("PREPARE\n", prepare))
         dockerd = ["dockerd", "--data-root", f"{self.directory}/data", "--exec-root", "/run/docker", "--pidfile", "/run/dockerd.pid", "-H",
                    f"unix://{self.socket}", "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", self.cgroup, "--config-file", self.config,
-                   "--bip", "10.213.0.1/24", "--userland-proxy=false"]
+                   "--bip", "10.213.0.1/24", "--userland-proxy=false", *(["--userns-remap", "nobody:nogroup"] if remapped else [])]
         self.process = subprocess.Popen(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", inner, *dockerd],
                                         stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                                         env=dict(os.environ, SLUICE_TEST_RUN=RUN))
@@ -186,9 +195,10 @@ class DockerHost:
         return json.loads(self.host(SLUICE, "sandboxes", "--json").stdout)
 
     def leftovers(self):
-        """What containers of sluice left: processes, records, pins, devices."""
+        """What containers of sluice left: processes, records, pins, devices, control groups."""
         found = [line for line in self.host("ps", "-eo", "args").stdout.splitlines() if re.search(r"sluice", line) and "ps -eo" not in line and "dockerd" not in line]
         found += self.host("sh", "-c", "ls -A /run/sluice/oci; ls -A /run/sluice/bpf; ls -A /run/sluice | grep -v -e '^oci$' -e '^bpf$' -e '\\.lock$'", check=False).stdout.split()
+        found += glob.glob(f"/sys/fs/cgroup/*{self.cgroup}/sluice-*") + glob.glob(f"/sys/fs/cgroup{self.cgroup}/sluice-*")
         found += [line for line in self.host("ip", "-o", "link").stdout.splitlines() if "veth" in line]
         return found
 

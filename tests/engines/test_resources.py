@@ -1,0 +1,95 @@
+"""What a container and its sandbox may use of the machine, and of each other."""
+import posixpath
+import unittest
+
+from docker_case import DockerCase
+from docker_host import wait_for
+
+PARTS = ("guard", "broker", "keeper", "sentry")
+# Processes that allocate in the control group argv[2] until the process argv[1] is killed for it; each is smaller than that one counts.
+HOG = """
+import os, sys, time
+def runs():
+    try: return ') Z' not in open('/proc/' + sys.argv[1] + '/stat').read()
+    except OSError: return False
+open(sys.argv[2] + '/cgroup.procs', 'w').write('0')
+first = os.fork(), os.fork()
+held = []
+while runs():
+    held.append(os.urandom(1 << 15))
+    time.sleep(0.005)  # slower than the kernel frees what the killed one held
+if all(first):
+    try:
+        while True: os.wait()
+    except ChildProcessError: pass
+"""
+class ControlGroupTest(DockerCase):
+    runtimes = {"sluice": [], "sluice-small": ["--sentry-memory=64m"]}
+
+    def read(self, path):
+        return self.host.host("cat", path).stdout.strip()
+
+    def groups(self, pid):
+        """Controllers -> path."""
+        return {line.split(":")[1]: line.split(":", 2)[2] for line in self.read(f"/proc/{pid}/cgroup").splitlines()}
+
+    def container(self, name):
+        return self.host.host("sh", "-c", f"grep -l {self.host.inspect(name, '{{.Id}}')[:12]} /proc/[0-9]*/cgroup | head -1").stdout.split("/")[2]
+
+    def memory_folder(self, pid):
+        groups = self.groups(pid)
+        return "/sys/fs/cgroup/memory" + groups["memory"] if "memory" in groups else "/sys/fs/cgroup" + groups[""]
+
+    def test_beside_the_containers(self):
+        self.start("box", "sleep", "1000", options=["--oom-score-adj", "300"], runtime="sluice-small")
+        own = self.groups(1)
+        container = {name: path for name, path in self.groups(self.container("box")).items() if path not in ("/", own[name])}
+        self.assertIn(self.host.inspect("box", "{{.Id}}"), " ".join(container.values()))
+        for part in PARTS:
+            groups = self.groups(self.part(part))
+            for name, path in container.items():
+                # Options that the kernel answers need a group of the sentry's own, below.
+                got = posixpath.dirname(groups[name]) if name == "" and part == "sentry" else groups[name]
+                self.assertEqual(posixpath.dirname(got), posixpath.dirname(path), (part, name))
+                self.assertRegex(posixpath.basename(got), r"^sluice-\d+$")
+        self.assertEqual(self.read(f"/proc/{self.part('sentry')}/oom_score_adj"), "300")  # the container's
+        folder = self.memory_folder(self.part("guard"))
+        bound = self.host.host("sh", "-c", f"cat {folder}/memory.max {folder}/memory.limit_in_bytes 2>/dev/null", check=False).stdout.split()
+        self.assertEqual(bound, [str(64 << 20)])
+        # The second container of the namespace has the sandbox that is there.
+        self.start("side", "sleep", "1000", options=["--network", "container:box"], runtime="sluice-small")
+        self.host.docker("rm", "-f", "box")
+        self.host.host("test", "-d", folder)
+        self.host.docker("rm", "-f", "side")
+        self.host.host("test", "!", "-e", folder)
+
+    def test_killed_guard_leaves_no_groups(self):
+        self.start("box", "sleep", "1000")
+        self.host.host("kill", "-9", self.part("guard"))
+        self.assertEqual(self.host.out("wait", "box").strip(), "137")  # tearDown looks at what is left
+
+    def test_out_of_memory_inside_is_the_containers(self):
+        hog = "python3 -c 'import os; held = [os.urandom(1 << 20) for _ in range(500)]'; echo status $?; exec sleep 1000"
+        self.start("box", "sh", "-c", hog, options=["--memory", "64m"], image="servers")
+        sentry = self.part("sentry")
+        wait_for(lambda: "status 137" in self.host.out("logs", "box"), "the program is killed")
+        self.host.host("ping", "-c1", "-W5", self.host.address("box"))
+        self.host.docker("pause", "box")
+        self.host.host("ping", "-c1", "-W5", self.host.address("box"))
+        self.host.docker("unpause", "box")
+        self.assertEqual(self.part("sentry"), sentry)
+        done = self.run_in("python3", "-c", "import os; held = [os.urandom(1 << 20) for _ in range(500)]", options=["--memory", "64m"], image="servers", check=False)
+        self.assertEqual(done.returncode, 137)
+
+    def test_sentry_killed_for_memory_says_so(self):
+        # The sentry has the container's score, by which it is picked first.
+        self.start("box", "sleep", "1000", options=["--oom-score-adj", "1000"], runtime="sluice-small")
+        sentry = self.part("sentry")
+        self.host.host("python3", "-c", HOG, sentry, self.memory_folder(sentry))
+        self.assertEqual(self.host.out("wait", "box").strip(), "137")
+        said = self.host.docker("logs", "box").stderr
+        self.assertIn("the sentry died: the kernel's OOM killer ended it (--sentry-memory", said)
+
+
+if __name__ == "__main__":
+    unittest.main()
