@@ -76,6 +76,15 @@ bool SetSentryMemory(Flags& f, std::string_view v) {
   return true;
 }
 
+bool SetContainerSockets(Flags& f, std::string_view v) {
+  constexpr size_t kMost = 16384;
+  size_t number = 0;
+  const auto [end, error] = std::from_chars(v.data(), v.data() + v.size(), number);
+  const bool is_number = error == std::errc() && end == v.data() + v.size() && number >= 1 && number <= kMost;
+  f.container_sockets = is_number ? number : 0;
+  return is_number || v == "auto";
+}
+
 bool SetNonEmpty(std::string& to, std::string_view v) {
   to = v;
   return !v.empty();
@@ -182,6 +191,10 @@ constexpr FlagSpec kFlags[] = {
      "packets in the stack's buffers get half of it, at most 512m; containers: also the bound of all memory of the sandbox's own "
      "processes, in a control group beside the container's",
      SetSentryMemory},
+    {"container-sockets", "number", "auto", "auto, or 1 to 16384", "",
+     "sockets of one container, beyond them ENFILE; however high, it gets at most three times as many as the sandbox has free "
+     "(auto: that alone)",
+     SetContainerSockets},
     {"allow-flag-override", "bool", "false", kBool, "",
      "containers: annotations dev.sluice.flag.NAME may set NAME to any value; without it they may only tighten",
      [](Flags& f, std::string_view v) { return SetBool(f.allow_flag_override, v); }},

@@ -39,7 +39,8 @@ struct Flags {
   bool systemd_cgroup = false;  // these two are runc's alone
   std::string rootless;
   bool allow_flag_override = false;
-  uint64_t sentry_memory = 0;  // bytes; 0: unlimited
+  size_t container_sockets = 0;  // 0: auto
+  uint64_t sentry_memory = 0;    // bytes; 0: unlimited
   bool operator==(const Flags&) const = default;
 };
 

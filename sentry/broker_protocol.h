@@ -14,7 +14,7 @@ namespace sluice::calls {
 
 enum class MessageType : uint8_t {
   // broker -> sentry
-  kListener,      // Envelope + the listener's descriptor: answers for `listener` go there
+  kListener,      // Envelope + the id of its container + the listener's descriptor: answers for `listener` go there
   kListenerGone,  // Envelope: the last task of that filter is gone
   kCall,          // Call + Part[count] + bytes; the stand-in's descriptor where CallNeedsDescriptor()
   kDelivered,     // Delivered: what became of a Result
@@ -52,11 +52,12 @@ enum Rights : uint16_t {
   kRightNetBindService = 1u << 3,
 };
 
-inline constexpr size_t kMaxAddress = 128;   // sizeof(sockaddr_storage)
-inline constexpr size_t kMaxControl = 4096;  // control data of one message; more is ENOBUFS
-inline constexpr size_t kMaxData = 65536;    // payload of one call; a longer datagram is cut here and refused by its true length
-inline constexpr size_t kMaxOption = 4096;   // optval
-inline constexpr size_t kMaxParts = 16;      // messages of one sendmmsg or recvmmsg: a longer vector is answered in part
+inline constexpr size_t kMaxContainerId = 1024;  // runc's bound
+inline constexpr size_t kMaxAddress = 128;       // sizeof(sockaddr_storage)
+inline constexpr size_t kMaxControl = 4096;      // control data of one message; more is ENOBUFS
+inline constexpr size_t kMaxData = 65536;   // payload of one call; a longer datagram is cut here and refused by its true length
+inline constexpr size_t kMaxOption = 4096;  // optval
+inline constexpr size_t kMaxParts = 16;     // messages of one sendmmsg or recvmmsg: a longer vector is answered in part
 inline constexpr size_t kMaxMessage = kMaxData + kMaxParts * (kMaxAddress + 64) + kMaxControl + 1024;
 
 // Send buffer of both ends of a stream that moves much, as SO_SNDBUFFORCE takes it (the kernel doubles it).

@@ -27,6 +27,10 @@ bool IncomingCall::Parse(Bytes message) {
   return true;
 }
 
-HeldCall::HeldCall(Bytes message) : storage(message.begin(), message.end()) { (void)call.Parse(storage); }
+HeldCall::HeldCall(Bytes message, std::shared_ptr<ContainerUse> use)
+    : storage(message.begin(), message.end()), container(std::move(use)) {
+  container->held_bytes += storage.size();
+  (void)call.Parse(storage);
+}
 
 }  // namespace sluice

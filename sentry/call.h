@@ -4,6 +4,7 @@
 #include <fcntl.h>
 
 #include <array>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "base/time.h"
 #include "base/unique_fd.h"
 #include "sentry/broker_protocol.h"
+#include "sentry/container_use.h"
 
 namespace sluice {
 
@@ -37,9 +39,14 @@ struct IncomingCall {
 // A blocking call that waits: the notification is held, no thread is. The caller may be interrupted or die at any moment without
 // a word; whoever answers it learns that from the answer's failure.
 struct HeldCall {
-  explicit HeldCall(Bytes message);  // a copy of the whole message; the descriptor is the caller's to move in
+  // A copy of the whole message, which counts in `use`; the descriptor is the caller's to move in.
+  HeldCall(Bytes message, std::shared_ptr<ContainerUse> use);
+  ~HeldCall() { container->held_bytes -= storage.size(); }
+  HeldCall(const HeldCall&) = delete;
+  HeldCall& operator=(const HeldCall&) = delete;
   IncomingCall call;
   std::vector<uint8_t> storage;
+  std::shared_ptr<ContainerUse> container;
   std::optional<Instant> deadline;  // SO_RCVTIMEO, SO_SNDTIMEO
   Duration check_interval{0};       // since the last look whether the caller still waits
   Instant next_check = Instant::Max();

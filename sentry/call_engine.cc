@@ -258,7 +258,7 @@ BlockRef CallEngine::TakeScratch() { return std::move(scratch_); }
 bool CallEngine::StillValid(const Envelope& call) const {
   auto it = listeners_.find(call.listener);
   uint64_t id = call.id;
-  return it != listeners_.end() && ioctl(it->second.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+  return it != listeners_.end() && ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
 }
 
 bool CallEngine::Answer(const Envelope& to, int64_t value) {
@@ -272,7 +272,7 @@ bool CallEngine::Answer(const Envelope& to, int64_t value) {
     r.val = value;
   }
   ++stats_.answered;
-  if (ioctl(it->second.get(), SECCOMP_IOCTL_NOTIF_SEND, &r) == 0) return true;
+  if (ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_SEND, &r) == 0) return true;
   ++stats_.undone;
   return false;
 }
@@ -285,7 +285,7 @@ int CallEngine::Install(const Envelope& to, int fd, bool close_on_exec) {
   add.flags = SECCOMP_ADDFD_FLAG_SEND;
   add.srcfd = static_cast<uint32_t>(fd);
   add.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
-  int number = ioctl(it->second.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+  int number = ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
   ++stats_.answered;
   if (number >= 0) return number;
   int error = errno;
@@ -303,7 +303,7 @@ bool CallEngine::Replace(const Envelope& to, int fd, int number, bool close_on_e
   add.srcfd = static_cast<uint32_t>(fd);
   add.newfd = static_cast<uint32_t>(number);
   add.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
-  return ioctl(it->second.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0;
+  return ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0;
 }
 
 void CallEngine::Result(const Envelope& to, int64_t value, std::span<const ResultPart> parts, int fd, bool close_on_exec,
@@ -343,9 +343,29 @@ void CallEngine::Result(const Envelope& to, int64_t value, std::span<const Resul
 
 // -- tables
 
-void CallEngine::Own(std::unique_ptr<StandIn> s) {
+void CallEngine::Own(std::unique_ptr<StandIn> s, const std::shared_ptr<ContainerUse>& container) {
+  s->count_ = SocketCount(container);
   StandIn* key = s.get();
   owned_[key] = std::move(s);
+}
+
+std::shared_ptr<ContainerUse> CallEngine::ContainerOf(const Envelope& call) const {
+  auto it = listeners_.find(call.listener);
+  return it == listeners_.end() ? nullptr : it->second.container;
+}
+
+bool CallEngine::RoomForSocket(ContainerUse& container) const {
+  const size_t share = FairShare(options_.max_sockets, owned_.size());
+  const size_t most = options_.container_sockets == 0 ? share : std::min(share, options_.container_sockets);
+  if (container.sockets < most) return true;
+  ++container.refused_sockets;
+  return false;
+}
+
+bool CallEngine::RoomForHeld(ContainerUse& container, size_t size) const {
+  if (container.held_bytes + size <= options_.container_held_bytes) return true;
+  ++container.refused_calls;
+  return false;
 }
 
 StandIn* CallEngine::Find(uint64_t cookie) const {
@@ -359,8 +379,11 @@ void CallEngine::Destroy(StandIn* s) {
   s->Forget();
   std::erase_if(awaiting_, [s](const auto& a) { return a.second.owner == s; });
   if (s->fetching_) std::erase_if(fetches_, [s](const auto& f) { return f.second == s; });
+  wait_for_room_.erase(s);
+  for (StandIn* waiting : std::exchange(wait_for_room_, {})) waiting->MarkDirty();
   auto it = owned_.find(s);
   if (it != owned_.end()) {
+    it->second->count_ = SocketCount();
     graveyard_.push_back(std::move(it->second));
     owned_.erase(it);
   }
@@ -503,8 +526,7 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
   memcpy(&e, message.data(), sizeof e);
   switch (e.type) {
     case MessageType::kListener:
-      listeners_[e.listener] = std::move(fd);
-      return;
+      return OnListener(e, {reinterpret_cast<const char*>(message.data()) + sizeof e, message.size() - sizeof e}, std::move(fd));
     case MessageType::kListenerGone:
       listeners_.erase(e.listener);
       return;
@@ -537,6 +559,18 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
   }
 }
 
+void CallEngine::OnListener(const Envelope& e, std::string_view container, UniqueFd fd) {
+  // Those that are gone: nobody else knows of them.
+  std::erase_if(containers_, [](const auto& c) { return c.second.use_count() == 1; });
+  auto it = containers_.find(container);
+  if (it == containers_.end()) {
+    auto use = std::make_shared<ContainerUse>();
+    use->id = container;
+    it = containers_.emplace(use->id, std::move(use)).first;
+  }
+  listeners_[e.listener] = {std::move(fd), it->second};
+}
+
 void CallEngine::OnCall(IncomingCall& call, Bytes message) {
   ++stats_.calls;
   if (call.head.kind == CallKind::kSocket) return OnSocketCall(call);
@@ -555,9 +589,11 @@ void CallEngine::OnCall(IncomingCall& call, Bytes message) {
 
 void CallEngine::OnSocketCall(IncomingCall& call) {
   int family = call.int_arg(0), type = call.int_arg(1) & 0xf, flags = call.int_arg(1) & ~0xf, protocol = call.int_arg(2);
+  const std::shared_ptr<ContainerUse> container = ContainerOf(call.envelope());
+  if (container == nullptr) return;  // the last of its callers is gone
   Errno error = Errno::kEINVAL;
   if ((flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == 0) {
-    if (!RoomForSocket()) {
+    if (!RoomForSocket(*container)) {
       error = Errno::kENFILE;
     } else if (family == AF_NETLINK) {
       error = NetlinkStandIn::Create(*this, call, type, flags, protocol);
@@ -623,6 +659,12 @@ void CallEngine::OnConfig() {
   sysctls_.reset();
   netlink_->OnConfig();
   backend_->FinishShown();
+}
+
+std::vector<ContainerUse> CallEngine::Containers() const {
+  std::vector<ContainerUse> out;
+  for (const auto& [id, use] : containers_) out.push_back(*use);
+  return out;
 }
 
 std::vector<CallServer::Owner> CallEngine::Owners() const {

@@ -6,7 +6,10 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <string>
+#include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/timer_wheel.h"
@@ -14,6 +17,7 @@
 #include "dataplane/worker.h"
 #include "sentry/call.h"
 #include "sentry/call_server.h"
+#include "sentry/container_use.h"
 #include "sentry/netlink/netlink_server.h"
 #include "xdp/native_options.h"
 
@@ -40,6 +44,7 @@ class StandIn {
   // A Fetch is answered; `fd` is the program's end, or invalid where it could not be found.
   virtual void OnFetched(UniqueFd fd, bool try_again);
 
+  const std::shared_ptr<ContainerUse>& container() const { return count_.use(); }
   uint64_t cookie() const { return cookie_; }
   uint32_t tid() const { return tid_; }
   int number() const { return number_; }
@@ -56,6 +61,7 @@ class StandIn {
   void RequestFetch();
 
   CallEngine& engine_;
+  SocketCount count_;
   uint64_t cookie_ = 0, inode_ = 0;
   uint32_t tid_ = 0;  // last known holder, its number and the filter it runs under
   int number_ = -1;
@@ -98,10 +104,16 @@ class CallEngine : public TurnTask {
   bool StillValid(const calls::Envelope& call) const;
 
   // -- tables
-  void Own(std::unique_ptr<StandIn> s);  // takes the object
-  void Destroy(StandIn* s);              // at the end of the turn
+  void Own(std::unique_ptr<StandIn> s, const std::shared_ptr<ContainerUse>& container);  // takes the object
+  void Destroy(StandIn* s);                                                              // at the end of the turn
   StandIn* Find(uint64_t cookie) const;
-  bool RoomForSocket() const { return owned_.size() < options_.max_sockets; }
+  std::shared_ptr<ContainerUse> ContainerOf(const calls::Envelope& call) const;
+  // False, and counted, where the container has as many sockets as it may.
+  bool RoomForSocket(ContainerUse& container) const;
+  // Marks `s` dirty when a socket has gone.
+  void WaitForRoom(StandIn* s) { wait_for_room_.insert(s); }
+  // As RoomForSocket, for the message of a call that is to wait.
+  bool RoomForHeld(ContainerUse& container, size_t size) const;
 
   // -- services
   Worker& worker() { return worker_; }
@@ -129,6 +141,7 @@ class CallEngine : public TurnTask {
   bool connected() const { return connected_; }
   void OnConfig();
   std::vector<CallServer::Owner> Owners() const;
+  std::vector<ContainerUse> Containers() const;
 
   bool OnTurn() override;
   bool HasWork() const override;
@@ -144,6 +157,7 @@ class CallEngine : public TurnTask {
   void OnOptionsPosted() {}  // OnTurn takes them
   void TakePostedOptions();
   void OnMessage(Bytes message, UniqueFd fd);
+  void OnListener(const calls::Envelope& e, std::string_view container, UniqueFd fd);
   void OnCall(IncomingCall& call, Bytes message);
   void OnSocketCall(IncomingCall& call);
   void OnForeignIoctl(IncomingCall& call);
@@ -172,11 +186,17 @@ class CallEngine : public TurnTask {
   bool connected_ = true;
   UniqueFd inotify_, timerfd_;
   std::unique_ptr<FdCallback> calls_handler_, inotify_handler_, timer_handler_, options_handler_;
-  std::unordered_map<uint16_t, UniqueFd> listeners_;
+  struct Listener {
+    UniqueFd fd;
+    std::shared_ptr<ContainerUse> container;
+  };
+  std::unordered_map<uint16_t, Listener> listeners_;
+  std::map<std::string, std::shared_ptr<ContainerUse>, std::less<>> containers_;
   std::unordered_map<uint64_t, StandIn*> by_cookie_;
   std::unordered_map<int, StandIn*> by_watch_;
   std::vector<StandIn*> by_option_slot_;
   std::unordered_map<StandIn*, std::unique_ptr<StandIn>> owned_;
+  std::unordered_set<StandIn*> wait_for_room_;
   std::vector<StandIn*> dirty_, working_;
   std::vector<std::unique_ptr<StandIn>> graveyard_;
   std::map<std::pair<uint16_t, uint64_t>, Awaiting> awaiting_;

@@ -17,6 +17,7 @@ bool CallServer::connected() const { return impl_->connected(); }
 void CallServer::OnConfig() { impl_->OnConfig(); }
 CallServer::Stats CallServer::stats() const { return impl_->stats(); }
 std::vector<CallServer::Owner> CallServer::Owners() const { return impl_->Owners(); }
+std::vector<ContainerUse> CallServer::Containers() const { return impl_->Containers(); }
 
 std::span<const int> CallServer::RequiredSyscalls() {
   static constexpr int kCalls[] = {

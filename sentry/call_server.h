@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dataplane/worker.h"
+#include "sentry/container_use.h"
 
 namespace sluice {
 
@@ -19,11 +20,14 @@ class NativeOptions;
 
 class CallServer {
  public:
+  static constexpr size_t kMaxSockets = 16384;
   struct Options {
-    int calls_fd = -1;                        // the sentry's end of the SOCK_SEQPACKET pair; stays the caller's
-    BlockPool* pool = nullptr;                // for payload; must outlive the Stack (the one given to it will do)
-    bool net_raw = false;                     // --net-raw: SOCK_RAW for callers with CAP_NET_RAW
-    size_t max_sockets = 16384;               // stand-ins of the sandbox; beyond: ENFILE. Also bounded by RLIMIT_NOFILE
+    int calls_fd = -1;                               // the sentry's end of the SOCK_SEQPACKET pair; stays the caller's
+    BlockPool* pool = nullptr;                       // for payload; must outlive the Stack (the one given to it will do)
+    bool net_raw = false;                            // --net-raw: SOCK_RAW for callers with CAP_NET_RAW
+    size_t max_sockets = kMaxSockets;                // stand-ins of the sandbox; beyond: ENFILE. RLIMIT_NOFILE must be well above
+    size_t container_sockets = 0;                    // of one container; 0: FairShare (container_use.h), which holds in any case
+    size_t container_held_bytes = size_t{64} << 20;  // of calls that wait, of one container; beyond: ENOBUFS
     NativeOptions* native_options = nullptr;  // where the kernel answers some socket options itself; must outlive the object
   };
 
@@ -53,6 +57,7 @@ class CallServer {
     int fd;           // its number there, or -1
   };
   std::vector<Owner> Owners() const;
+  std::vector<ContainerUse> Containers() const;
 
   // What the object needs of the kernel at run time, for the sentry's own seccomp filter (numbers as in asm/unistd.h; ioctl: the
   // seccomp notification requests, SIOCOUTQ, FIONREAD).

@@ -60,9 +60,14 @@ TEST(IncomingCall, RefusesEveryCutOfAMessage) {
 
 TEST(HeldCall, KeepsBytesOfItsOwn) {
   auto message = Message(calls::CallKind::kSend, {{.data_length = 3}}, 3);
-  HeldCall held(message);
-  std::fill(message.begin(), message.end(), 0xff);
-  EXPECT_EQ(2, held.call.parts[0].data[2]);
+  const auto use = std::make_shared<ContainerUse>();
+  {
+    HeldCall held(message, use);
+    std::fill(message.begin(), message.end(), 0xff);
+    EXPECT_EQ(2, held.call.parts[0].data[2]);
+    EXPECT_EQ(use->held_bytes, message.size());
+  }
+  EXPECT_EQ(use->held_bytes, 0u);
 }
 
 sockaddr_in In(uint16_t family, uint32_t address, uint16_t port) {

@@ -83,7 +83,7 @@ Errno DatagramStandIn::Create(CallEngine& engine, IncomingCall& call, int type, 
   if (type == SOCK_DGRAM && protocol == 0) protocol = IPPROTO_UDP;
   auto made = std::make_unique<DatagramStandIn>(engine, family, type, protocol, socket);
   DatagramStandIn* d = made.get();
-  engine.Own(std::move(made));
+  engine.Own(std::move(made), engine.ContainerOf(call.envelope()));
   if (!d->ends_.Make(engine.RandomName(), engine.RandomName(), (flags & SOCK_NONBLOCK) != 0) || !d->Adopt(d->ends_.p.get()) ||
       engine.worker().AddFd(d->ends_.s.get(), EPOLLIN | EPOLLOUT | EPOLLET, d) != Errno::kOk) {
     engine.Destroy(d);

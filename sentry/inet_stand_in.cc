@@ -197,7 +197,8 @@ void InetStandIn::Hold(IncomingCall& call, Bytes message, Duration timeout, bool
     return;
   }
   ForgetHeldOf(call.envelope().tid);
-  auto held = std::make_unique<HeldCall>(message);
+  if (!engine_.RoomForHeld(*container(), message.size())) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
+  auto held = std::make_unique<HeldCall>(message, container());
   held->call.fd = std::move(call.fd);
   Instant now = CallEngine::Now();
   if (timeout > Duration(0)) held->deadline = now + timeout;

@@ -54,7 +54,7 @@ Errno NetlinkStandIn::Create(CallEngine& engine, IncomingCall& call, int type, i
   auto made = std::make_unique<NetlinkStandIn>(engine, type, protocol, call.head.tgid,
                                                (call.head.rights & calls::kRightNetAdmin) != 0, std::move(socket));
   NetlinkStandIn* n = made.get();
-  engine.Own(std::move(made));
+  engine.Own(std::move(made), engine.ContainerOf(call.envelope()));
   // Connected from the start: send() without an address goes to the kernel on a netlink socket.
   if (!n->ends_.Make(engine.RandomName(), engine.RandomName(), (flags & SOCK_NONBLOCK) != 0) ||
       !n->ends_.ConnectEnd(n->ends_.p.get()) || !n->Adopt(n->ends_.p.get()) ||
@@ -283,7 +283,7 @@ void NetlinkStandIn::OnReceive(IncomingCall& call, Bytes message) {
     return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
   }
   call.fd.reset();
-  readers_.push_back(std::make_unique<HeldCall>(message));
+  readers_.push_back(std::make_unique<HeldCall>(message, container()));
 }
 
 void NetlinkStandIn::AnswerReply(IncomingCall& call, netlink::Reply reply, size_t length, bool take) {

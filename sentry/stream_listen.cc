@@ -70,7 +70,12 @@ bool StreamStandIn::Enqueue(StreamStandIn* connection) {
 }
 
 void StreamStandIn::TakeConnections() {
-  while (queue_.size() < kMaxTokens && engine_.RoomForSocket()) {
+  // Connections beyond the container's share wait in the stack's queue, as on a listener whose program has no descriptors left.
+  while (queue_.size() < kMaxTokens && (socket_->events() & kReadable) != 0) {
+    if (!engine_.RoomForSocket(*container())) {
+      engine_.WaitForRoom(this);
+      break;
+    }
     StreamSocket* accepted = socket_->Accept();
     if (accepted == nullptr) break;
     auto made = std::make_unique<StreamStandIn>(engine_, family_, protocol_, accepted);
@@ -78,7 +83,7 @@ void StreamStandIn::TakeConnections() {
     s->state_ = State::kQueued;
     s->connect_reported_ = true;
     s->options_ = options_;
-    engine_.Own(std::move(made));
+    engine_.Own(std::move(made), container());
     if (!Enqueue(s)) {
       // No descriptors: the peer hears a reset rather than nothing.
       engine_.Destroy(s);

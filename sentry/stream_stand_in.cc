@@ -39,7 +39,7 @@ Errno StreamStandIn::Create(CallEngine& engine, IncomingCall& call, int flags, i
   if (socket == nullptr) return Errno::kENOBUFS;
   auto made = std::make_unique<StreamStandIn>(engine, family, IPPROTO_TCP, socket);
   StreamStandIn* s = made.get();
-  engine.Own(std::move(made));
+  engine.Own(std::move(made), engine.ContainerOf(call.envelope()));
   UniqueFd p(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (flags & SOCK_NONBLOCK), 0));
   if (!p || !s->Adopt(p.get())) {
     engine.Destroy(s);

@@ -107,12 +107,12 @@ class Broker {
       std::erase_if(programs_, [](const UniqueFd& pidfd) { return WaitForEnd(pidfd.get(), 0); });
       programs_.push_back(std::move(record.fds[0]));
     }
-    if (header.type == Type::kListener && record.fds.size() == 1) ServeListener(std::move(record.fds[0]));
+    if (header.type == Type::kListener && record.fds.size() == 1) ServeListener(std::move(record.fds[0]), body);
   }
 
-  void ServeListener(UniqueFd listener) {
+  void ServeListener(UniqueFd listener, std::string_view container) {
     if (!calls_ && !StartCalls()) return;
-    calls_->AddListener(std::move(listener));
+    calls_->AddListener(std::move(listener), std::string(container));
   }
 
   bool StartCalls() {

@@ -131,7 +131,7 @@ class CallBroker::Impl {
   explicit Impl(const Options& options)
       : options_(options), finder_(options.netns_cookie), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-  void AddListener(UniqueFd listener);
+  void AddListener(UniqueFd listener, std::string container);
   bool RunOnce(int timeout_ms);
   Stats stats() const { return stats_; }
   Violation violation() const { return violation_; }
@@ -139,7 +139,7 @@ class CallBroker::Impl {
  private:
   // Program side (call_broker.cc).
   void TakeListeners();
-  void Serve(UniqueFd listener);
+  void Serve(UniqueFd listener, std::string_view container);
   void OnListener(uint16_t index, int events);
   void RemoveListener(uint16_t index);
   void HandleCall(uint16_t index, const seccomp_notif& notif);
@@ -178,7 +178,7 @@ class CallBroker::Impl {
   std::vector<pollfd> polled_;  // the channel, the wake-up, then listeners in the order of the map
   UniqueFd wake_;               // eventfd: there are new listeners
   std::mutex mutex_;
-  std::vector<UniqueFd> new_listeners_;  // under mutex_
+  std::vector<std::pair<UniqueFd, std::string>> new_listeners_;  // with their containers; under mutex_
   std::map<uint16_t, Listener> listeners_;
   uint16_t next_listener_ = 1;
   std::unordered_map<pid_t, PendingCall> pending_;  // a thread is in one call at a time
@@ -194,10 +194,10 @@ class CallBroker::Impl {
   alignas(8) std::array<uint8_t, calls::kMaxMessage> incoming_;
 };
 
-void CallBroker::Impl::AddListener(UniqueFd listener) {
+void CallBroker::Impl::AddListener(UniqueFd listener, std::string container) {
   {
     const std::lock_guard lock(mutex_);
-    new_listeners_.push_back(std::move(listener));
+    new_listeners_.emplace_back(std::move(listener), std::move(container));
   }
   eventfd_write(wake_.get(), 1);
 }
@@ -205,15 +205,15 @@ void CallBroker::Impl::AddListener(UniqueFd listener) {
 void CallBroker::Impl::TakeListeners() {
   eventfd_t ignored;
   eventfd_read(wake_.get(), &ignored);
-  std::vector<UniqueFd> taken;
+  std::vector<std::pair<UniqueFd, std::string>> taken;
   {
     const std::lock_guard lock(mutex_);
     taken.swap(new_listeners_);
   }
-  for (UniqueFd& listener : taken) Serve(std::move(listener));
+  for (auto& [listener, container] : taken) Serve(std::move(listener), container);
 }
 
-void CallBroker::Impl::Serve(UniqueFd listener) {
+void CallBroker::Impl::Serve(UniqueFd listener, std::string_view container) {
   if (listeners_.size() >= kMaxListeners || sentry_gone_) return;
   while (next_listener_ == 0 || listeners_.count(next_listener_) != 0) ++next_listener_;
   uint16_t index = next_listener_++;
@@ -221,7 +221,10 @@ void CallBroker::Impl::Serve(UniqueFd listener) {
   ioctl(listener.get(), SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
   Envelope e{MessageType::kListener};
   e.listener = index;
-  Send({reinterpret_cast<uint8_t*>(&e), sizeof e}, listener.get(), UniqueFd(fcntl(listener.get(), F_DUPFD_CLOEXEC, 0)));
+  std::vector<uint8_t> message(sizeof e + std::min(container.size(), calls::kMaxContainerId));
+  memcpy(message.data(), &e, sizeof e);
+  std::copy_n(container.begin(), message.size() - sizeof e, message.begin() + sizeof e);
+  Send(message, listener.get(), UniqueFd(fcntl(listener.get(), F_DUPFD_CLOEXEC, 0)));
   listeners_[index].fd = std::move(listener);
 }
 
@@ -647,7 +650,9 @@ bool CallBroker::Impl::SenderMayChange(const UniqueFd& sender, uint32_t uid) {
 
 CallBroker::CallBroker(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
 CallBroker::~CallBroker() = default;
-void CallBroker::AddListener(UniqueFd listener) { impl_->AddListener(std::move(listener)); }
+void CallBroker::AddListener(UniqueFd listener, std::string container) {
+  impl_->AddListener(std::move(listener), std::move(container));
+}
 bool CallBroker::RunOnce(int timeout_ms) { return impl_->RunOnce(timeout_ms); }
 CallBroker::Stats CallBroker::stats() const { return impl_->stats(); }
 const char* CallBroker::violation() const {

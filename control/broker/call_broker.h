@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "base/errno.h"
 #include "base/unique_fd.h"
@@ -44,9 +45,10 @@ class CallBroker {
   CallBroker(const CallBroker&) = delete;
   CallBroker& operator=(const CallBroker&) = delete;
 
-  // Takes over a seccomp listener, from any thread: RunOnce sets SYNC_WAKE_UP where the kernel has it, sends a copy to the sentry
-  // and receives. It is closed when its last task is gone; at once (its calls fail with ENOSYS) where 4096 are open already.
-  void AddListener(UniqueFd listener);
+  // Takes over a seccomp listener of `container` (its id, for the sentry), from any thread: RunOnce sets SYNC_WAKE_UP where the
+  // kernel has it, sends a copy to the sentry and receives. It is closed when its last task is gone; at once (its calls fail with
+  // ENOSYS) where 4096 are open already.
+  void AddListener(UniqueFd listener, std::string container = {});
 
   // Handles what is ready; waits up to `timeout_ms` for it (-1: no limit). False when the sentry's end of the channel is gone, or
   // the sentry broke the protocol: the sandbox has to be ended (its calls wait until then; none is answered by other means).

@@ -28,7 +28,7 @@ TEST(AnnotationsTest, EveryRuleIsOfAFlagAndItsValues) {
 // What would write to or name files of the host, or decide about annotations.
 TEST(AnnotationsTest, SomeFlagsAreTheAdministrators) {
   for (const char* name : {"root", "log", "log-format", "debug", "pcap-log", "metrics", "systemd-cgroup", "rootless",
-                           "allow-flag-override", "sentry-memory"}) {
+                           "allow-flag-override", "sentry-memory", "container-sockets"}) {
     Flags flags;
     flags.allow_flag_override = true;
     const Flags before = flags;

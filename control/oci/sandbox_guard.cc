@@ -75,6 +75,7 @@ std::string Settings(const Flags& f) {
            {"pcap-log", f.pcap_log}};
   if (!f.metrics.empty()) all["metrics"] = f.metrics;  // these came later: sandboxes of an older sluice do not have them
   if (f.sentry_memory != 0) all["sentry-memory"] = f.sentry_memory;
+  if (f.container_sockets != 0) all["container-sockets"] = f.container_sockets;
   return all.dump();
 }
 
@@ -215,7 +216,7 @@ class SandboxGuard {
     UniqueFd listener;
     const Status status = resolver_.Start(plan_.flow_maps.gate.get(), &listener);
     if (status.ok()) {
-      sandbox_.AddListener(listener.get());
+      sandbox_.AddListener(listener.get(), "(resolver)");
     } else {
       LogLine(LogLevel::kWarning, status.line());
     }
@@ -251,7 +252,7 @@ class SandboxGuard {
     SeccompDelivery delivery;
     const Status status = AcceptDelivery(m.listening.get(), &delivery);
     if (!status.ok()) return LogLine(LogLevel::kWarning, status.line());
-    sandbox_.AddListener(delivery.seccomp.get());
+    sandbox_.AddListener(delivery.seccomp.get(), m.container.id);
     m.seccomp.push_back(std::move(delivery.seccomp));
   }
 
@@ -298,7 +299,7 @@ class SandboxGuard {
     m.init = std::move(fds[0]);
     m.listening = std::move(fds[1]);
     sandbox_.AddProgram(m.init.get());
-    sandbox_.AddListener(fds[2].get());
+    sandbox_.AddListener(fds[2].get(), m.container.id);
     m.seccomp.push_back(std::move(fds[2]));
     members_.push_back(std::move(m));
     if (draining_) {

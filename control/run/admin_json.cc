@@ -60,6 +60,18 @@ json PortsJson(Worker& worker) {
   return out;
 }
 
+json ContainersJson(const CallServer& calls) {
+  json out = json::array();
+  for (const ContainerUse& use : calls.Containers()) {
+    out.push_back({{"id", use.id},
+                   {"sockets", use.sockets},
+                   {"held_bytes", use.held_bytes},
+                   {"refused_sockets", use.refused_sockets},
+                   {"refused_calls", use.refused_calls}});
+  }
+  return out;
+}
+
 json StatsJson(const AdminContext& c) {
   const WorkerStats w = c.worker.stats();
   const CallServer::Stats s = c.calls.stats();
@@ -92,6 +104,7 @@ json StatsJson(const AdminContext& c) {
             {"options_native", s.options_native}}},
           {"tcp", {{"established", c.worker.stack().EstablishedConnections()}}},
           {"process", {{"cpu_ns", ProcessorTime()}}},
+          {"containers", ContainersJson(c.calls)},
           {"memory", {{"packet_bytes_in_use", c.pool.bytes_in_use()}, {"packet_bytes_held", c.pool.bytes_held()}}}};
 }
 

@@ -18,7 +18,7 @@ enum class Type : uint32_t {
       1,      // descriptors: the sentry's and the keeper's pidfd, by which the broker ends them where the guard dies; data: the
               // cookie of the stand-ins' network namespace (uint64_t)
   kProgram,   // descriptor: the pidfd of a program's init
-  kListener,  // descriptor: a seccomp listener, to be served
+  kListener,  // descriptor: a seccomp listener, to be served; text: the id of its container (empty: `sluice do`)
   // guard -> broker -> sentry
   kSynchronize,  // read the namespace anew and attach what is there; kReady follows
   kDrain,        // the programs ended: let connections finish what they owe

@@ -166,7 +166,7 @@ bool Sandbox::Send(Type type, const std::vector<int>& fds, std::string_view body
   return plan_.guard.a && SendRecord(plan_.guard.a.get(), control::Encode(type, 0, body), fds);
 }
 bool Sandbox::AddProgram(int pidfd) { return Send(Type::kProgram, {pidfd}); }
-bool Sandbox::AddListener(int listener) { return Send(Type::kListener, {listener}); }
+bool Sandbox::AddListener(int listener, std::string_view container) { return Send(Type::kListener, {listener}, container); }
 bool Sandbox::Synchronize() { return Send(Type::kSynchronize); }
 bool Sandbox::Drain() { return Send(Type::kDrain); }
 

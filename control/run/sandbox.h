@@ -39,8 +39,9 @@ class Sandbox {
 
   // A program of this sandbox: its init's pidfd, by which it is killed where the guard dies.
   bool AddProgram(int pidfd);
-  // The listener of a filter; the calls under it are served from now on, or the sandbox ends.
-  bool AddListener(int listener);
+  // The listener of a filter; the calls under it are served from now on, or the sandbox ends. `container`: its id, under which
+  // what its programs use of the sandbox is counted.
+  bool AddListener(int listener, std::string_view container = {});
   // Have the sentry read the namespace anew and attach what is there; kReady follows.
   bool Synchronize();
   // Have connections deliver what they owe; kDrained follows.

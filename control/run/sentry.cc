@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -43,6 +44,13 @@ size_t PacketMemory(const Flags& flags) {
   return flags.sentry_memory == 0 ? kMaxPacketMemory : std::min(kMaxPacketMemory, flags.sentry_memory / 2);
 }
 
+// A quarter of the descriptors is for the rest: seccomp listeners, which come with every exec, connections that wait, devices.
+size_t MaxSockets() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return CallServer::kMaxSockets;
+  return std::min<size_t>(CallServer::kMaxSockets, limit.rlim_cur / 4 * 3);
+}
+
 class Sentry {
  public:
   explicit Sentry(SandboxPlan& plan)
@@ -54,6 +62,8 @@ class Sentry {
         calls_(worker_, {.calls_fd = plan.calls.b.get(),
                          .pool = &pool_,
                          .net_raw = plan.flags.net_raw,
+                         .max_sockets = MaxSockets(),
+                         .container_sockets = plan.flags.container_sockets,
                          .native_options = native_options_.get()}),
         mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
         ports_(plan, pool_),

@@ -1,4 +1,6 @@
 """What a container and its sandbox may use of the machine, and of each other."""
+import errno
+import json
 import posixpath
 import unittest
 
@@ -85,10 +87,87 @@ class ControlGroupTest(DockerCase):
         # The sentry has the container's score, by which it is picked first.
         self.start("box", "sleep", "1000", options=["--oom-score-adj", "1000"], runtime="sluice-small")
         sentry = self.part("sentry")
-        self.host.host("python3", "-c", HOG, sentry, self.memory_folder(sentry))
+        # The hogs may be next before they notice.
+        self.host.host("python3", "-c", HOG, sentry, self.memory_folder(sentry), check=False)
         self.assertEqual(self.host.out("wait", "box").strip(), "137")
         said = self.host.docker("logs", "box").stderr
         self.assertIn("the sentry died: the kernel's OOM killer ended it (--sentry-memory", said)
+
+
+# Makes sockets until it is refused, says how many and why, and holds them.
+TAKER = """
+import socket, time
+held = []
+try:
+    while True: held.append(socket.socket())
+except OSError as e: print(len(held), e.errno, flush=True)
+time.sleep(1000)
+"""
+# A new socket and a connection to it, within the container.
+USER = """
+import socket
+s = socket.create_server(('127.0.0.1', 0))
+c = socket.create_connection(s.getsockname(), 10)
+p, _ = s.accept()
+p.sendall(b'fine')
+print(c.recv(9).decode())
+"""
+
+
+class QuotaTest(DockerCase):
+    runtimes = {"sluice": [], "sluice-few": ["--container-sockets=100"]}
+    LIMITS = ["--ulimit", "nofile=20000:20000"]
+
+    def taken(self, name):
+        return tuple(map(int, wait_for(lambda: self.host.out("logs", name).split(), "sockets are taken")))
+
+    def test_one_container_leaves_room_for_the_other(self):
+        self.start("greedy", "python3", "-c", TAKER, options=self.LIMITS, image="servers")
+        first, error = self.taken("greedy")
+        self.assertEqual(error, errno.ENFILE)
+        together = ["--network", "container:greedy", *self.LIMITS]
+        self.assertEqual(self.run_in("python3", "-c", USER, options=together, image="servers").stdout.strip(), "fine")
+        # And so for the next, however many are greedy.
+        self.start("second", "python3", "-c", TAKER, options=together, image="servers")
+        second, error = self.taken("second")
+        self.assertEqual(error, errno.ENFILE)
+        self.assertGreater(first, second)
+        self.assertGreater(second, 1000)
+        self.assertEqual(self.run_in("python3", "-c", USER, options=together, image="servers").stdout.strip(), "fine")
+        # The greedy one itself still has what it has, and gets new ones for those that it gives back.
+        use = {c["id"]: c for c in json.loads(self.query("stats", "second"))["containers"]}
+        self.assertEqual(use[self.host.inspect("greedy", "{{.Id}}")]["sockets"], first)
+        self.assertGreater(use[self.host.inspect("second", "{{.Id}}")]["refused_sockets"], 0)
+
+    def test_bound_by_flag(self):
+        self.start("one", "python3", "-c", TAKER, runtime="sluice-few", image="servers")
+        self.assertEqual(self.taken("one"), (100, errno.ENFILE))
+        self.start("two", "python3", "-c", TAKER, options=["--network", "container:one"], runtime="sluice-few", image="servers")
+        self.assertEqual(self.taken("two"), (100, errno.ENFILE))
+        self.assertEqual(self.host.docker("exec", "one", "python3", "-c", USER, check=False).returncode, 1)  # exec counts as its container
+
+    def test_connections_wait_for_room(self):
+        # A server at its bound takes the next connection when one of its sockets is closed.
+        server = """
+import socket
+s = socket.create_server(('0.0.0.0', 80))
+held = []
+try:
+    while True: held.append(socket.socket())
+except OSError: print('full', flush=True)
+s.settimeout(1)
+try: s.accept()
+except TimeoutError: print('waits', flush=True)
+s.settimeout(None)
+held.pop().close()
+c, _ = s.accept()
+c.sendall(b'fine')
+"""
+        self.start("web", "python3", "-c", server, runtime="sluice-few", image="servers")
+        wait_for(lambda: "full" in self.host.out("logs", "web"), "it is full")
+        client = "import socket, sys; c = socket.create_connection((sys.argv[1], 80), 20); print(c.recv(9).decode())"
+        self.assertEqual(self.host.host("python3", "-c", client, self.host.address("web")).stdout.strip(), "fine")
+        self.assertIn("waits", self.host.out("logs", "web"))
 
 
 if __name__ == "__main__":
