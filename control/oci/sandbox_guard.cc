@@ -453,6 +453,8 @@ void LiftRemains(const NamespaceId& id) {
     if (!(r.id == id)) continue;
     plan.guard_pid = r.guard_pid;
     RemoveOptionGroup(plan);
+    RecallSandboxGroups(plan);
+    RemoveSandboxGroups(plan, {});
   }
   RemoveRegistration(plan);
 }

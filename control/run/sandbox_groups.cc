@@ -227,6 +227,13 @@ void RemoveSandboxGroups(const SandboxPlan& plan, const std::vector<pid_t>& left
   if (all) unlink(RecordPath(plan.flags, plan.guard_pid).c_str());
 }
 
+void RecallSandboxGroups(SandboxPlan& plan) {
+  plan.groups.clear();
+  for (std::string& folder : Split(ReadSmallFile(RecordPath(plan.flags, plan.guard_pid)).value_or(""), '\n')) {
+    if (!folder.empty()) plan.groups.push_back({.folder = std::move(folder)});
+  }
+}
+
 bool KilledForMemory(const SandboxPlan& plan) {
   for (const SandboxGroup& group : plan.groups) {
     if (!group.holds_memory) continue;

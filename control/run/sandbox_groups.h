@@ -34,6 +34,8 @@ void MakeSandboxGroups(SandboxPlan& plan);
 void JoinSandboxGroups(const SandboxPlan& plan, pid_t pid);
 // Takes the processes `left` out again, which may be ending, and removes the groups. Nobody else may be in them.
 void RemoveSandboxGroups(const SandboxPlan& plan, const std::vector<pid_t>& left);
+// Sets plan.groups to those that the guard plan.guard_pid, which is dead, has recorded.
+void RecallSandboxGroups(SandboxPlan& plan);
 // Has the OOM killer ended a process in them?
 bool KilledForMemory(const SandboxPlan& plan);
 

@@ -28,7 +28,6 @@ mount --rbind /sys/fs/cgroup /run/cg
 mount -t sysfs sysfs /sys
 mount --move /run/cg /sys/fs/cgroup
 ip link set lo up
-PREPARE
 "$@" &
 wait $!
 """
@@ -126,7 +125,7 @@ class DockerHost:
                 f.write(f"nobody:{FIRST_REMAPPED_ID}:65536\n")
             prepare = "".join(f"mount --bind {self.directory}/subids {file}\n" for file in ("/etc/subuid", "/etc/subgid"))
         with open(inner, "w", encoding="utf-8") as f:
-            f.write(INNER.replace("PREPARE\n", prepare))
+            f.write(INNER.replace('"$@"', prepare + '"$@"'))
         dockerd = ["dockerd", "--data-root", f"{self.directory}/data", "--exec-root", "/run/docker", "--pidfile", "/run/dockerd.pid", "-H",
                    f"unix://{self.socket}", "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", self.cgroup, "--config-file", self.config,
                    "--bip", "10.213.0.1/24", "--userland-proxy=false", *(["--userns-remap", "nobody:nogroup"] if remapped else [])]
