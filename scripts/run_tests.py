@@ -18,7 +18,7 @@ import xml.etree.ElementTree
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STAGES = ["layers", "build", "unit", "integration", "asan", "fuzz", "tsan", "engines"]
-BY_NAME_ONLY = {"engines"}  # a minute and a half with a real container engine: --all or --stage=engines
+BY_NAME_ONLY = {"engines"}  # some minutes with real container engines: --all or --stage=engines
 # Folders whose code runs on more than one thread or shares memory between processes.
 TSAN_TARGETS = ["sluice_base_test", "sluice_dataplane_test", "sluice_sentry_test", "sluice_control_test"]
 RUN_ID = f"slt{os.getpid()}"
@@ -258,7 +258,7 @@ def stage_integration(options, tally):
 
 def stage_engines(_, tally):
     with tempfile.NamedTemporaryFile(suffix=".json") as result:
-        status, out = run(["/usr/bin/python3", "tests/integration/run.py", "--folder=tests/engines", f"--result={result.name}"], 900,
+        status, out = run(["/usr/bin/python3", "tests/integration/run.py", "--folder=tests/engines", f"--result={result.name}"], 2400,
                           env=dict(os.environ, SLUICE_TEST_RUN=RUN_ID))
         print(out, end="", flush=True)
         text = open(result.name, encoding="utf-8").read()

@@ -1,6 +1,7 @@
 """A real dockerd in namespaces of its own (network, mounts, pids): nothing of the machine's network, /run or processes is touched, and
 the end of its first process ends all of it. Images are made from the machine's own programs."""
 import glob
+import io
 import json
 import os
 import re
@@ -18,12 +19,14 @@ RUN = os.environ.get("SLUICE_TEST_RUN", f"slt{os.getpid()}")
 
 # Of user 0 in containers whose engine remaps.
 FIRST_REMAPPED_ID = 0x60000000
-# The first process reaps what engines leave; /run is private, cgroups stay the machine's, below a folder of ours.
+# The first process reaps what engines leave; /run and /etc are private, cgroups stay the machine's, below a folder of ours.
 INNER = """
 set -eu
 mount --make-rprivate /
 mount -t tmpfs tmpfs /run
 mkdir -p /run/cg /run/netns
+cp -a /etc /run/etc
+mount --bind /run/etc /etc
 mount --rbind /sys/fs/cgroup /run/cg
 mount -t sysfs sysfs /sys
 mount --move /run/cg /sys/fs/cgroup
@@ -49,6 +52,11 @@ class Image:
 
     def __init__(self):
         self.files = {}
+        self.texts = {}
+
+    def text(self, to, content):
+        self.texts[to] = content.encode()
+        return self
 
     def add(self, path, to=None):
         self.files[to or path] = os.path.realpath(path)
@@ -77,6 +85,10 @@ class Image:
             for to, source in sorted(self.files.items()):
                 if os.path.isfile(source):
                     tar.add(source, arcname=to.lstrip("/"))
+            for to, content in self.texts.items():
+                info = tarfile.TarInfo(to.lstrip("/"))
+                info.size, info.mode = len(content), 0o644
+                tar.addfile(info, io.BytesIO(content))
 
 
 def busybox():
@@ -101,14 +113,21 @@ def servers():
     return image
 
 
+def nginx():
+    """An image that serves a page when it is started without a command."""
+    return (servers().text("/etc/passwd", "root:x:0:0::/:/bin/sh\n").text("/etc/group", "root:x:0:\n").text("/index.html", "served by nginx\n")
+            .text("/etc/nginx/nginx.conf", "user root; pid /tmp/pid; error_log /dev/stderr; events {} http { access_log off; server { listen 80; root /; } }"))
+
+
 class DockerHost:
     def __init__(self, flags_of_runtimes, remapped=False):
-        """`flags_of_runtimes`: runtime name -> flags, made by `sluice install`. `remapped`: containers live in a user namespace."""
+        """`flags_of_runtimes`: runtime name -> flags, made by `sluice install`; None: dockerd reads /etc/docker/daemon.json, which nobody has made.
+        `remapped`: containers live in a user namespace."""
         self.directory = tempfile.mkdtemp(prefix=f"{RUN}-docker-", dir="/var/tmp")
         self.socket = f"{self.directory}/sock"
         self.cgroup = f"/{os.path.basename(self.directory)}"
-        self.config = f"{self.directory}/daemon.json"
-        for name, flags in flags_of_runtimes.items():
+        self.config = f"{self.directory}/daemon.json" if flags_of_runtimes is not None else None
+        for name, flags in (flags_of_runtimes or {}).items():
             subprocess.run([SLUICE, "install", f"--runtime={name}", f"--config={self.config}", "--", *flags], check=True, stdout=subprocess.DEVNULL)
         self.log = open(f"{self.directory}/dockerd.log", "w", encoding="utf-8")
         self.process = None
@@ -127,8 +146,9 @@ class DockerHost:
         with open(inner, "w", encoding="utf-8") as f:
             f.write(INNER.replace('"$@"', prepare + '"$@"'))
         dockerd = ["dockerd", "--data-root", f"{self.directory}/data", "--exec-root", "/run/docker", "--pidfile", "/run/dockerd.pid", "-H",
-                   f"unix://{self.socket}", "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", self.cgroup, "--config-file", self.config,
-                   "--bip", "10.213.0.1/24", "--userland-proxy=false", *(["--userns-remap", "nobody:nogroup"] if remapped else [])]
+                   f"unix://{self.socket}", "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", self.cgroup,
+                   "--bip", "10.213.0.1/24", "--userland-proxy=false", *(["--config-file", self.config] if self.config else []),
+                   *(["--userns-remap", "nobody:nogroup"] if remapped else [])]
         self.process = subprocess.Popen(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", inner, *dockerd],
                                         stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                                         env=dict(os.environ, SLUICE_TEST_RUN=RUN))
@@ -156,10 +176,10 @@ class DockerHost:
     def out(self, *args, **kw):
         return self.docker(*args, **kw).stdout
 
-    def import_image(self, name, image):
+    def import_image(self, name, image, *changes):
         path = f"{self.directory}/image.tar"
         image.write(path)
-        self.docker("import", path, name)
+        self.docker("import", *(f"--change={change}" for change in changes), path, name)
         os.unlink(path)
 
     def inspect(self, name, template):
@@ -169,8 +189,9 @@ class DockerHost:
         return self.inspect(name, "{{(index .NetworkSettings.Networks \"%s\").IPAddress}}" % network)
 
     def host(self, *argv, check=True, timeout=60):
-        """A command where dockerd is: its network, its processes, its /run."""
-        done = subprocess.run(["nsenter", "-t", str(self.inner), "-n", "-m", "-p", *argv], text=True, capture_output=True, timeout=timeout, check=False)
+        """A command where dockerd is: its network, its processes, its /run; the programs docker and sluice are this one and ours."""
+        env = dict(os.environ, DOCKER_HOST=f"unix://{self.socket}", PATH=f"{os.path.dirname(SLUICE)}:{os.environ['PATH']}")
+        done = subprocess.run(["nsenter", "-t", str(self.inner), "-n", "-m", "-p", *argv], text=True, capture_output=True, timeout=timeout, check=False, env=env)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done

@@ -1,12 +1,9 @@
 """Docker with sluice as a runtime: what people do with containers, on a real dockerd."""
-import json
+import concurrent.futures
 import os
 import pty
-import re
 import shutil
 import subprocess
-import threading
-import time
 import unittest
 
 from docker_host import SLUICE, DockerHost, busybox, servers, wait_for
@@ -87,10 +84,10 @@ class RunTest(DockerTest):
         self.host.docker("kill", "-s", "USR1", "trap")
         self.assertEqual(self.host.out("wait", "trap").strip(), "42")
 
-    def test_terminal(self):
+    def in_terminal(self, *arguments, types=b"", after=b""):
+        """docker with a terminal: (status, what it shows). `types` is typed when `after` has been shown."""
         parent, child = pty.openpty()
-        p = subprocess.Popen(["docker", "-H", f"unix://{self.host.socket}", "run", "--rm", "-it", "--runtime=sluice", "bb", "sh", "-c", "tty; ip -4 route; echo fin"],
-                             stdin=child, stdout=child, stderr=child, start_new_session=True)
+        p = subprocess.Popen(["docker", "-H", f"unix://{self.host.socket}", *arguments], stdin=child, stdout=child, stderr=child, start_new_session=True)
         os.close(child)
         seen = b""
         try:
@@ -99,12 +96,51 @@ class RunTest(DockerTest):
                 if not chunk:
                     break
                 seen += chunk
+                if types and after in seen:
+                    os.write(parent, types)
+                    types = b""
         except OSError:
             pass
-        self.assertEqual(p.wait(60), 0, seen)
+        status = p.wait(60)
         os.close(parent)
+        return status, seen
+
+    def test_terminal(self):
+        status, seen = self.in_terminal("run", "--rm", "-it", "--runtime=sluice", "bb", "sh", "-c", "tty; ip -4 route; echo fin")
+        self.assertEqual(status, 0, seen)
         self.assertIn(b"/dev/pts/", seen)
         self.assertIn(b"default via", seen)
+
+    def test_terminal_of_exec_and_its_signals(self):
+        self.start("box", "sleep", "1000")
+        status, seen = self.in_terminal("exec", "-it", "box", "sh", "-c", "tty; ip -4 route; exit 9")
+        self.assertEqual(status, 9, seen)
+        self.assertIn(b"/dev/pts/", seen)
+        self.assertIn(b"default via", seen)
+        # A typed ^C.
+        status, seen = self.in_terminal("exec", "-it", "box", "sh", "-c", "trap 'exit 33' INT; echo ready; while true; do sleep 0.05; done", types=b"\x03", after=b"ready")
+        self.assertEqual(status, 33, seen)
+
+    def test_signals_as_with_runc(self):
+        trap = "trap 'echo got TERM; exit 5' TERM; trap 'echo got HUP' HUP; echo up; while true; do sleep 0.05; done"
+        seen = []
+        for runtime in ("runc", "sluice"):
+            name = self.start(f"trap-{runtime}", "sh", "-c", trap, runtime=runtime)
+            wait_for(lambda: "up" in self.host.out("logs", name), "the program does not start")
+            self.host.docker("kill", "-s", "HUP", name)
+            wait_for(lambda: "got HUP" in self.host.out("logs", name), "the signal does not come")
+            self.host.docker("stop", "-t", "20", name)
+            self.start(f"plain-{runtime}", "sleep", "1000", runtime=runtime, options=["--init=false", "--stop-signal", "KILL"])
+            self.host.docker("stop", "-t", "20", f"plain-{runtime}")
+            seen.append((self.host.out("logs", name), self.host.out("wait", name).strip(), self.host.out("wait", f"plain-{runtime}").strip()))
+        self.assertEqual(seen[0], seen[1])
+        self.assertEqual(seen[1][1:], ("5", "137"))
+
+    def test_every_capability(self):
+        options = ["--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--security-opt", "seccomp=unconfined"]
+        reference, ours = (self.run_in("sh", "-c", "grep ^Cap /proc/self/status; ip route", options=options, runtime=r).stdout for r in ("runc", "sluice"))
+        self.assertEqual([line for line in ours.splitlines() if "Cap" in line], [line for line in reference.splitlines() if "Cap" in line])
+        self.assertIn("default via", ours)
 
     def test_rights(self):
         for options in (["--user", "1000"], ["--read-only"], ["--cap-drop", "ALL"], ["--security-opt", "no-new-privileges"], ["--memory", "64m"],
@@ -186,17 +222,28 @@ class LifeTest(DockerTest):
         self.host.docker("rm", "-f", "web")
 
     def test_many_at_once(self):
-        count = 20
-        def one(i):
-            self.start(f"m{i}", "sleep", "1000")
-        threads = [threading.Thread(target=one, args=(i,)) for i in range(count)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-        self.assertEqual(len(self.host.sandboxes()), count)
-        for i in range(0, count, 5):
-            self.host.host("ping", "-c1", "-W10", self.host.address(f"m{i}"))
+        """50, which start and go at once; nothing of them is left (tearDown looks at the rest)."""
+        count = 50
+        before = self.traces()
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda i: self.host.docker("run", "-d", "--name", f"m{i}", "--runtime=sluice", "bb", "sleep", "1000", timeout=600), range(count)))
+            self.assertEqual(len(self.host.sandboxes()), count)
+            for i in range(0, count, 7):
+                self.host.host("ping", "-c1", "-W10", self.host.address(f"m{i}"))
+            list(pool.map(lambda i: self.host.docker("rm", "-f", f"m{i}", timeout=600), range(count)))
+        self.assertEqual(self.host.sandboxes(), [])
+        try:
+            wait_for(lambda: self.traces() == before, "something is left", 60)
+        except AssertionError:
+            self.assertEqual(self.traces(), before)
+
+    def traces(self):
+        """What containers leave where they leave something: namespaces, devices, processes, mounts, control groups, records, pins."""
+        commands = {"processes": "ps -eo comm | grep -c -e sluice -e runc -e sleep", "devices": "ip -o link | wc -l", "mounts": "wc -l </proc/mounts",
+                    "network namespaces": "ls /run/docker/netns 2>/dev/null | wc -l; lsns -t net -n -o NS | wc -l",
+                    "records": "find /run/sluice /run/docker/runtime-runc /run/runc -mindepth 1 2>/dev/null | grep -v -e lock$ -e /bpf$ -e /oci$ -e /moby$ | sort",
+                    "control groups": f"find /sys/fs/cgroup -type d | grep -c {self.host.cgroup}/"}
+        return {what: self.host.host("sh", "-c", command, check=False).stdout for what, command in commands.items()}
 
 
 class NetworkTest(DockerTest):
@@ -288,7 +335,11 @@ class NetworkTest(DockerTest):
         self.assertNotIn("eth0", out)
         self.assertIn("127.0.0.1/8", out)
         self.assertIn("default via", self.run_in("ip", "route", runtime="sluice-nogso").stdout)
-        self.assertIn("127.0.0.1/8", self.run_in("ip", "addr", options=["--network", "none"]).stdout)
+        for runtime in RUNTIMES:
+            with self.subTest(runtime=runtime):
+                out = self.run_in("ip", "addr", options=["--network", "none"], runtime=runtime).stdout
+                self.assertIn("127.0.0.1/8", out)
+                self.assertNotIn("eth0", out)
 
     def test_the_hosts_network_is_refused_with_a_remedy(self):
         refused = self.run_in("true", options=["--network", "host"], check=False)
