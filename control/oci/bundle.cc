@@ -39,7 +39,10 @@ Status Bundle::Lock(int flags) {
   while (lock_ && flock(lock_.get(), flags) < 0) {
     if (errno != EINTR) lock_.Reset();
   }
-  return lock_ ? Status() : Status::Error("cannot open the bundle " + directory_ + ErrnoText(errno));
+  if (lock_) return {};
+  // In runc's words.
+  if (errno == ENOENT) return Status::Error("chdir " + directory_ + ": no such file or directory");
+  return Status::Error("cannot open the bundle " + directory_ + ErrnoText(errno));
 }
 
 // Renaming one link of a file to another does nothing, hence the unlink.

@@ -158,7 +158,7 @@ class Creation {
   Status Prepare() {
     SLUICE_RETURN_IF_ERROR(CheckPrivileges(command_.c_str()));
     SLUICE_RETURN_IF_ERROR(CheckLink());
-    if (parsed_.id.empty()) return Status::Error(command_ + ": no container id is given");
+    if (parsed_.id.empty()) return Status::Error('"' + command_ + "\" requires exactly 1 argument(s)");
     SLUICE_RETURN_IF_ERROR(read_);
     SLUICE_RETURN_IF_ERROR(CheckNamespace());
     container_.id = parsed_.id;
