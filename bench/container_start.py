@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""What our stack adds to the start of a container: `docker run --rm busybox true` with runc and with sluice by turns, on a dockerd of its own.
+
+  bench/container_start.py [--runs=20] [--phases]
+
+Prints the medians, quartiles and the difference; --phases runs as many again with a script around the runtime that notes when each OCI
+command begins and ends, and prints the medians of each (the script costs both the same few milliseconds).
+Needs root, a release build and Docker (scripts/setup --engines). Nothing is pinned; run it on a quiet machine.
+"""
+import argparse
+import collections
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+os.environ.setdefault("SLUICE_TEST_RUN", f"slt{os.getpid()}")
+sys.path.insert(0, os.path.join(ROOT, "tests/engines"))
+from docker_host import SLUICE, DockerHost, busybox  # noqa: E402
+
+# Notes "COMMAND BEGIN END", in microseconds.
+TIMED = """#!/bin/bash
+begin=${{EPOCHREALTIME/./}}
+"{program}" "$@"
+status=$?
+for word; do case $word in create|start|kill|delete|state) command=$word; break;; esac; done
+echo "${{command:-other}} $begin ${{EPOCHREALTIME/./}}" >>"{notes}"
+exit $status
+"""
+
+
+class Bed(DockerHost):
+    def _start(self):
+        with open(self.config, encoding="utf-8") as f:
+            config = json.load(f)
+        for name, program in (("runc", shutil.which("runc")), ("sluice", SLUICE)):
+            path = f"{self.directory}/{name}-timed"
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(TIMED.format(program=program, notes=self.notes(name)))
+            os.chmod(path, 0o755)
+            config["runtimes"][f"{name}-timed"] = {"path": path}
+        with open(self.config, "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        super()._start()
+
+    def notes(self, name):
+        return f"{self.directory}/{name}.notes"
+
+    def run_once(self, runtime):
+        begin = time.monotonic()
+        self.docker("run", "--rm", f"--runtime={runtime}", "busybox", "true")
+        return (time.monotonic() - begin) * 1000
+
+    def measure(self, runtimes, runs):
+        times = collections.defaultdict(list)
+        for runtime in runtimes * 2:
+            self.run_once(runtime)  # warm
+        for _ in range(runs):
+            for runtime in runtimes:
+                times[runtime].append(self.run_once(runtime))
+        return times
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--phases", action="store_true")
+    options = parser.parse_args()
+    bed = Bed({"sluice": []})
+    try:
+        bed.import_image("busybox", busybox())
+        times = bed.measure(["runc", "sluice"], options.runs)
+        for runtime, values in times.items():
+            low, middle, high = statistics.quantiles(values, n=4)
+            print(f"{runtime:7} median {middle:6.1f} ms, quartiles {low:.1f} to {high:.1f}, {len(values)} runs")
+        print(f"sluice adds {statistics.median(times['sluice']) - statistics.median(times['runc']):.1f} ms")
+        if not options.phases:
+            return
+        bed.measure(["runc-timed", "sluice-timed"], options.runs)
+        for name in ("runc", "sluice"):
+            phases = collections.defaultdict(list)
+            with open(bed.notes(name), encoding="utf-8") as f:
+                for line in f:
+                    command, begin, end = line.split()
+                    phases[command].append((int(end) - int(begin)) / 1000)
+            print(f"{name:7} " + ", ".join(f"{command} {statistics.median(values):.1f} ms x {len(values) / (options.runs + 2):.0f}" for command, values in phases.items()))
+    finally:
+        bed.close()
+
+
+if __name__ == "__main__":
+    main()
