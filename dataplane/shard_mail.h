@@ -26,7 +26,7 @@ class ShardHub {
 
  private:
   friend class ShardMailbox;
-  static constexpr size_t kSpaces = 3, kPorts = 65536;
+  static constexpr size_t kSpaces = 4, kPorts = 65536;
   FrameRing& ring(uint32_t from, uint32_t to) { return *rings_[from * shards + to]; }
   std::atomic<ShardSet>& holders(PortSpace space, uint16_t port) { return holders_[static_cast<size_t>(space) * kPorts + port]; }
 

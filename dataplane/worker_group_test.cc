@@ -11,6 +11,7 @@
 
 #include "dataplane/pipe_queues.h"
 #include "netstack/config_builder.h"
+#include "netstack/wire/checksum.h"
 #include "netstack/wire/headers.h"
 
 namespace sluice {
@@ -276,6 +277,32 @@ TEST_P(WorkerGroupTest, AConnectionFromAPortOfTheProgramsChoiceWorksWhereverItsH
   EXPECT_GT(Mail(b_).packets_sent, 0u);
   for (StreamSocket* s : clients) s->Close();
   for (StreamSocket* s : listeners) s->Close();
+}
+
+TEST_P(WorkerGroupTest, StraySegmentsAtAListeningPortCostNoMail) {
+  std::vector<StreamSocket*> listeners;
+  for (uint32_t i = 0; i < kOur; ++i) listeners.push_back(Listen(a_.stack(i), 80));
+  DatagramSocket* raw = b_.stack(0).NewRawSocket(Family::kIpv4, kIpProtoTcp);
+  constexpr uint16_t kEach = 50;
+  for (uint16_t i = 0; i < kEach; ++i) {
+    for (const uint8_t flags : {0x10, 0x04}) {  // ACK, RST
+      uint8_t segment[20] = {};
+      StoreBe16(segment, static_cast<uint16_t>(6000 + i));
+      StoreBe16(segment + 2, 80);
+      segment[12] = 0x50;
+      segment[13] = flags;
+      wire::StoreSum(segment + 16,
+                     static_cast<uint16_t>(~wire::OnesSum(Bytes{segment}, wire::PseudoHeaderSum(kB, kA, kIpProtoTcp, 20))));
+      const Bytes part{segment};
+      const DatagramSend how{.destination = Endpoint{kA, 0, 0}};
+      EXPECT_EQ(raw->Send(how, {&part, 1}), Errno::kOk);
+    }
+  }
+  EXPECT_TRUE(RunUntil([&] { return Sum(a_, Counter::kTcpOutRsts) == kEach; }));
+  EXPECT_EQ(Sum(a_, Counter::kTcpInSegs), 2u * kEach);
+  EXPECT_EQ(Mail(a_).packets_sent, 0u);
+  raw->Close();
+  for (StreamSocket* l : listeners) l->Close();
 }
 
 TEST_P(WorkerGroupTest, FragmentsGoWhereTheirFlowIs) {

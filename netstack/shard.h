@@ -19,7 +19,8 @@ namespace sluice {
 
 using ShardSet = uint32_t;  // bits by number
 
-enum class PortSpace : uint8_t { kTcp, kUdp, kEcho };  // kEcho: identifiers of ping sockets
+// kTcpAway: local ports of flows that are not at home. kEcho: identifiers of ping sockets.
+enum class PortSpace : uint8_t { kTcp, kTcpAway, kUdp, kEcho };
 
 struct FlowEnds {
   IpAddress local, remote;

@@ -123,7 +123,7 @@ void Network::IcmpErrorInput(Packet& packet, const IpInfo& info) {
   if (DispatchError(e)) return;
   const bool echo = e.protocol == kIpProtoIcmp;
   if (!echo && e.protocol != kIpProtoTcp && e.protocol != kIpProtoUdp) return;
-  const PortSpace space = echo ? PortSpace::kEcho : e.protocol == kIpProtoTcp ? PortSpace::kTcp : PortSpace::kUdp;
+  const PortSpace space = echo ? PortSpace::kEcho : e.protocol == kIpProtoTcp ? PortSpace::kTcpAway : PortSpace::kUdp;
   const uint16_t local = LoadBe16(e.transport.data() + (echo ? 4 : 0)), remote = LoadBe16(e.transport.data() + (echo ? 4 : 2));
   (void)PassOn(space, {e.source, e.destination, local, remote}, packet, info);
 }

@@ -30,7 +30,8 @@ bool Network::PassOn(PortSpace space, const FlowEnds& flow, Packet& packet, cons
   const ShardSet seen = info.seen | ShardSet{1} << peers->self();
   const uint32_t home = peers->Home(flow);
   ShardSet candidates = peers->Holders(space, flow.local_port);
-  if (space == PortSpace::kTcp) candidates |= ShardSet{1} << home;  // the port of an active open is held by nobody
+  const bool tcp = space == PortSpace::kTcp || space == PortSpace::kTcpAway;
+  if (tcp) candidates |= ShardSet{1} << home;  // the port of an active open is held by nobody
   candidates &= ~seen;
   if (candidates == 0) return false;
   PushHeader(packet, info);

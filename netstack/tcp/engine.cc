@@ -28,7 +28,8 @@ uint64_t HashKey(const SipKey& secret, const FlowKey& key, bool with_local_port)
 
 }  // namespace
 
-Engine::Engine(StackContext& context) : ctx(context), flows(Secret(context.secure)), binds(context), cookies(context.secure) {
+Engine::Engine(StackContext& context)
+    : ctx(context), flows(context, Secret(context.secure)), binds(context), cookies(context.secure) {
   ctx.secure.Fill({reinterpret_cast<uint8_t*>(&isn_key_), sizeof isn_key_});
   ctx.secure.Fill({reinterpret_cast<uint8_t*>(&timestamp_key_), sizeof timestamp_key_});
   ctx.secure.Fill({reinterpret_cast<uint8_t*>(&port_key_), sizeof port_key_});
@@ -146,14 +147,14 @@ void Engine::Input(Packet packet, const IpInfo& info) {
 void Engine::InputUnknown(const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key) {
   Connection* listener = FindListener(key, info.ifindex, flows.Hash(key));
   if (listener != nullptr) return InputListen(listener, seg, std::move(packet), info, key, nullptr);
-  if (PassOn(key, packet, info)) return;
+  if (PassOn(PortSpace::kTcp, key, packet, info)) return;
   Count(Counter::kDropTcpNoConnection);
   SendReset(seg, info);
 }
 
-bool Engine::PassOn(const FlowKey& key, Packet& packet, const IpInfo& info) {
+bool Engine::PassOn(PortSpace space, const FlowKey& key, Packet& packet, const IpInfo& info) {
   if (ctx.peers == nullptr) return false;
-  return ctx.ip->PassOn(PortSpace::kTcp, {key.local, key.remote, key.local_port, key.remote_port}, packet, info);
+  return ctx.ip->PassOn(space, {key.local, key.remote, key.local_port, key.remote_port}, packet, info);
 }
 
 bool Engine::IcmpError(const IcmpErrorInfo& error) {

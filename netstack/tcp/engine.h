@@ -102,7 +102,7 @@ class Engine {
   void InputUnknown(const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key);
   bool InputCookieAck(Connection* listener, const Segment& seg, Packet& packet, const IpInfo& info, const FlowKey& key);
   // True where another stack of this host may have the flow, and the packet went there.
-  bool PassOn(const FlowKey& key, Packet& packet, const IpInfo& info);
+  bool PassOn(PortSpace space, const FlowKey& key, Packet& packet, const IpInfo& info);
   bool Acceptable(const Segment& seg, const Packet& packet, const IpInfo& info);
   bool TimeWaitReusable(const TimeWait& tw) const;
 

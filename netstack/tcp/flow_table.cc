@@ -22,8 +22,8 @@ uint64_t Load(const uint8_t* p) {
 
 }  // namespace
 
-FlowTable::FlowTable(uint64_t secret)
-    : slots_(std::make_unique<Slot[]>(kInitialCapacity)), capacity_(kInitialCapacity), secret_(secret) {}
+FlowTable::FlowTable(const StackContext& context, uint64_t secret)
+    : slots_(std::make_unique<Slot[]>(kInitialCapacity)), capacity_(kInitialCapacity), secret_(secret), context_(context) {}
 
 uint32_t FlowTable::Hash(const FlowKey& key) const {
   const uint64_t ports = uint64_t{key.local_port} << 16 | key.remote_port;
@@ -59,6 +59,22 @@ void FlowTable::Insert(FlowEntry* entry) {
   while (slots_[i].entry != nullptr) i = (i + 1) & mask;
   slots_[i] = {entry, entry->hash};
   ++size_;
+  if (context_.peers != nullptr) NoteAway(entry);
+}
+
+// The other stacks pass on what comes for it.
+void FlowTable::NoteAway(FlowEntry* entry) {
+  const FlowKey& k = entry->key;
+  entry->away = !context_.peers->IsHome({k.local, k.remote, k.local_port, k.remote_port});
+  if (entry->away && away_[k.local_port]++ == 0) context_.peers->Hold(PortSpace::kTcpAway, k.local_port);
+}
+
+void FlowTable::ForgetAway(FlowEntry* entry) {
+  entry->away = false;
+  const auto it = away_.find(entry->key.local_port);
+  if (--it->second != 0) return;
+  away_.erase(it);
+  if (context_.peers != nullptr) context_.peers->Release(PortSpace::kTcpAway, entry->key.local_port);
 }
 
 void FlowTable::Remove(FlowEntry* entry) {
@@ -76,6 +92,7 @@ void FlowTable::Remove(FlowEntry* entry) {
   }
   slots_[i] = {};
   entry->in_table = false;
+  if (entry->away) ForgetAway(entry);
   --size_;
 }
 

@@ -4,14 +4,16 @@
 
 #include <cstdint>
 #include <memory>
+#include <unordered_map>
 
+#include "netstack/stack.h"
 #include "netstack/tcp/types.h"
 
 namespace sluice::tcp {
 
 class FlowTable {
  public:
-  explicit FlowTable(uint64_t secret);
+  FlowTable(const StackContext& context, uint64_t secret);
   uint32_t Hash(const FlowKey& key) const;
   FlowEntry* Find(const FlowKey& key) const { return Find(key, Hash(key)); }
   FlowEntry* Find(const FlowKey& key, uint32_t hash) const;
@@ -33,11 +35,15 @@ class FlowTable {
     uint32_t hash = 0;
   };
   void Grow();
+  void NoteAway(FlowEntry* entry);
+  void ForgetAway(FlowEntry* entry);
 
   std::unique_ptr<Slot[]> slots_;
   size_t capacity_;
   size_t size_ = 0;
   uint64_t secret_;
+  const StackContext& context_;
+  std::unordered_map<uint16_t, uint32_t> away_;  // flows by local port
 };
 
 }  // namespace sluice::tcp

@@ -31,13 +31,14 @@ HeaderSpec SynAck(const Handshake& shake, uint16_t mss, uint32_t timestamp) {
 
 void Engine::InputListen(Connection* listener, const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key,
                          SeqNum* forced_iss) {
+  // Where this stack listens, only flows that another has away from their home are looked for there: strays cost no mail.
   if (seg.Has(kRst)) {  // first
-    (void)PassOn(key, packet, info);
+    (void)PassOn(PortSpace::kTcpAway, key, packet, info);
     return;
   }
   if (seg.Has(kAck)) {  // second: nothing was sent from here, unless a cookie was
     if (!seg.Has(kSyn) && InputCookieAck(listener, seg, packet, info, key)) return;
-    if (PassOn(key, packet, info)) return;
+    if (PassOn(PortSpace::kTcpAway, key, packet, info)) return;
     return SendReset(seg, info);
   }
   if (!seg.Has(kSyn)) {  // fourth

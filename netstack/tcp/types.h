@@ -59,6 +59,7 @@ struct FlowEntry {
   uint32_t hash = 0;
   FlowKind kind;
   bool in_table = false;
+  bool away = false;  // in the table, and not of this stack by its hash (shard.h)
 };
 
 }  // namespace sluice::tcp
