@@ -49,9 +49,11 @@ constexpr CommandSpec kCommands[] = {
      "queues, dpdk has one"},
     {"flags", "flags [--markdown] [--man] [--completion]",
      "every global flag with default and allowed values; --man: the manual page; --completion: a script for bash"},
-    {"install", "install [--runtime=NAME] [--config=FILE] [--dry-run] [-- FLAG...]",
-     "makes sluice a runtime of Docker's (daemon.json), with these flags; keeps what else is there and a copy of the file"},
-    {"uninstall", "uninstall [--runtime=NAME] [--config=FILE] [--dry-run]", "takes it out again"},
+    {"install", "install [--engine=docker|containerd|podman]... [--runtime=NAME] [--config=FILE] [--dry-run] [-- FLAG...]",
+     "makes sluice a runtime of these engines (those that are found), with these flags; keeps what else is in their "
+     "configuration, and a copy. Flags of containerd and podman go to /etc/sluice/NAME.flags"},
+    {"uninstall", "uninstall [--engine=docker|containerd|podman]... [--runtime=NAME] [--config=FILE] [--dry-run]",
+     "takes it out again"},
     {"create", "create|run [--bundle=DIR] [--pid-file=FILE] [--console-socket=PATH] ... ID",
      "makes a container as runc does, with its network on our stack. Container engines call it; all options are runc's"},
     {"start", "start|state|kill|delete|exec|ps|list|events|update|pause|resume|spec|features ...",
@@ -174,8 +176,16 @@ Status ParseInstall(const std::vector<std::string>& args, CommandLine* out) {
   app.prefix_command();
   app.add_option("--runtime", options.runtime);
   app.add_option("--config", options.config);
+  const CLI::Option* engine = parser.Option("--engine");
   app.add_flag("--dry-run", options.dry_run);
   SLUICE_RETURN_IF_ERROR(parser.Parse(args));
+  options.engines = engine->results();
+  for (const std::string& name : options.engines) {
+    if (name != "docker" && name != "containerd" && name != "podman")
+      return UsageError("--engine=" + name + ": not a valid value (allowed: docker, containerd, podman)");
+  }
+  if (!options.config.empty() && options.engines.size() != 1)
+    return UsageError("--config=" + options.config + ": needs one --engine, whose configuration it is");
   options.flags = app.remaining();
   if (options.flags.empty()) return {};
   if (options.flags[0] != "--" || out->command == "uninstall")

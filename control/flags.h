@@ -92,7 +92,8 @@ struct BenchOptions {
 // `sluice install` and `uninstall`.
 struct InstallOptions {
   std::string runtime = "sluice";
-  std::string config = "/etc/docker/daemon.json";
+  std::vector<std::string> engines;  // docker, containerd, podman; empty: those that are found
+  std::string config;                // of the only engine; empty: where it looks for it
   bool dry_run = false;
   std::vector<std::string> flags;  // what stands behind "--"
 };

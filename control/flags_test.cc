@@ -182,5 +182,15 @@ TEST(Flags, SysctlTakesWhatTheStackUsesOnly) {
   EXPECT_FALSE(Parse({"--sysctl=net.ipv4.ip_default_ttl", "do", "x"}).ok());
 }
 
+TEST(Flags, InstallNamesEngines) {
+  CommandLine line;
+  ASSERT_TRUE(Parse({"install", "--engine=podman", "--engine", "containerd", "--", "--network=none"}, &line).ok());
+  EXPECT_EQ(line.install.engines, (std::vector<std::string>{"podman", "containerd"}));
+  EXPECT_EQ(line.install.flags, std::vector<std::string>{"--network=none"});
+  EXPECT_EQ(Parse({"install", "--engine=lxc"}).line(), "--engine=lxc: not a valid value (allowed: docker, containerd, podman)");
+  EXPECT_EQ(Parse({"install", "--config=/x"}).line(), "--config=/x: needs one --engine, whose configuration it is");
+  EXPECT_FALSE(Parse({"uninstall", "--engine=podman", "--engine=docker", "--config=/x"}).ok());
+}
+
 }  // namespace
 }  // namespace sluice

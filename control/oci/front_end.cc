@@ -241,8 +241,8 @@ class Creation {
       problem_ = Status::Error("runc made the container without handing over its seccomp descriptor: was " + parsed_.bundle +
                                "/config.json changed meanwhile?");
     }
-    // A program that cannot be started: runc has said so.
-    if (code != 0 && init_gone_) problem_ = Status();
+    // A program that cannot be started: runc has said so. Or one that `run` started and that ended without a call of ours.
+    if (init_gone_ && (code != 0 || command_ == "run")) problem_ = Status();
     return code;
   }
 

@@ -1,5 +1,4 @@
-// `sluice install` and `uninstall`: names sluice as a runtime in a container engine's configuration. Idempotent; keeps what else
-// is there.
+// `sluice install` and `uninstall`: names sluice as a runtime in the configuration of container engines.
 #pragma once
 
 #include <string>
@@ -9,9 +8,8 @@
 
 namespace sluice::oci {
 
-// What the configuration file `text` (empty: there is none) becomes. `flags` empty and `path` empty: the runtime is taken out.
-Status EditDockerConfig(const std::string& text, const std::string& name, const std::string& path,
-                        const std::vector<std::string>& flags, std::string* out);
+// The text of the flags file of a runtime whose engine passes no arguments.
+std::string FlagsFileText(const std::vector<std::string>& flags);
 
 int RunInstall(const CommandLine& line);
 

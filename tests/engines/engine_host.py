@@ -1,0 +1,110 @@
+"""Where an engine other than dockerd runs: the same namespaces of its own (docker_host.py), and a /etc whose changes stay there."""
+import glob
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+
+from docker_host import INNER, RUN, SLUICE, remove_cgroup, wait_for
+
+OWN_ETC = """
+mount -t overlay overlay -o "lowerdir=/etc,upperdir={0}/etc,workdir={0}/etc-work" /etc
+"""
+
+
+def write_archive(image, path, name):
+    """As `docker save` writes it: what every engine can load."""
+    layer = f"{path}.layer"
+    image.write(layer)
+    with open(layer, "rb") as f:
+        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
+                         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}})
+    manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}])
+    with tarfile.open(path, "w") as tar:
+        tar.add(layer, arcname="layer.tar")
+        for member, text in (("config.json", config), ("manifest.json", manifest)):
+            info = tarfile.TarInfo(member)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    os.unlink(layer)
+
+
+class EngineHost:
+    def __init__(self, name):
+        self.directory = tempfile.mkdtemp(prefix=f"{RUN}-{name}-", dir="/var/tmp")
+        for folder in ("etc", "etc-work"):
+            os.mkdir(f"{self.directory}/{folder}")
+        self.cgroup = f"/{os.path.basename(self.directory)}"
+        self.log = open(f"{self.directory}/daemon.log", "w", encoding="utf-8")
+        self.process = None
+        self.inner = None
+
+    def start(self, argv, is_up):
+        """Runs the engine's daemon; returns when `is_up` says so."""
+        inner = f"{self.directory}/inner"
+        with open(inner, "w", encoding="utf-8") as f:
+            f.write(OWN_ETC.format(self.directory) + INNER)
+        self.process = subprocess.Popen(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", inner, *argv],
+                                        stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                                        env=dict(os.environ, SLUICE_TEST_RUN=RUN))
+
+        def up():
+            if self.process.poll() is not None:
+                raise AssertionError(f"{argv[0]} ended:\n{self.daemon_log()}")
+            with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as f:
+                children = f.read().split()
+            self.inner = int(children[0]) if children else None
+            return self.inner is not None and is_up()
+        wait_for(up, f"{argv[0]} does not answer")
+
+    def daemon_log(self):
+        self.log.flush()
+        with open(self.log.name, encoding="utf-8", errors="replace") as f:
+            return "\n".join(f.read().splitlines()[-20:])
+
+    def inside(self, *argv):
+        """The command line of a command where the engine is: its network, its processes, its /run and /etc."""
+        return ["nsenter", "-t", str(self.inner), "-n", "-m", "-p", *argv]
+
+    def host(self, *argv, check=True, timeout=60):
+        done = subprocess.run(self.inside(*argv), text=True, capture_output=True, timeout=timeout, check=False,
+                              stdin=subprocess.DEVNULL)
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def write(self, path, text):
+        """A file there; empty text: none."""
+        self.host("sh", "-c", 'mkdir -p "$(dirname "$1")" && if [ -n "$2" ]; then printf %s "$2" >"$1"; else rm -f "$1"; fi', "sh", path, text)
+
+    def sandboxes(self):
+        return json.loads(self.host(SLUICE, "sandboxes", "--json").stdout)
+
+    def leftovers(self):
+        """What containers of sluice left: processes, records, pins, devices."""
+        found = [line for line in self.host("ps", "-eo", "args").stdout.splitlines() if "sluice" in line.split()[0]]
+        found += self.host("sh", "-c", "ls -A /run/sluice/oci; ls -A /run/sluice/bpf; ls -A /run/sluice | grep -v -e '^oci$' -e '^bpf$' -e '\\.lock$'", check=False).stdout.split()
+        found += [line for line in self.host("ip", "-o", "link").stdout.splitlines() if "veth" in line]
+        return found
+
+    def close(self):
+        if self.process is not None and self.inner is not None:
+            try:
+                os.kill(self.inner, signal.SIGKILL)  # the first process: the kernel ends the others
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+        self.log.close()
+        for controller in glob.glob(f"/sys/fs/cgroup/*{self.cgroup}") + glob.glob(f"/sys/fs/cgroup{self.cgroup}"):
+            for folder, _, _ in os.walk(controller, topdown=False):
+                remove_cgroup(folder)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if os.path.exists(self.directory):
+            print(f"left: {self.directory}", file=sys.stderr)
