@@ -138,6 +138,7 @@ size_t Stack::EstablishedConnections() const {
   return 0;
 #endif
 }
+uint64_t Stack::listening_changes() const { return impl_->context.listening_changes; }
 const Counters& Stack::counters() const { return impl_->counters; }
 Stack::LinkCounters Stack::link_counters(IfIndex ifindex) const { return impl_->network->link_counters(ifindex); }
 

@@ -40,6 +40,7 @@ struct StackContext {
   const Sysctls* sysctls = nullptr;
   ShardPeers* peers = nullptr;      // the other stacks of this host, where there are some
   HeldPorts* held_ports = nullptr;  // nullptr: nobody wants to know
+  uint64_t listening_changes = 0;   // TCP sockets that began or ceased to listen
   std::vector<FrameTap*> taps;      // mostly none
 
   void Tap(IfIndex ifindex, FrameTap::Direction direction, const Packet& frame) const {
@@ -69,6 +70,7 @@ struct SocketInfo {  // for `ss` and `sluice sockets`
   uint32_t timer_ms;
   uint32_t retransmits;
   uint32_t owner;  // cookie set by the owner
+  bool v6_only;    // of TCP
   std::optional<TcpInfo> tcp;
 };
 
@@ -112,6 +114,7 @@ class Stack {
   std::vector<NeighborInfo> Neighbors() const;
   std::vector<SocketInfo> Sockets(bool with_tcp_info) const;
   size_t EstablishedConnections() const;
+  uint64_t listening_changes() const;  // grows whenever a TCP socket begins or ceases to listen
   const Counters& counters() const;
   struct LinkCounters {
     uint64_t rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped;

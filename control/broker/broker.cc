@@ -81,6 +81,7 @@ class Broker {
   void Fatal(const std::string& line) { SendToGuard(Type::kFatal, line); }
 
   void OncePerSecond() {
+    if (!sentry_gone_ && conduct_.LetTellListening()) SendToSentry(Type::kListeningHeard, 0);
     if (!sentry_gone_ && sysctls_.Changed()) SendToSentry(Type::kSysctls, 0, sysctls_.Read());
     const Status silent = ports_.Check();
     if (!silent.ok()) Fatal(silent.line());
@@ -154,6 +155,9 @@ class Broker {
       case Type::kReady:
       case Type::kDrained:
         SendToGuard(header.type);
+        break;
+      case Type::kListening:
+        SendToGuard(header.type, body);
         break;
       case Type::kFatal:
         Fatal(std::string(body.substr(0, 500)));

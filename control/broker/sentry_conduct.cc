@@ -12,7 +12,8 @@ void SentryConduct::OnAsked(Type type) {
 const char* SentryConduct::Judge(Bytes record, bool truncated, control::Header* header, std::string_view* body) {
   if (truncated) return "a record that is too long, or has descriptors";
   if (!control::Decode(record, header, body)) return "a record shorter than its header";
-  if (header->type != Type::kFatal && !body->empty()) return "a record with a text that none belongs to";
+  if (header->type != Type::kFatal && header->type != Type::kListening && !body->empty())
+    return "a record with a text that none belongs to";
   switch (header->type) {
     case Type::kFatal:
       return nullptr;
@@ -20,6 +21,11 @@ const char* SentryConduct::Judge(Bytes record, bool truncated, control::Header* 
       return ready_due_-- > 0 ? nullptr : "that it is ready, unasked";
     case Type::kDrained:
       return drained_due_-- > 0 ? nullptr : "that it has drained, unasked";
+    case Type::kListening:
+      if (!std::exchange(may_tell_listening_, false)) return "where it listens, before the last was heard";
+      if (body->size() % sizeof(control::LoopbackListener) != 0) return "half a listener";
+      return body->size() <= control::kMaxLoopbackListeners * sizeof(control::LoopbackListener) ? nullptr
+                                                                                                : "more listeners than it may";
     case Type::kOpenPort:
       if (header->number <= 0) return "a device that cannot be";
       if (ports_.size() >= kMaxPorts) return "more devices than a namespace may have";

@@ -3,6 +3,7 @@
 
 #include <set>
 #include <string_view>
+#include <utility>
 
 #include "base/bytes.h"
 #include "control/run/control_protocol.h"
@@ -16,10 +17,13 @@ class SentryConduct {
   const char* Judge(Bytes record, bool truncated, control::Header* header, std::string_view* body);
   // What the sentry was asked, each with one answer: kSynchronize (kReady), kDrain (kDrained).
   void OnAsked(control::Type type);
+  // It may tell once more where it listens (kListening). False where it may already.
+  bool LetTellListening() { return !std::exchange(may_tell_listening_, true); }
 
  private:
   static constexpr size_t kMaxPorts = 256;
 
+  bool may_tell_listening_ = true;
   int ready_due_ = 1, drained_due_ = 0;  // that it is ready it says once by itself
   std::set<int32_t> ports_;              // asked for and not closed since
 };

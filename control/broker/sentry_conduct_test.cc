@@ -77,5 +77,24 @@ TEST_F(ConductTest, RefusesRecordsThatAreNotWellFormed) {
   EXPECT_NE(nullptr, conduct_.Judge(bytes, false, &header, &body));
 }
 
+TEST_F(ConductTest, TellsWhereItListensOnceUntilItIsHeard) {
+  const std::string one(sizeof(control::LoopbackListener), '\0');
+  EXPECT_EQ("", Judge(Type::kListening, 0, one + one));
+  EXPECT_NE("", Judge(Type::kListening, 0, one));
+  EXPECT_TRUE(conduct_.LetTellListening());
+  EXPECT_FALSE(conduct_.LetTellListening());
+  EXPECT_EQ("", Judge(Type::kListening));
+  EXPECT_TRUE(conduct_.LetTellListening());
+  EXPECT_NE("", Judge(Type::kListening, 0, one + "x"));
+}
+
+TEST_F(ConductTest, BoundsTheListeners) {
+  EXPECT_NE("", Judge(Type::kListening, 0,
+                      std::string((control::kMaxLoopbackListeners + 1) * sizeof(control::LoopbackListener), '\1')));
+  EXPECT_TRUE(conduct_.LetTellListening());
+  EXPECT_EQ("",
+            Judge(Type::kListening, 0, std::string(control::kMaxLoopbackListeners * sizeof(control::LoopbackListener), '\1')));
+}
+
 }  // namespace
 }  // namespace sluice

@@ -105,9 +105,15 @@ void Bundle::Restore() {
 
 bool HasOwnPids(const json& config) {
   for (const json& one : Namespaces(config)) {
-    if (one.is_object() && one.contains("type") && one["type"] == "pid") return true;
+    // One with a path is somebody else's: that of a pod, say.
+    if (one.is_object() && one.contains("type") && one["type"] == "pid") return !one.contains("path") || one["path"] == "";
   }
   return false;
+}
+
+bool IsOfPod(const json& config) {
+  const auto annotations = config.find("annotations");
+  return annotations != config.end() && annotations->is_object() && annotations->contains("io.kubernetes.cri.container-type");
 }
 
 NetworkNamespace NetworkOf(const json& config, std::string* path) {

@@ -16,6 +16,8 @@ enum class NetworkNamespace { kNew, kPath, kHost };
 // What the config says of the container's network namespace; `path`: for kPath.
 NetworkNamespace NetworkOf(const nlohmann::json& config, std::string* path);
 bool HasOwnPids(const nlohmann::json& config);
+// A container of a Kubernetes pod, as containerd marks it: its sandbox (which opens the network) or one that joins it.
+bool IsOfPod(const nlohmann::json& config);
 
 class Bundle {
  public:

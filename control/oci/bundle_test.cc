@@ -191,5 +191,20 @@ TEST(ConfigReaderTest, KeysThatRuncTakesForOthersAreRefused) {
   EXPECT_EQ(ParseError(R"({"annotations": {"a": "", "A": ""}, "linux": {"sysctl": {"Type": "x"}}})"), "");
 }
 
+TEST(ConfigTest, PidNamespaceOfAPodIsNotItsOwn) {
+  EXPECT_TRUE(HasOwnPids(json::parse(R"({"linux": {"namespaces": [{"type": "pid"}]}})")));
+  EXPECT_TRUE(HasOwnPids(json::parse(R"({"linux": {"namespaces": [{"type": "pid", "path": ""}]}})")));
+  EXPECT_FALSE(HasOwnPids(json::parse(R"({"linux": {"namespaces": [{"type": "pid", "path": "/proc/7/ns/pid"}]}})")));
+  EXPECT_FALSE(HasOwnPids(json::parse(R"({"linux": {"namespaces": [{"type": "network"}]}})")));
+}
+
+TEST(ConfigTest, KnowsContainersOfPods) {
+  EXPECT_TRUE(IsOfPod(json::parse(R"({"annotations": {"io.kubernetes.cri.container-type": "sandbox"}})")));
+  EXPECT_TRUE(IsOfPod(json::parse(R"({"annotations": {"io.kubernetes.cri.container-type": "container"}})")));
+  EXPECT_FALSE(IsOfPod(json::parse(R"({"annotations": {"a": "b"}})")));
+  EXPECT_FALSE(IsOfPod(json::parse(R"({"annotations": []})")));
+  EXPECT_FALSE(IsOfPod(json::parse("{}")));
+}
+
 }  // namespace
 }  // namespace sluice::oci

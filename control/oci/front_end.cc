@@ -273,6 +273,7 @@ class Creation {
     container_.netns = *IdOfNamespace(netns.get());
     SLUICE_RETURN_IF_ERROR(SaveContainer(container_));
     request.container = container_;
+    request.pod = IsOfPod(bundle_.config());
     request.listening.Reset(fcntl(listening_.get(), F_DUPFD_CLOEXEC, 3));
     request.seccomp = std::move(delivery.seccomp);
     const Status joined = JoinSandbox(flags_, netns.get(), request);

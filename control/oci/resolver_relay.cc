@@ -1,28 +1,18 @@
 #include "control/oci/resolver_relay.h"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
-#include <grp.h>
-#include <linux/capability.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "control/log.h"
-#include "control/os.h"
-#include "control/run/plan.h"
-#include "sentry/filter.h"
 #include "xdp/engine_flows.h"
 
 namespace sluice::oci {
@@ -31,7 +21,6 @@ namespace {
 constexpr size_t kQueries = 64;      // by UDP, under way
 constexpr size_t kConnections = 16;  // by TCP
 constexpr int64_t kQueryMs = 15000;  // the resolver itself gives up after less
-constexpr uid_t kUid = 0x6fffffff;   // owned by nobody, and not of a sentry
 constexpr size_t kMaxMessage = 65535;
 
 int64_t NowMs() {
@@ -48,15 +37,14 @@ sockaddr_in ResolverAddress() {
   return address;
 }
 
-class Relay {
+class Relay final : public RelayBody {
  public:
-  void OpenGate(int map) {
-    if (map >= 0 && gate_.Open(map) != Errno::kOk)
+  void OpenGate(UniqueFd map) {
+    if (map && gate_.Open(map.get()) != Errno::kOk)
       LogLine(LogLevel::kWarning, "names outside will not resolve through the engine");
   }
 
-  // Before the filter: sockets of the kernel.
-  bool OpenKernelSockets() {
+  bool BeforeFilter() override {
     const sockaddr_in resolver = ResolverAddress();
     for (Query& query : queries_) {
       query.kernel.Reset(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -70,8 +58,7 @@ class Relay {
     return true;
   }
 
-  // Under the filter: sockets of our stack.
-  bool OpenOurs() {
+  bool UnderFilter() override {
     const sockaddr_in address = ResolverAddress();
     const int on = 1;
     datagrams_.Reset(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -83,7 +70,7 @@ class Relay {
     return listen(stream_.get(), kConnections) == 0;
   }
 
-  [[noreturn]] void Run() {
+  [[noreturn]] void Run() override {
     for (;;) {
       std::vector<pollfd> polled{{datagrams_.get(), POLLIN, 0}, {HasRoom() ? stream_.get() : -1, POLLIN, 0}};
       for (const Query& query : queries_) polled.push_back({query.sent_ms != 0 ? query.kernel.get() : -1, POLLIN, 0});
@@ -206,60 +193,16 @@ class Relay {
   std::array<char, kMaxMessage> buffer_{}, late_{};
 };
 
-bool DropRights() {
-  for (int cap = 0; prctl(PR_CAPBSET_READ, cap) >= 0; ++cap) {
-    if (prctl(PR_CAPBSET_DROP, cap) < 0) return false;
-  }
-  if (setgroups(0, nullptr) < 0 || setresgid(kUid, kUid, kUid) < 0 || setresuid(kUid, kUid, kUid) < 0) return false;
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  const __user_cap_data_struct none[2]{};
-  return syscall(SYS_capset, &header, none) == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
-}
-
-[[noreturn]] void RunRelay(int gate, int tell, int go) {
-  prctl(PR_SET_NAME, "sluice-resolver");
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  // The buffers are too large for the stack of a child that shares nothing; never freed.
-  auto* relay = new Relay;
-  relay->OpenGate(gate);
-  CloseAllBut({tell, go, LogFileFd()});
-  std::string error;
-  UniqueFd listener;
-  if (relay->OpenKernelSockets()) listener = InstallProgramFilter({}, &error);
-  const int number = listener.get();
-  char word = 0;
-  if (!WriteAll(tell, &number, sizeof number) || read(go, &word, 1) != 1) _exit(1);
-  listener.Reset();
-  close(go);
-  if (!relay->OpenOurs() || !DropRights()) _exit(2);
-  prctl(PR_SET_PDEATHSIG, SIGKILL);  // forgotten at the change of user
-  relay->Run();
-}
-
 }  // namespace
 
 Status ResolverRelay::Start(int gate, UniqueFd* listener) {
-  UniqueFd ready_read, ready_write, go_read, go_write;
-  SLUICE_RETURN_IF_ERROR(MakePipe(&ready_read, &ready_write));
-  SLUICE_RETURN_IF_ERROR(MakePipe(&go_read, &go_write));
-  pid_ = CloneProcess(0, &pidfd_);
-  if (pid_ == 0) RunRelay(gate, ready_write.get(), go_read.get());
-  if (pid_ < 0) return Status::Error("cannot start the relay to Docker's resolver" + ErrnoText(errno));
-  ready_write.Reset();
-  int number = -1;
-  if (read(ready_read.get(), &number, sizeof number) == sizeof number && number >= 0)
-    *listener = PidfdGetfd(pidfd_.get(), number);
-  const char go = 1;
-  if (*listener && WriteAll(go_write.get(), &go, 1)) return {};
-  Stop();
-  return Status::Error("cannot set the relay to Docker's resolver up");
-}
-
-void ResolverRelay::Stop() {
-  if (!pidfd_) return;
-  PidfdSignal(pidfd_.get(), SIGKILL);
-  waitpid(pid_, nullptr, __WALL);
-  pidfd_.Reset();
+  const auto make = [gate] {
+    auto relay = std::make_unique<Relay>();
+    relay->OpenGate(UniqueFd(gate));
+    return relay;
+  };
+  return process_.Start("sluice-resolver", "the relay to Docker's resolver",
+                        gate >= 0 ? std::vector<int>{gate} : std::vector<int>{}, make, listener);
 }
 
 }  // namespace sluice::oci

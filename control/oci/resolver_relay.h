@@ -3,9 +3,8 @@
 // its sockets of the kernel were made before it came under the filter, and they speak to that one address only.
 #pragma once
 
-#include <sys/types.h>
-
 #include "base/unique_fd.h"
+#include "control/oci/relay_process.h"
 #include "control/status.h"
 
 namespace sluice::oci {
@@ -16,13 +15,12 @@ class ResolverRelay {
   // ready: the relay binds its sockets then. `gate`: the map by which a question lets the resolver ask its own servers
   // (xdp/engine_flows.h), or -1.
   Status Start(int gate, UniqueFd* listener);
-  bool running() const { return static_cast<bool>(pidfd_); }
-  int pidfd() const { return pidfd_.get(); }  // -1 where it does not run
-  void Stop();
+  bool running() const { return process_.running(); }
+  int pidfd() const { return process_.pidfd(); }  // -1 where it does not run
+  void Stop() { process_.Stop(); }
 
  private:
-  pid_t pid_ = -1;
-  UniqueFd pidfd_;
+  RelayProcess process_;
 };
 
 }  // namespace sluice::oci

@@ -20,6 +20,7 @@
 #include "control/namespaces.h"
 #include "control/netfilter_check.h"
 #include "control/oci/listener.h"
+#include "control/oci/port_forward.h"
 #include "control/oci/resolver_relay.h"
 #include "control/oci/runc.h"
 #include "control/registry.h"
@@ -94,12 +95,13 @@ bool ReceiveJson(int socket, json* out, std::vector<UniqueFd>* fds, int flags = 
 
 // Of the namespace's first container, beside which the sandbox stands.
 struct Surroundings {
+  bool pod = false;    // of Kubernetes
   std::string groups;  // /proc/PID/cgroup
   int oom_score = 0;
 };
 
-Surroundings SurroundingsOf(pid_t init) {
-  return {ReadSmallFile(Format("/proc/%d/cgroup", init)).value_or(""), OomScoreOf(init)};
+Surroundings SurroundingsOf(const ContainerRequest& first) {
+  return {first.pod, ReadSmallFile(Format("/proc/%d/cgroup", first.init_pid)).value_or(""), OomScoreOf(first.init_pid)};
 }
 
 class SandboxGuard {
@@ -110,6 +112,7 @@ class SandboxGuard {
     plan_.netns = std::move(netns);
     plan_.guard_pid = getpid();
     plan_.engine_flows = true;
+    plan_.tell_listening = container.pod;
     plan_.container_groups = container.groups;
     plan_.oom_score = container.oom_score;
     settings_ = Settings(flags);
@@ -158,6 +161,8 @@ class SandboxGuard {
     sandbox_.AddPolled(&polled);
     polled.push_back({rules_.get(), POLLIN, 0});
     polled.push_back({resolver_.pidfd(), POLLIN, 0});
+    const size_t first_forward = polled.size();
+    forward_.AddPolled(&polled);
     const size_t first_client = polled.size();
     for (const Client& client : clients_) polled.push_back({client.socket.get(), POLLIN, 0});
     const size_t first_member = polled.size();
@@ -170,10 +175,14 @@ class SandboxGuard {
     std::string why;
     const Sandbox::Event event = sandbox_.OnPolled(&polled[1], &why);
     if (event == Sandbox::Event::kDead) KillAll(why);
+    // Before anything that changes what the relay listens at.
+    const pollfd* forward = &polled[first_forward];
+    if (!forward_.OnPolled(forward)) OnForwardEnd();
+    if (forward[-1].revents != 0) OnResolverEnd();
+    if (forward[-2].revents != 0) OnRules();
     if (event == Sandbox::Event::kReady) OnReady();
     if (event == Sandbox::Event::kDrained && draining_) End();
-    if (polled[first_client - 1].revents != 0) OnResolverEnd();
-    if (polled[first_client - 2].revents != 0) OnRules();
+    if (event == Sandbox::Event::kListening) forward_.ListenFor(sandbox_.listening());
     OnMembers(&polled[first_member]);
     size_t i = first_client;
     // Clients that come in below have no entry yet.
@@ -191,6 +200,7 @@ class SandboxGuard {
   void OnReady() {
     ready_ = true;
     if (resolver_wanted_ && !resolver_.running()) StartResolver();
+    if (plan_.tell_listening && !forward_.running()) StartForward();
     for (Client& client : clients_) {
       if (client.waits_for == "add" || client.waits_for == "synchronize") Answer(client, json::object());
     }
@@ -227,6 +237,20 @@ class SandboxGuard {
     LogLine(
         LogLevel::kWarning,
         "the relay to Docker's resolver ended; names will not resolve inside until the next container of this namespace starts");
+  }
+
+  void StartForward() {
+    UniqueFd listener;
+    const Status status = forward_.Start(&listener);
+    if (!status.ok()) return LogLine(LogLevel::kWarning, status.line());
+    sandbox_.AddListener(listener.get());
+    forward_.ListenFor(sandbox_.listening());
+  }
+
+  void OnForwardEnd() {
+    forward_.Stop();
+    LogLine(LogLevel::kWarning,
+            "the relay of port-forward ended; ports of the pod cannot be forwarded until its next container starts");
   }
 
   void OnMembers(const pollfd* polled) {
@@ -333,6 +357,7 @@ class SandboxGuard {
         !members_.empty() && std::all_of(members_.begin(), members_.end(), [](const Member& m) { return m.ended; });
     if (!all_ended || draining_) return;
     draining_ = true;
+    forward_.Stop();  // what it still holds open would never drain
     sandbox_.Drain();
   }
 
@@ -340,6 +365,7 @@ class SandboxGuard {
     unlink(GuardSocket(plan_.netns_id).c_str());
     front_ends_.Reset();
     resolver_.Stop();
+    forward_.Stop();
     sandbox_.Finish();
     for (Client& client : clients_) Answer(client, client.waits_for == "remove" ? json::object() : json{{"retry", true}});
     _exit(0);
@@ -364,6 +390,7 @@ class SandboxGuard {
     unlink(GuardSocket(plan_.netns_id).c_str());
     front_ends_.Reset();
     resolver_.Stop();
+    forward_.Stop();
     sandbox_.Finish();
     for (Client& client : clients_) Answer(client, client.waits_for == "remove" ? json::object() : json{{"error", line}});
     _exit(kExitKilled);
@@ -389,6 +416,7 @@ class SandboxGuard {
   std::list<Member> members_;
   UniqueFd rules_;  // hears of changes of the namespace's packet filters; invalid on a kernel without nftables
   ResolverRelay resolver_;
+  PortForward forward_;
   bool resolver_wanted_ = false;
   bool taken_ = false, ready_ = false, draining_ = false;
 };
@@ -413,10 +441,10 @@ class SandboxGuard {
   (new SandboxGuard(flags, std::move(netns), std::move(client), container))->Run();
 }
 
-Status StartGuard(const Flags& flags, int netns, pid_t init, UniqueFd* channel) {
+Status StartGuard(const Flags& flags, int netns, const ContainerRequest& first, UniqueFd* channel) {
   SocketPair pair;
   SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&pair));
-  const Surroundings container = SurroundingsOf(init);
+  const Surroundings container = SurroundingsOf(first);
   const pid_t pid = fork();
   if (pid == 0) {
     pair.a.Reset();
@@ -485,7 +513,7 @@ Status JoinSandbox(const Flags& flags, int netns, const ContainerRequest& reques
   std::string error;
   for (int i = 0; i < kTries; ++i) {
     UniqueFd channel = ConnectTo(GuardSocket(*id), SOCK_SEQPACKET);
-    if (!channel) SLUICE_RETURN_IF_ERROR(StartGuard(flags, netns, request.init_pid, &channel));
+    if (!channel) SLUICE_RETURN_IF_ERROR(StartGuard(flags, netns, request, &channel));
     const Outcome outcome = Ask(channel.get(), message, fds, &error);
     if (outcome == Outcome::kDone) return {};
     if (outcome == Outcome::kFailed) break;

@@ -26,6 +26,7 @@ struct ContainerRequest {
   UniqueFd init;       // pidfd
   UniqueFd listening;  // of container.listener_path()
   UniqueFd seccomp;    // the init's
+  bool pod = false;    // of Kubernetes: engines forward ports by the namespace's loopback (port_forward.h)
 };
 
 // Has the sandbox of the network namespace serve the container; starts it where there is none. Flags of all its containers must

@@ -26,6 +26,7 @@ enum class Type : uint32_t {
   kReady,  // the stack stands, every device is attached
   kFatal,  // text: the sandbox cannot go on
   kDrained,
+  kListening,  // data: LoopbackListener[]; the next only after kListeningHeard. For pods
   // sentry -> broker
   kOpenPort,   // number: the device's index
   kClosePort,  // number: the device is gone from the mirror
@@ -33,12 +34,20 @@ enum class Type : uint32_t {
   kPort,        // number: the index; data: PortBlob; descriptors as the kind needs them
   kPortFailed,  // number: the index; text: why
   kSysctls,     // text: key=value lines; all of them
+  kListeningHeard,
 };
 
 struct Header {
   Type type{};
   int32_t number = 0;
 };
+
+// A TCP port at which the stack listens for connections to 127.0.0.1, to ::1.
+struct LoopbackListener {
+  uint16_t port = 0;
+  uint8_t v4 = 0, v6 = 0;
+};
+inline constexpr size_t kMaxLoopbackListeners = 256;
 
 inline constexpr size_t kMaxRecord = 64 << 10;
 inline constexpr size_t kMaxFds = 8;

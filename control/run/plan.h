@@ -42,6 +42,7 @@ struct SandboxPlan {
   std::string netns_name;  // as of ip netns; may be empty
   NamespaceId netns_id;
   bool own_netns = false;
+  bool tell_listening = false;       // the guard hears of the ports at which the stack listens
   std::vector<LinkInfo> devices;     // those whose frames are ours
   std::map<int, Silence> silenced;   // by index
   bool engine_flows = false;         // wanted: a container engine's resolver may work in the namespace

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstring>
 
 #include "control/capabilities.h"
 #include "control/log.h"
@@ -209,6 +210,10 @@ Sandbox::Event Sandbox::FromBroker(std::string* why) {
       return Event::kReady;
     case Type::kDrained:
       return Event::kDrained;
+    case Type::kListening:
+      listening_.resize(body.size() / sizeof listening_[0]);
+      if (!body.empty()) std::memcpy(listening_.data(), body.data(), listening_.size() * sizeof listening_[0]);
+      return Event::kListening;
     case Type::kFatal:
       *why = body;
       return Event::kDead;

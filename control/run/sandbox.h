@@ -51,13 +51,16 @@ class Sandbox {
     kNone,
     kReady,  // the stack stands, every device is attached
     kDrained,
-    kDead,  // it cannot go on; the programs must be killed before Finish
+    kListening,  // listening() is new; where plan.tell_listening
+    kDead,       // it cannot go on; the programs must be killed before Finish
   };
   static constexpr size_t kPolled = 6;
   // Appends kPolled entries; OnPolled wants them back.
   void AddPolled(std::vector<pollfd>* polled) const;
   Event OnPolled(const pollfd* polled, std::string* why);
 
+  // Where the stack listens, as the sentry says.
+  const std::vector<control::LoopbackListener>& listening() const { return listening_; }
   // Hands on what the sentry has logged.
   void RelayLog();
   // Kills the processes, gives the devices back to the kernel, removes the registration. May be called at any step.
@@ -81,6 +84,7 @@ class Sandbox {
   SandboxPlan& plan_;
   Child broker_, keeper_, sentry_;
   int* sentry_pid_ = nullptr;  // shared with the keeper, which writes it
+  std::vector<control::LoopbackListener> listening_;
   std::string log_rest_;
   MetricsService metrics_;
   bool registered_ = false;

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 #include <future>
+#include <map>
 #include <thread>
 #include <utility>
 
@@ -51,6 +52,48 @@ size_t MaxSockets() {
   return std::min<size_t>(CallServer::kMaxSockets, limit.rlim_cur / 4 * 3);
 }
 
+// Whoever relays connections to the loopback hears where the stack listens: at once, and again when the last was heard. The
+// worker's thread.
+class ListeningWatch final : public TurnTask {
+ public:
+  ListeningWatch(Stack& stack, int channel) : stack_(stack), channel_(channel) {}
+
+  bool OnTurn() override {
+    if (!HasWork()) return false;
+    told_ = stack_.listening_changes();
+    heard_ = false;
+    SendRecord(channel_, control::Encode(Type::kListening, 0, Listeners()), {});
+    return true;
+  }
+  bool HasWork() const override { return heard_ && told_ != stack_.listening_changes(); }
+  void OnHeard() { heard_ = true; }
+
+ private:
+  std::string Listeners() const {
+    constexpr int kListen = 10;
+    std::map<uint16_t, control::LoopbackListener> ports;
+    for (const SocketInfo& s : stack_.Sockets(false)) {
+      const IpAddress at = s.local.address.Unmapped();
+      if (s.protocol != 6 || s.state != kListen || ports.size() >= control::kMaxLoopbackListeners) continue;
+      const bool v4 = at == IpAddress::Loopback(Family::kIpv4) || (at.IsAny() && !s.v6_only);
+      const bool v6 = at == IpAddress::Loopback(Family::kIpv6) || (at.IsAny() && at.is_v6());
+      if (!v4 && !v6) continue;
+      control::LoopbackListener& l = ports[s.local.port];
+      l.port = s.local.port;
+      l.v4 |= v4;
+      l.v6 |= v6;
+    }
+    std::string out;
+    for (const auto& [port, l] : ports) out.append(reinterpret_cast<const char*>(&l), sizeof l);
+    return out;
+  }
+
+  Stack& stack_;
+  int channel_;
+  uint64_t told_ = 0;
+  bool heard_ = true;
+};
+
 class Sentry {
  public:
   explicit Sentry(SandboxPlan& plan)
@@ -67,13 +110,15 @@ class Sentry {
                          .native_options = native_options_.get()}),
         mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
         ports_(plan, pool_),
-        admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}) {}
+        admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}),
+        listening_(stack_, plan.control.b.get()) {}
 
   [[noreturn]] void Run() {
     ShareHeldPorts();
     ReceiveFirstSysctls();
     CheckStatus(mirror_.ReadAll());
     Publish(true);
+    if (plan_.tell_listening) worker_.AddTask(&listening_);
     std::thread worker([this] { worker_.Run(); });
     // The filter has no room for what a thread does once, at its start.
     std::promise<void> runs;
@@ -258,6 +303,9 @@ class Sentry {
       case Type::kSynchronize:
         Synchronize();
         break;
+      case Type::kListeningHeard:
+        worker_.Post([this] { listening_.OnHeard(); });
+        break;
       case Type::kDrain:
         draining_ = true;
         break;
@@ -318,6 +366,7 @@ class Sentry {
   Mirror mirror_;
   PortMaker ports_;
   AdminServer admin_;
+  ListeningWatch listening_;
   SysctlMap sysctls_;
   std::set<std::string> told_;  // keys without effect that the log knows
   std::set<IfIndex> asked_, attached_, waiting_;

@@ -227,6 +227,7 @@ void Connection::CloseListener() {
   }
   listen_.reset();
   holder_listens = false;
+  ++engine_.ctx.listening_changes;
 }
 
 }  // namespace sluice::tcp

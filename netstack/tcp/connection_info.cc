@@ -85,6 +85,7 @@ SocketInfo Connection::Describe(bool with_tcp_info) const {
   s.local = local();
   if (key.remote_port != 0) s.remote = FromWire(key.remote, key.remote_port);
   s.ifindex = bound_ifindex;
+  s.v6_only = v6_only;
   if (state_ == State::kListen) {
     s.receive_queue = static_cast<uint32_t>(listen_->accept_count);
     s.send_queue = s.backlog = static_cast<uint32_t>(listen_->backlog);

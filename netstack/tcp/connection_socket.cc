@@ -148,6 +148,7 @@ Errno Connection::Listen(int backlog) {
   listen_ = std::make_unique<ListenState>();
   listen_->backlog = bounded;
   holder_listens = true;
+  ++engine_.ctx.listening_changes;
   SetState(State::kListen);
   last_events_ = 0;
   return Errno::kOk;

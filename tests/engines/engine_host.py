@@ -18,13 +18,14 @@ mount -t overlay overlay -o "lowerdir=/etc,upperdir={0}/etc,workdir={0}/etc-work
 """
 
 
-def write_archive(image, path, name):
+def write_archive(image, path, name, entrypoint=()):
     """As `docker save` writes it: what every engine can load."""
     layer = f"{path}.layer"
     image.write(layer)
     with open(layer, "rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
-    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
+    config = json.dumps({"architecture": "amd64", "os": "linux",
+                         "config": {"Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Entrypoint": list(entrypoint)},
                          "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}})
     manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}])
     with tarfile.open(path, "w") as tar:

@@ -40,6 +40,9 @@ class HostileSentryTest(SluiceTest):
     def test_control_records_out_of_order(self):
         self.ends("ready-twice", "it is ready, unasked")
 
+    def test_where_it_listens_before_it_was_heard(self):
+        self.ends("listening-twice", "where it listens, before the last was heard")
+
     def test_control_records_of_others(self):
         self.ends("odd-record", "type that it does not send")
 

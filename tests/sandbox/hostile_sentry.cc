@@ -42,6 +42,7 @@ class HostileSentry {
         {"foreign-change", [this] { ForeignChange(); }},
         {"foreign-files", [this] { ForeignFiles(); }},
         {"ready-twice", [this] { Say(Type::kReady); }},
+        {"listening-twice", [this] { ListenTwice(); }},
         {"odd-record", [this] { Say(static_cast<Type>(77)); }},
         {"fatal-text", [this] { Say(Type::kFatal, 0, "over\x1b[31m and \nout" + std::string(5000, 'x')); }},
         {"wake-kernel", [this] { WakeKernel(); }},
@@ -100,6 +101,12 @@ class HostileSentry {
     for (;;) {
       if (!SendRecord(calls_, AsBytes(result), {}, MSG_DONTWAIT)) EndWhereAsked(20);
     }
+  }
+
+  // Faster than it is heard: the guard would open and close sockets without end.
+  void ListenTwice() {
+    Say(Type::kListening, 0, std::string(sizeof(control::LoopbackListener), '\1'));
+    Say(Type::kListening);
   }
 
   void Misfit() {
