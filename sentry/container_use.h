@@ -1,5 +1,5 @@
-// What the programs of one container use of a sandbox that several containers may share, and the bounds that keep one of them from
-// using up what all need.
+// What the programs of one container use of a sandbox that several containers may share, and the bounds that keep one of them
+// from using up what all need.
 #pragma once
 
 #include <algorithm>

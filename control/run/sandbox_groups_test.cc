@@ -22,8 +22,9 @@ constexpr char kHybrid[] =
     "34 30 0:30 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
 
 TEST(SandboxGroups, BesideTheContainerInEveryHierarchy) {
-  const auto groups = PlaceSandboxGroups("9:name=systemd:/docker/c1\n4:memory:/docker/c1\n2:cpu,cpuacct:/docker/c1\n0::/docker/c1\n",
-                                         "9:name=systemd:/shim\n4:memory:/shim/x\n2:cpu,cpuacct:/\n0::/\n", kHybrid, "sluice-7");
+  const auto groups =
+      PlaceSandboxGroups("9:name=systemd:/docker/c1\n4:memory:/docker/c1\n2:cpu,cpuacct:/docker/c1\n0::/docker/c1\n",
+                         "9:name=systemd:/shim\n4:memory:/shim/x\n2:cpu,cpuacct:/\n0::/\n", kHybrid, "sluice-7");
   EXPECT_EQ(Folders(groups), (Lines{"/sys/fs/cgroup/systemd/docker/sluice-7 <- /sys/fs/cgroup/systemd/shim",
                                     "/sys/fs/cgroup/memory/docker/sluice-7 <- /sys/fs/cgroup/memory/shim/x",
                                     "/sys/fs/cgroup/cpu,cpuacct/docker/sluice-7 <- /sys/fs/cgroup/cpu,cpuacct",
@@ -32,7 +33,8 @@ TEST(SandboxGroups, BesideTheContainerInEveryHierarchy) {
 
 TEST(SandboxGroups, UnderSystemd) {
   const char* mounts = "31 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-  const auto groups = PlaceSandboxGroups("0::/system.slice/docker-c1.scope\n", "0::/system.slice/docker.service\n", mounts, "sluice-7");
+  const auto groups =
+      PlaceSandboxGroups("0::/system.slice/docker-c1.scope\n", "0::/system.slice/docker.service\n", mounts, "sluice-7");
   EXPECT_EQ(Folders(groups), Lines{"/sys/fs/cgroup/system.slice/sluice-7 <- /sys/fs/cgroup/system.slice/docker.service"});
 }
 
@@ -48,7 +50,8 @@ TEST(SandboxGroups, MountOfAPart) {
   const char* mounts = "33 30 0:29 /outer /a\\040b/memory rw - cgroup cgroup rw,memory\n";
   EXPECT_EQ(Folders(PlaceSandboxGroups("4:memory:/outer/docker/c1\n", "4:memory:/outer\n", mounts, "s")),
             Lines{"/a b/memory/docker/s <- /a b/memory"});
-  EXPECT_EQ(Folders(PlaceSandboxGroups("4:memory:/outer/docker/c1\n", "4:memory:/\n", mounts, "s")), Lines{"/a b/memory/docker/s <- "});
+  EXPECT_EQ(Folders(PlaceSandboxGroups("4:memory:/outer/docker/c1\n", "4:memory:/\n", mounts, "s")),
+            Lines{"/a b/memory/docker/s <- "});
   EXPECT_TRUE(PlaceSandboxGroups("4:memory:/outermost/c1\n", "4:memory:/\n", mounts, "s").empty());
 }
 
