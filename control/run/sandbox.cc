@@ -87,6 +87,7 @@ Status Sandbox::LookAtNamespace(bool* resolver) {
 
 Status Sandbox::Start() {
   MakeSandboxGroups(plan_);
+  MakeEngineFlows();
   // The broker first: it silences the devices while the rest is made.
   SLUICE_RETURN_IF_ERROR(StartBroker());
   for (const pid_t pid : {broker_.pid, getpid()}) JoinSandboxGroups(plan_, pid);
@@ -105,7 +106,6 @@ Status Sandbox::Start() {
 
 Status Sandbox::OpenForSentry() {
   SLUICE_RETURN_IF_ERROR(MakeStandinNetns(&plan_.standin_netns, &plan_.standin_cookie));
-  MakeEngineFlows();
   PruneOptionGroups(plan_.flags);
   MakeOptionGroup(plan_);
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open(Mirror::Groups(), &plan_.event_netlink));

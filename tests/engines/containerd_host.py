@@ -83,3 +83,7 @@ class ContainerdHost(EngineHost):
                      ["-n", name, "route", "add", "default", "via", f"{subnet}.1"]):
             self.host("ip", *argv)
         return f"network:/run/netns/{name}"
+
+    def remove_network(self, name):
+        self.host("ip", "link", "del", f"h-{name}")  # at once, which the end of its namespace is not
+        self.host("ip", "netns", "del", name)

@@ -1,4 +1,4 @@
-"""Where an engine other than dockerd runs: the same namespaces of its own (docker_host.py), and a /etc whose changes stay there."""
+"""Where an engine other than dockerd runs: the same namespaces of its own (docker_host.py)."""
 import glob
 import hashlib
 import io
@@ -12,11 +12,6 @@ import tarfile
 import tempfile
 
 from docker_host import INNER, RUN, SLUICE, remove_cgroup, wait_for
-
-OWN_ETC = """
-mount -t overlay overlay -o "lowerdir=/etc,upperdir={0}/etc,workdir={0}/etc-work" /etc
-"""
-
 
 def write_archive(image, path, name, entrypoint=()):
     """As `docker save` writes it: what every engine can load."""
@@ -37,11 +32,25 @@ def write_archive(image, path, name, entrypoint=()):
     os.unlink(layer)
 
 
+def children_of(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
+            return [int(child) for child in f.read().split()]
+    except FileNotFoundError:
+        return []
+
+
+def name_of(pid):
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8") as f:
+            return f.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 class EngineHost:
     def __init__(self, name):
         self.directory = tempfile.mkdtemp(prefix=f"{RUN}-{name}-", dir="/var/tmp")
-        for folder in ("etc", "etc-work"):
-            os.mkdir(f"{self.directory}/{folder}")
         self.cgroup = f"/{os.path.basename(self.directory)}"
         self.log = open(f"{self.directory}/daemon.log", "w", encoding="utf-8")
         self.process = None
@@ -51,7 +60,7 @@ class EngineHost:
         """Runs the engine's daemon; returns when `is_up` says so."""
         inner = f"{self.directory}/inner"
         with open(inner, "w", encoding="utf-8") as f:
-            f.write(OWN_ETC.format(self.directory) + INNER)
+            f.write(INNER)
         self.process = subprocess.Popen(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", inner, *argv],
                                         stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                                         env=dict(os.environ, SLUICE_TEST_RUN=RUN))
@@ -59,10 +68,9 @@ class EngineHost:
         def up():
             if self.process.poll() is not None:
                 raise AssertionError(f"{argv[0]} ended:\n{self.daemon_log()}")
-            with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as f:
-                children = f.read().split()
-            self.inner = int(children[0]) if children else None
-            return self.inner is not None and is_up()
+            self.inner = next(iter(children_of(self.process.pid)), None)
+            # Before the daemon runs, its /etc is still being made.
+            return self.inner is not None and os.path.basename(argv[0]) in map(name_of, children_of(self.inner)) and is_up()
         wait_for(up, f"{argv[0]} does not answer")
 
     def daemon_log(self):

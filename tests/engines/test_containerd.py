@@ -25,7 +25,7 @@ class ContainerdTest(unittest.TestCase):
     def tearDown(self):
         for name in self.host.ctr("containers", "ls", "-q").stdout.split():
             self.host.remove(name)
-        self.host.host("ip", "netns", "del", "n1")
+        self.host.remove_network("n1")
         wait_for(lambda: not self.host.leftovers(), "not all of it goes", 10)
         self.host.host("sh", "-c", "rm -rf /etc/sluice/*")
 
