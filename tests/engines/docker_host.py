@@ -232,12 +232,27 @@ class DockerHost:
         if self.name_server is not None:
             self.name_server.wait()
         self.log.close()
-        for controller in glob.glob(f"/sys/fs/cgroup/*{self.cgroup}") + glob.glob(f"/sys/fs/cgroup{self.cgroup}"):
-            for folder, _, _ in os.walk(controller, topdown=False):
-                remove_cgroup(folder)
+        remove_cgroups(self.cgroup)
         shutil.rmtree(self.directory, ignore_errors=True)
         if os.path.exists(self.directory):
             print(f"left: {self.directory}", file=sys.stderr)
+
+
+def remove_cgroups(cgroup):
+    """The engine's, below its folder."""
+    for controller in glob.glob(f"/sys/fs/cgroup/*{cgroup}") + glob.glob(f"/sys/fs/cgroup{cgroup}"):
+        for folder, _, _ in os.walk(controller, topdown=False):
+            remove_cgroup(folder)
+    remove_option_groups()
+
+
+def remove_option_groups():
+    """The empty ones of sandboxes whose guard was killed with the machine."""
+    for folder in glob.glob("/sys/fs/cgroup/sluice-[0-9]*") + glob.glob("/sys/fs/cgroup/unified/sluice-[0-9]*"):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass  # somebody's that runs
 
 
 def remove_cgroup(folder):

@@ -1,5 +1,4 @@
 """Where an engine other than dockerd runs: the same namespaces of its own (docker_host.py)."""
-import glob
 import hashlib
 import io
 import json
@@ -11,7 +10,7 @@ import sys
 import tarfile
 import tempfile
 
-from docker_host import INNER, RUN, SLUICE, remove_cgroup, wait_for
+from docker_host import INNER, RUN, SLUICE, remove_cgroups, wait_for
 
 def write_archive(image, path, name, entrypoint=()):
     """As `docker save` writes it: what every engine can load."""
@@ -111,9 +110,7 @@ class EngineHost:
                 pass
             self.process.wait()
         self.log.close()
-        for controller in glob.glob(f"/sys/fs/cgroup/*{self.cgroup}") + glob.glob(f"/sys/fs/cgroup{self.cgroup}"):
-            for folder, _, _ in os.walk(controller, topdown=False):
-                remove_cgroup(folder)
+        remove_cgroups(self.cgroup)
         shutil.rmtree(self.directory, ignore_errors=True)
         if os.path.exists(self.directory):
             print(f"left: {self.directory}", file=sys.stderr)

@@ -10,7 +10,7 @@ import tempfile
 import time
 import unittest
 
-from docker_host import INNER, RUN, SLUICE, busybox, remove_cgroup, wait_for
+from docker_host import INNER, RUN, SLUICE, busybox, remove_cgroup, remove_option_groups, wait_for
 
 NETNS = "pod"
 DEVICE = "eth0"
@@ -71,6 +71,7 @@ class Machine:
         for folder, _, _ in list(os.walk("/sys/fs/cgroup", topdown=False)):
             if f"/{RUN}-{ID}" in folder:
                 remove_cgroup(folder)
+        remove_option_groups()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
