@@ -33,7 +33,7 @@ exit $status
 
 
 class Bed(DockerHost):
-    def _start(self):
+    def _start(self, remapped):
         with open(self.config, encoding="utf-8") as f:
             config = json.load(f)
         for name, program in (("runc", shutil.which("runc")), ("sluice", SLUICE)):
@@ -44,7 +44,7 @@ class Bed(DockerHost):
             config["runtimes"][f"{name}-timed"] = {"path": path}
         with open(self.config, "w", encoding="utf-8") as f:
             json.dump(config, f)
-        super()._start()
+        super()._start(remapped)
 
     def notes(self, name):
         return f"{self.directory}/{name}.notes"
