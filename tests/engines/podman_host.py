@@ -19,6 +19,7 @@ class PodmanHost(EngineHost):
         super().__init__("podman")
         self.start(["sleep", "infinity"], lambda: self.host("true", check=False).returncode == 0)
         self.write("/etc/containers/containers.conf", CONTAINERS_CONF)
+        self.host("sh", "-c", "mkdir -p /var/lib/cni && mount -t tmpfs tmpfs /var/lib/cni")  # else leases stay on the machine
         self.options = ["--root", f"{self.directory}/root", "--runroot", "/run/podman", "--tmpdir", "/run/podman-tmp", "--storage-driver", "vfs"]
 
     def podman(self, *args, runtime="sluice", **kw):
