@@ -119,7 +119,32 @@ def nginx():
             .text("/etc/nginx/nginx.conf", "user root; pid /tmp/pid; error_log /dev/stderr; events {} http { access_log off; server { listen 80; root /; } }"))
 
 
-class DockerHost:
+class Host:
+    """What every engine's host has: `directory`, `cgroup`, `log` of the daemon, `process` (unshare) and `inner`, its first process."""
+
+    def daemon_log(self):
+        self.log.flush()
+        with open(self.log.name, encoding="utf-8", errors="replace") as f:
+            return "\n".join(f.read().splitlines()[-20:])
+
+    def sandboxes(self):
+        return json.loads(self.host(SLUICE, "sandboxes", "--json").stdout)
+
+    def close(self):
+        if self.process is not None and self.inner is not None:
+            try:
+                os.kill(self.inner, signal.SIGKILL)  # the first process: the kernel ends the others
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+        self.log.close()
+        remove_cgroups(self.cgroup)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if os.path.exists(self.directory):
+            print(f"left: {self.directory}", file=sys.stderr)
+
+
+class DockerHost(Host):
     def __init__(self, flags_of_runtimes, remapped=False):
         """`flags_of_runtimes`: runtime name -> flags, made by `sluice install`; None: dockerd reads /etc/docker/daemon.json, which nobody has made.
         `remapped`: containers live in a user namespace."""
@@ -160,11 +185,6 @@ class DockerHost:
         wait_for(up, "dockerd does not answer")
         with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as f:
             self.inner = int(f.read().split()[0])
-
-    def daemon_log(self):
-        self.log.flush()
-        with open(self.log.name, encoding="utf-8", errors="replace") as f:
-            return "\n".join(f.read().splitlines()[-20:])
 
     def docker(self, *args, check=True, timeout=120, **kw):
         done = subprocess.run(["docker", "-H", f"unix://{self.socket}", *args], text=True, capture_output=True, timeout=timeout, check=False,
@@ -211,9 +231,6 @@ class DockerHost:
         wait_for(lambda: "ready" in asked(), "the server of names does not start")
         return asked
 
-    def sandboxes(self):
-        return json.loads(self.host(SLUICE, "sandboxes", "--json").stdout)
-
     def leftovers(self):
         """What containers of sluice left: processes, records, pins, devices, control groups."""
         found = [line for line in self.host("ps", "-eo", "args").stdout.splitlines() if re.search(r"sluice", line) and "ps -eo" not in line and "dockerd" not in line]
@@ -223,19 +240,9 @@ class DockerHost:
         return found
 
     def close(self):
-        if self.process is not None and self.inner is not None:
-            try:
-                os.kill(self.inner, signal.SIGKILL)  # the first process: the kernel ends the others
-            except ProcessLookupError:
-                pass
-            self.process.wait()
+        super().close()
         if self.name_server is not None:
             self.name_server.wait()
-        self.log.close()
-        remove_cgroups(self.cgroup)
-        shutil.rmtree(self.directory, ignore_errors=True)
-        if os.path.exists(self.directory):
-            print(f"left: {self.directory}", file=sys.stderr)
 
 
 def remove_cgroups(cgroup):

@@ -3,14 +3,12 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import signal
 import subprocess
-import sys
 import tarfile
 import tempfile
 
-from docker_host import INNER, RUN, SLUICE, remove_cgroups, wait_for
+from docker_host import INNER, RUN, Host, wait_for
+
 
 def write_archive(image, path, name, entrypoint=()):
     """As `docker save` writes it: what every engine can load."""
@@ -47,7 +45,7 @@ def name_of(pid):
         return ""
 
 
-class EngineHost:
+class EngineHost(Host):
     def __init__(self, name):
         self.directory = tempfile.mkdtemp(prefix=f"{RUN}-{name}-", dir="/var/tmp")
         self.cgroup = f"/{os.path.basename(self.directory)}"
@@ -72,11 +70,6 @@ class EngineHost:
             return self.inner is not None and os.path.basename(argv[0]) in map(name_of, children_of(self.inner)) and is_up()
         wait_for(up, f"{argv[0]} does not answer")
 
-    def daemon_log(self):
-        self.log.flush()
-        with open(self.log.name, encoding="utf-8", errors="replace") as f:
-            return "\n".join(f.read().splitlines()[-20:])
-
     def inside(self, *argv):
         """The command line of a command where the engine is: its network, its processes, its /run and /etc."""
         return ["nsenter", "-t", str(self.inner), "-n", "-m", "-p", *argv]
@@ -92,25 +85,9 @@ class EngineHost:
         """A file there; empty text: none."""
         self.host("sh", "-c", 'mkdir -p "$(dirname "$1")" && if [ -n "$2" ]; then printf %s "$2" >"$1"; else rm -f "$1"; fi', "sh", path, text)
 
-    def sandboxes(self):
-        return json.loads(self.host(SLUICE, "sandboxes", "--json").stdout)
-
     def leftovers(self):
         """What containers of sluice left: processes, records, pins, devices."""
         found = [line for line in self.host("ps", "-eo", "args").stdout.splitlines() if "sluice" in line.split()[0]]
         found += self.host("sh", "-c", "ls -A /run/sluice/oci; ls -A /run/sluice/bpf; ls -A /run/sluice | grep -v -e '^oci$' -e '^bpf$' -e '\\.lock$'", check=False).stdout.split()
         found += [line for line in self.host("ip", "-o", "link").stdout.splitlines() if "veth" in line]
         return found
-
-    def close(self):
-        if self.process is not None and self.inner is not None:
-            try:
-                os.kill(self.inner, signal.SIGKILL)  # the first process: the kernel ends the others
-            except ProcessLookupError:
-                pass
-            self.process.wait()
-        self.log.close()
-        remove_cgroups(self.cgroup)
-        shutil.rmtree(self.directory, ignore_errors=True)
-        if os.path.exists(self.directory):
-            print(f"left: {self.directory}", file=sys.stderr)
