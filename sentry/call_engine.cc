@@ -411,6 +411,10 @@ void CallEngine::TakePostedOptions() {
 bool CallEngine::OnTurn() {
   if (!queue_.empty()) FlushQueue();
   if (native_options() != nullptr) TakePostedOptions();
+  return WorkDirty();
+}
+
+bool CallEngine::WorkDirty() {
   if (dirty_.empty() && graveyard_.empty()) return false;
   working_.swap(dirty_);
   for (StandIn* s : working_) {
@@ -454,19 +458,19 @@ void CallEngine::OnTimer() {
 
 void CallEngine::OnCloses() {
   alignas(inotify_event) char buffer[8192];
-  ssize_t n = read(inotify_.get(), buffer, sizeof buffer);
-  for (char* p = buffer; n > 0 && p < buffer + n;) {
-    auto* e = reinterpret_cast<inotify_event*>(p);
-    p += sizeof *e + e->len;
-    if ((e->mask & IN_Q_OVERFLOW) != 0) {
-      // Cannot happen with one event per watch and max_queued_events above our number of sockets; if it does, closes were lost.
-      continue;
+  bool any = false;
+  for (ssize_t n; (n = read(inotify_.get(), buffer, sizeof buffer)) > 0; any = true) {
+    for (char* p = buffer; p < buffer + n;) {
+      auto* e = reinterpret_cast<inotify_event*>(p);
+      p += sizeof *e + e->len;
+      // IN_Q_OVERFLOW cannot happen with one event per watch and max_queued_events above our number of sockets.
+      auto it = by_watch_.find(e->wd);
+      if (it == by_watch_.end() || (e->mask & IN_CLOSE) == 0) continue;
+      StandIn* s = it->second;
+      if (!s->dead_) s->OnLastClose();
     }
-    auto it = by_watch_.find(e->wd);
-    if (it == by_watch_.end() || (e->mask & IN_CLOSE) == 0) continue;
-    StandIn* s = it->second;
-    if (!s->dead_) s->OnLastClose();
   }
+  if (any) WorkDirty();
 }
 
 // -- the channel
@@ -573,6 +577,8 @@ void CallEngine::OnListener(const Envelope& e, std::string_view container, Uniqu
 
 void CallEngine::OnCall(IncomingCall& call, Bytes message) {
   ++stats_.calls;
+  // What the program closed before this call is closed: the port of an old listener is free for the next.
+  OnCloses();
   if (call.head.kind == CallKind::kSocket) return OnSocketCall(call);
   if (call.head.cookie == 0) return OnForeignIoctl(call);
   StandIn* s = Find(call.head.cookie);

@@ -156,6 +156,7 @@ class CallEngine : public TurnTask {
   void OnTimer();
   void OnOptionsPosted() {}  // OnTurn takes them
   void TakePostedOptions();
+  bool WorkDirty();  // false where there was nothing to do
   void OnMessage(Bytes message, UniqueFd fd);
   void OnListener(const calls::Envelope& e, std::string_view container, UniqueFd fd);
   void OnCall(IncomingCall& call, Bytes message);

@@ -179,7 +179,23 @@ def datagrams():
     print("nobody there:", attempt(u.recvfrom, 10))
 
 
-for part in (ends, connects, accepts, bulk, options, datagrams):
+def ports_after_close():
+    """A close has happened when the next call is made: its port is free."""
+    free = {socket.SOCK_STREAM: 0, socket.SOCK_DGRAM: 0}
+    for kind in free:
+        port = 0
+        for _ in range(1500):
+            s = socket.socket(socket.AF_INET, kind)
+            port = port if attempt(s.bind, ("127.0.0.1", port)) is None else 0
+            if kind == socket.SOCK_STREAM:
+                s.listen()
+            free[kind] += port != 0
+            port = s.getsockname()[1]
+            s.close()
+    print("ports free after a close:", list(free.values()))
+
+
+for part in (ends, connects, accepts, bulk, options, datagrams, ports_after_close):
     part()
 listener.close()
 print("closed:", attempt(socket.create_connection, ADDRESS))
