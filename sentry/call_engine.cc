@@ -456,11 +456,13 @@ void CallEngine::OnTimer() {
 
 // -- closes
 
+// All that happened before: as long as a read fills the buffer there may be more.
 void CallEngine::OnCloses() {
   alignas(inotify_event) char buffer[8192];
-  bool any = false;
-  for (ssize_t n; (n = read(inotify_.get(), buffer, sizeof buffer)) > 0; any = true) {
-    for (char* p = buffer; p < buffer + n;) {
+  ssize_t n = 0;
+  do {
+    n = read(inotify_.get(), buffer, sizeof buffer);
+    for (char* p = buffer; n > 0 && p < buffer + n;) {
       auto* e = reinterpret_cast<inotify_event*>(p);
       p += sizeof *e + e->len;
       // IN_Q_OVERFLOW cannot happen with one event per watch and max_queued_events above our number of sockets.
@@ -469,8 +471,8 @@ void CallEngine::OnCloses() {
       StandIn* s = it->second;
       if (!s->dead_) s->OnLastClose();
     }
-  }
-  if (any) WorkDirty();
+  } while (n == sizeof buffer);
+  if (n > 0) WorkDirty();
 }
 
 // -- the channel
@@ -496,7 +498,7 @@ void CallEngine::FlushQueue() {
 }
 
 void CallEngine::OnCalls() {
-  FlushQueue();
+  if (!queue_.empty()) FlushQueue();
   for (int i = 0; i < 64; ++i) {
     iovec iov{incoming_.data(), incoming_.size()};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];

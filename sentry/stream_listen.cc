@@ -111,12 +111,13 @@ void StreamStandIn::OnAccept(IncomingCall& call, Bytes message) {
 
 // The next end that a token in P's queue made; invalid where there is none (a race that the program can only make on purpose).
 UniqueFd StreamStandIn::NextToken(int p) {
+  static const pid_t own_pid = getpid();
   for (int i = 0; i < 64; ++i) {
     UniqueFd end(::accept4(p, nullptr, nullptr, SOCK_CLOEXEC));
     if (!end) return end;
     ucred peer{};
     socklen_t length = sizeof peer;
-    if (getsockopt(end.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.pid == getpid()) return end;
+    if (getsockopt(end.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && peer.pid == own_pid) return end;
     // Somebody of the sandbox connected to P by its own means: not ours.
   }
   return UniqueFd();

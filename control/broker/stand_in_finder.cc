@@ -87,16 +87,21 @@ UniqueFd StandInFinder::GetFd(pid_t tid, int number) {
   return UniqueFd();
 }
 
-FoundSocket StandInFinder::Examine(UniqueFd fd) const {
+FoundSocket StandInFinder::Examine(UniqueFd fd) {
   FoundSocket found;
   found.fd = std::move(fd);
-  uint64_t netns = 0;
-  if (!found.fd || !GetOption(found.fd.get(), SO_NETNS_COOKIE, &netns)) return found;
+  if (!found.fd || !GetOption(found.fd.get(), SO_COOKIE, &found.cookie)) return found;
   found.is_socket = true;
-  if (netns != netns_cookie_) return found;
-  int type = 0;
-  found.is_stand_in = GetOption(found.fd.get(), SO_COOKIE, &found.cookie) && GetOption(found.fd.get(), SO_TYPE, &type);
-  found.is_stream = type == SOCK_STREAM;
+  Known& known = known_[found.cookie % known_.size()];
+  if (known.cookie != found.cookie) {
+    uint64_t netns = 0;
+    int type = 0;
+    if (!GetOption(found.fd.get(), SO_NETNS_COOKIE, &netns) || netns != netns_cookie_) return found;
+    if (!GetOption(found.fd.get(), SO_TYPE, &type)) return found;
+    known = {found.cookie, type == SOCK_STREAM};
+  }
+  found.is_stand_in = true;
+  found.is_stream = known.is_stream;
   return found;
 }
 

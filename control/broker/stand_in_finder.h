@@ -39,16 +39,22 @@ class StandInFinder {
   int ThreadHandle(pid_t tid);
   void Drop(pid_t tid);
   UniqueFd GetFd(pid_t tid, int number);
-  FoundSocket Examine(UniqueFd fd) const;
+  FoundSocket Examine(UniqueFd fd);
   UniqueFd SearchProcess(pid_t pid, uint64_t cookie, uint64_t inode);
 
   struct Entry {
     pid_t tid = 0;
     UniqueFd handle;
   };
+  // The cookie of a socket is never another's, so what was learnt of a stand-in by it stays true.
+  struct Known {
+    uint64_t cookie = 0;
+    bool is_stream = false;
+  };
   uint64_t netns_cookie_;
   bool thread_handles_ = true;  // PIDFD_THREAD (6.9)
   std::array<Entry, 256> cache_;
+  std::array<Known, 1024> known_;
 };
 
 }  // namespace sluice
