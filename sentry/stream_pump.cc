@@ -80,16 +80,23 @@ bool StreamStandIn::SendToStack(size_t n) {
     slice = Slice{engine_.TakeScratch(), 0, static_cast<uint32_t>(n)};
   }
   engine_.stats().stream_bytes_out += n;
-  // An error means that the connection is gone: what the program writes then goes nowhere, as on Linux; the error is shown by
-  // events.
-  if (socket_->Send(std::move(slice), false) != Errno::kOk) MarkDirty();
+  OnSent(socket_->Send(std::move(slice), false));
   return true;
+}
+
+// A failed send has taken the socket's error: it is kept here until the program is told.
+void StreamStandIn::OnSent(Errno error) {
+  if (error == Errno::kOk) return;
+  if (error_ == Errno::kOk) error_ = error;
+  gone_ = true;
+  MarkDirty();
 }
 
 // Stops after about `most` bytes: what is left has its turn later, and options that wait for it with it.
 void StreamStandIn::FromProgram(size_t most) {
-  for (size_t taken = 0; s_ && s_readable_ && !dead_;) {
-    if (socket_->send_space() == 0 && (socket_->events() & (kError | kHangup)) == 0) break;  // kWritable comes
+  // What is written to a connection that is gone stays unread: it makes the program's next call fail (StartReset).
+  for (size_t taken = 0; s_ && s_readable_ && !dead_ && !Gone();) {
+    if (socket_->send_space() == 0 && (socket_->events() & kHangup) == 0) break;  // kWritable comes
     const size_t n = taken < most ? ReadProgram() : 0;
     if (n == 0 && s_readable_) return MarkDirty();
     taken += n;
@@ -129,8 +136,7 @@ size_t StreamStandIn::ReadProgram() {
       BlockRef block(n == 1 ? engine_.pool().Allocate(1) : nullptr);
       if (block) {
         block->data[0] = scratch->data[0];
-        Errno error = socket_->SendUrgent(Slice{std::move(block), 0, 1});
-        (void)ToInt(error);
+        OnSent(socket_->SendUrgent(Slice{std::move(block), 0, 1}));
       }
       return 1;
     }
@@ -211,29 +217,38 @@ void StreamStandIn::ToProgram() {
 
 // What follows the last byte: the peer's FIN, or the end of the connection.
 void StreamStandIn::FinishIncoming() {
-  if (socket_->readable_bytes() > 0) return;
-  uint32_t events = socket_->events();
-  if ((events & kError) != 0) {
-    Errno error = socket_->TakeError();
-    error_ = error == Errno::kOk ? Errno::kECONNRESET : error;
-    return StartReset();
+  if (Gone()) {
+    if (p_closed_) return CloseByProgram(false);
+    if (socket_->readable_bytes() == 0) return Fail(Errno::kECONNRESET);
+    // What came before can still be read, but nothing written any more.
+    if (Unread(s_.get()) > 0) ::shutdown(s_.get(), SHUT_RD);
+    return;
   }
+  if (socket_->readable_bytes() > 0) return;
   if (socket_->at_end() && !fin_passed_) {
     fin_passed_ = true;
     ::shutdown(s_.get(), SHUT_WR);
   }
-  if ((events & kHangup) != 0 && !fin_passed_) {
-    // Gone without a FIN and without an error that is still to be told: never an end that looks complete.
-    error_ = Errno::kECONNRESET;
-    StartReset();
-  }
+  // Gone without a FIN and without an error that is still to be told: never an end that looks complete.
+  if ((socket_->events() & kHangup) != 0 && !fin_passed_) Fail(Errno::kECONNRESET);
+}
+
+bool StreamStandIn::Gone() const { return gone_ || (socket_->events() & kError) != 0; }
+
+void StreamStandIn::Fail(Errno without_a_reason) {
+  if (error_ == Errno::kOk) error_ = socket_->TakeError();
+  if (error_ == Errno::kOk && !gone_) error_ = without_a_reason;
+  gone_ = true;
+  StartReset();
 }
 
 // P is to see ECONNRESET: S is closed while a byte of P's is unread in it. Where there is none, one is put in through P.
 void StreamStandIn::StartReset() {
   if (!s_) return;
+  if (p_closed_) return CloseByProgram(false);
   if (fin_passed_) {
     // The stream ended before: reads stay 0, writes give EPIPE.
+    ::shutdown(s_.get(), SHUT_RD);  // or a quick writer would keep this busy
     Block* scratch = engine_.Scratch();
     while (scratch != nullptr && recv(s_.get(), scratch->data, kRead, MSG_DONTWAIT) > 0) continue;
     DropS();
@@ -250,7 +265,6 @@ void StreamStandIn::StartReset() {
     return;
   }
   reset_pending_ = true;
-  if (p_closed_) return CloseByProgram(false);
   if (state_ == State::kConnected && number_ >= 0) RequestFetch();
 }
 

@@ -199,6 +199,10 @@ void StreamStandIn::OnSend(IncomingCall& call, Bytes message) {
   // Behind what was written natively.
   FromProgram();
   if (dead_) return;
+  if (Gone()) {
+    MarkDirty();
+    return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
+  }
   bool full = s_readable_ || socket_->send_space() == 0;
   if (full && (call.nonblocking() || (part.head.flags & MSG_DONTWAIT) != 0)) {
     return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
@@ -210,8 +214,7 @@ void StreamStandIn::OnSend(IncomingCall& call, Bytes message) {
   memcpy(block->data, part.data.data(), part.data.size());
   if (!engine_.Answer(call.envelope(), static_cast<int64_t>(part.data.size()))) return;
   Slice slice{std::move(block), 0, static_cast<uint32_t>(part.data.size())};
-  Errno error = socket_->Send(std::move(slice), (part.head.flags & MSG_MORE) != 0);
-  if (error != Errno::kOk) MarkDirty();
+  OnSent(socket_->Send(std::move(slice), (part.head.flags & MSG_MORE) != 0));
 }
 
 void StreamStandIn::OnReceive(IncomingCall& call, Bytes message) {

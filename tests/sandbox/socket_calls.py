@@ -115,6 +115,42 @@ def accepts():
     os.waitpid(child, 0)
 
 
+def writes_until(s):
+    """Of a writer that never reads: what its calls say in the end (which of the two errors comes first is not promised)."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        said = attempt(s.send, b"x" * 131072)
+        if not isinstance(said, int):
+            return "an error" if said in ("EPIPE", "ECONNRESET") else said
+    return "none"
+
+
+def writers():
+    for how in ("reset", "close", "close with bytes unread"):
+        for _ in range(3):
+            c, s = pair()
+            for _ in range(20):
+                s.send(b"x" * 100000)
+                c.recv(100000)
+            if how == "close":
+                c.setblocking(False)
+                while isinstance(attempt(c.recv, 1 << 20), bytes):
+                    pass
+            if how == "reset":
+                reset(c)
+            else:
+                c.close()
+            print(how, "under a writer:", writes_until(s), attempt(s.send, b"x"), "RDHUP" if int(events(s)[0], 16) & 0x2000 else "")
+            s.close()
+    c, s = pair()
+    c.sendall(b"y" * 100000)
+    reset(c)
+    said, got = writes_until(s), 0
+    while isinstance(data := attempt(s.recv, 65536), bytes) and data:
+        got += len(data)
+    print("reset behind bytes that nobody read yet:", said, got)
+
+
 def bulk(size=16 << 20):
     c, s = pair()
     sent, got = [], []
@@ -195,7 +231,7 @@ def ports_after_close():
     print("ports free after a close:", list(free.values()))
 
 
-for part in (ends, connects, accepts, bulk, options, datagrams, ports_after_close):
+for part in (ends, connects, accepts, writers, bulk, options, datagrams, ports_after_close):
     part()
 listener.close()
 print("closed:", attempt(socket.create_connection, ADDRESS))
