@@ -2,7 +2,7 @@
 // explains it.
 //
 //   http_echo --device=NAME --address=A.B.C.D/N [--gateway=A.B.C.D] [--link=packet|xdp|tap|dpdk] [--poll=adaptive|busy|interrupt]
-//             [--workers=1] [--http-port=80] [--echo-port=7]
+//             [--workers=1] [--http-port=80] [--echo-port=7] [--discard-port=9] [--chargen-port=19]
 //
 // The address must not be one that the kernel has on the device: it would answer too.
 #include <signal.h>
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "dataplane/worker_group.h"
+#include "examples/http_echo/bulk.h"
 #include "examples/http_echo/echo.h"
 #include "examples/http_echo/http_connection.h"
 #include "examples/http_echo/open_link.h"
@@ -34,8 +35,9 @@ WorkerGroup* running = nullptr;
 }
 
 std::map<std::string, std::string> ParseArguments(int argc, char** argv) {
-  std::map<std::string, std::string> values = {{"link", "packet"}, {"poll", "adaptive"}, {"workers", "1"}, {"http-port", "80"},
-                                               {"echo-port", "7"}, {"device", ""},       {"address", ""},  {"gateway", ""}};
+  std::map<std::string, std::string> values = {
+      {"link", "packet"},    {"poll", "adaptive"},   {"workers", "1"}, {"http-port", "80"}, {"echo-port", "7"},
+      {"discard-port", "9"}, {"chargen-port", "19"}, {"device", ""},   {"address", ""},     {"gateway", ""}};
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     const size_t equals = argument.find('=');
@@ -43,8 +45,7 @@ std::map<std::string, std::string> ParseArguments(int argc, char** argv) {
     if (values.count(name) == 0)
       Fail(argument +
            ": unknown argument (allowed: --device, --address, --gateway, --link, --poll, --workers, --http-port, "
-           "--echo-port, each with "
-           "=VALUE)");
+           "--echo-port, --discard-port, --chargen-port, each with =VALUE)");
     values[name] = argument.substr(equals + 1);
   }
   return values;
@@ -84,18 +85,25 @@ class Services {
               }),
         echo_(worker, [&pool](StreamServer& server,
                               StreamSocket* socket) { return std::make_unique<EchoConnection>(server, socket, pool); }),
+        discard_(worker,
+                 [](StreamServer& server, StreamSocket* socket) { return std::make_unique<DiscardConnection>(server, socket); }),
+        chargen_(worker,
+                 [this](StreamServer& server, StreamSocket* socket) {
+                   return std::make_unique<ChargenConnection>(server, socket, content_.Body(HttpContent::kBlock));
+                 }),
         udp_(worker) {}
 
-  void Listen(uint16_t http_port, uint16_t echo_port) {
-    const IpAddress any = IpAddress::Any(Family::kIpv4);
-    Check(http_.Listen({any, http_port}), "--http-port");
-    Check(echo_.Listen({any, echo_port}), "--echo-port");
-    Check(udp_.Bind({any, echo_port}), "--echo-port");
+  void Listen(std::map<std::string, std::string>& values) {
+    const std::pair<StreamServer*, const char*> servers[] = {
+        {&http_, "http-port"}, {&echo_, "echo-port"}, {&discard_, "discard-port"}, {&chargen_, "chargen-port"}};
+    for (const auto& [server, name] : servers) Check(server->Listen({kAny, PortNumber(values, name)}), name);
+    Check(udp_.Bind({kAny, PortNumber(values, "echo-port")}), "echo-port");
   }
 
  private:
+  const IpAddress kAny = IpAddress::Any(Family::kIpv4);
   HttpContent content_;
-  StreamServer http_, echo_;
+  StreamServer http_, echo_, discard_, chargen_;
   UdpEcho udp_;
 };
 
@@ -131,7 +139,7 @@ int main(int argc, char** argv) {
   std::vector<std::unique_ptr<Services>> services;
   for (uint32_t i = 0; i < group.size(); ++i) {
     services.push_back(std::make_unique<Services>(group.worker(i), group.pool(i)));
-    services.back()->Listen(PortNumber(values, "http-port"), PortNumber(values, "echo-port"));
+    services.back()->Listen(values);
   }
 
   running = &group;
