@@ -99,7 +99,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool write_mark_ = false;         // one byte in S that is never read: closing S then means a reset
   bool write_shut_passed_ = false;  // and the stack was told
   bool reset_pending_ = false;
-  bool gone_ = false;  // the connection ended with an error, which is taken from the socket
+  bool gone_ = false;         // the connection ended with an error, which is taken from the socket
   bool failed_ = false;       // a connect failed: the next one reports it and starts anew
   bool runs_ahead_ = false;   // P and S have their large send buffers, or the broker was asked for them
   uint8_t full_reads_ = 0;    // reads from S that filled their block, before that
