@@ -15,7 +15,7 @@ struct StandInOptions {
   Duration receive_timeout{0}, send_timeout{0};  // zero: none
   timeval receive_timeout_raw{}, send_timeout_raw{};
   bool timestamp = false, timestamp_ns = false;  // SO_TIMESTAMP, SO_TIMESTAMPNS
-  bool send_buffer_set = false;                  // SO_SNDBUF was: the program wants no more ahead of it than that
+  int send_buffer = 0, receive_buffer = 0;       // SO_SNDBUF, SO_RCVBUF as set, 0: not. They bound P's queues too
 };
 
 class InetStandIn : public StandIn, public SocketObserver {
@@ -28,6 +28,8 @@ class InetStandIn : public StandIn, public SocketObserver {
   int protocol() const { return protocol_; }
   virtual Socket* socket() = 0;
   virtual StreamSocket* stream() { return nullptr; }
+  // SO_SNDBUF or SO_RCVBUF was set. p: the program's end, or -1.
+  virtual void OnBufferOptions(int) {}
   virtual DatagramSocket* datagram() { return nullptr; }
   StandInOptions& stand_in_options() { return options_; }
   CallEngine& engine() { return engine_; }

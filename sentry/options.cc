@@ -275,9 +275,13 @@ Errno SetSocketOption(InetStandIn& s, int level, int name, Bytes value, uint32_t
   if (Errno error = CheckRights(e->need, rights); error != Errno::kOk) return error;
   if (e->special != S::kNone) return SetSpecialOption(s, e->special, value, length, number, rights, p);
   const Errno error = s.socket()->SetOption(e->option, number);
-  if (error == Errno::kOk && (e->option == SockOpt::kSndBuf || e->option == SockOpt::kSndBufForce))
-    s.stand_in_options().send_buffer_set = true;
-  return error;
+  if (error != Errno::kOk) return error;
+  const bool send = e->option == SockOpt::kSndBuf || e->option == SockOpt::kSndBufForce;
+  if (send || e->option == SockOpt::kRcvBuf || e->option == SockOpt::kRcvBufForce) {
+    (send ? s.stand_in_options().send_buffer : s.stand_in_options().receive_buffer) = std::max(number, 1);
+    s.OnBufferOptions(p);
+  }
+  return Errno::kOk;
 }
 
 bool SocketOptionNeedsRights(int level, int name) {

@@ -40,11 +40,24 @@ bool StreamStandIn::Join(int p) {
   if (::connect(p, name, length) != 0) return false;
   s_ = UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!s_) return false;
+  PrepareEnd();
+  return true;
+}
+
+void StreamStandIn::PrepareEnd() {
   int off = 0;
   // Descriptors that the program sends by SCM_RIGHTS must not gather here (6.16; before, they are closed when the bytes are
   // read).
   setsockopt(s_.get(), SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off);
-  return true;
+  OnBufferOptions(-1);
+}
+
+void StreamStandIn::OnBufferOptions(int p) {
+  const auto bound = [](int fd, int bytes) {
+    if (fd >= 0 && bytes != 0) setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  };
+  bound(p, options_.send_buffer);
+  bound(s_.get(), options_.receive_buffer);
 }
 
 bool StreamStandIn::Hide(int p) {
@@ -191,9 +204,11 @@ bool StreamStandIn::ReplaceEnd(IncomingCall& call) {
   Forget();
   if (!Adopt(p.get()) || !engine_.Replace(call.envelope(), p.get(), call.int_arg(0), true)) return false;
   DropS();
+  OnBufferOptions(p.get());
   state_ = State::kFresh;
   runs_ahead_ = false;
   full_reads_ = 0;
+  bytes_in_ = 0;
   fin_passed_ = write_shut_ = write_mark_ = write_shut_passed_ = reset_pending_ = gone_ = false;
   call.fd = std::move(p);
   return true;

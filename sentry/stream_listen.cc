@@ -63,6 +63,7 @@ bool StreamStandIn::Enqueue(StreamStandIn* connection) {
     return true;
   }
   connection->s_ = std::move(token);
+  connection->PrepareEnd();
   connection->s_readable_ = connection->s_writable_ = true;
   (void)ToInt(engine_.worker().AddFd(connection->s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, connection));
   queue_.push_back({connection, UniqueFd()});
@@ -146,6 +147,7 @@ void StreamStandIn::Accept(IncomingCall& call) {
   }
   if (options_.send_timeout > Duration(0))
     setsockopt(end.get(), SOL_SOCKET, SO_SNDTIMEO, &options_.send_timeout_raw, sizeof(timeval));
+  c->OnBufferOptions(end.get());
   if (!c->Adopt(end.get())) {
     engine_.Answer(to, Errno::kENFILE);
     return Requeue(c, std::move(end));

@@ -22,6 +22,8 @@ constexpr size_t kCopyBelow = 4096;
 constexpr size_t kSpans = 64;
 // What goes from P to the stack in one turn: it stays in the core's cache until it is sent, and others have their turn.
 constexpr size_t kBatch = 256 << 10;
+// Bytes for a program that tell that it reads: more than fits before it does.
+constexpr uint64_t kReadByNow = 1 << 20;
 // Full reads that tell a bulk sender from others.
 constexpr uint8_t kBulkReads = 4;
 
@@ -40,9 +42,9 @@ void StreamStandIn::DropS() {
 
 // A writer that found its buffer full sleeps until three quarters of it are read: with the default buffer of 208 KiB the reader
 // runs dry before the other core has woken up. Bulk streams get larger ones, which takes a right; not where the program chose a
-// size itself.
+// size itself, nor for one that does not read.
 void StreamStandIn::LetRunAhead() {
-  if (runs_ahead_ || !s_ || number_ < 0 || options_.send_buffer_set) return;
+  if (runs_ahead_ || !s_ || number_ < 0 || options_.send_buffer != 0 || options_.receive_buffer != 0) return;
   runs_ahead_ = true;
   engine_.RequestRunAhead(this, s_.get());
 }
@@ -197,7 +199,6 @@ void StreamStandIn::ToProgram() {
     if (n < 0 && (errno == ENOBUFS || errno == ENOMEM)) return MarkDirty();  // no edge will tell when there is memory again
     if (n < 0 && errno == EAGAIN) {
       s_writable_ = false;
-      LetRunAhead();
       return;
     }
     if (n < 0) {
@@ -207,10 +208,11 @@ void StreamStandIn::ToProgram() {
       continue;
     }
     engine_.stats().stream_bytes_in += static_cast<size_t>(n);
+    bytes_in_ += static_cast<size_t>(n);
     socket_->Consume(static_cast<size_t>(n));
     if (static_cast<size_t>(n) < total) {
       s_writable_ = false;
-      LetRunAhead();
+      if (bytes_in_ >= kReadByNow) LetRunAhead();
     }
   }
 }

@@ -27,6 +27,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnLastClose() override;
   void OnFetched(UniqueFd fd, bool try_again) override;
   Socket* socket() override { return socket_; }
+  void OnBufferOptions(int p) override;
   StreamSocket* stream() override { return socket_; }
   Errno TakePendingError() override;
 
@@ -54,8 +55,9 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void StartConnect(IncomingCall& call, Bytes message);
   void OnDisconnect(IncomingCall& call);
   bool ReplaceEnd(IncomingCall& call);
-  bool Join(int p);  // connects P to a new S
-  bool Hide(int p);  // Join, and fills P
+  bool Join(int p);   // connects P to a new S
+  void PrepareEnd();  // of a new S
+  bool Hide(int p);   // Join, and fills P
   void Unhide();
   void OnConnectProgress();
   void OnConnectFailed(Errno error);
@@ -102,6 +104,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool gone_ = false;         // the connection ended with an error, which is taken from the socket
   bool failed_ = false;       // a connect failed: the next one reports it and starts anew
   bool runs_ahead_ = false;   // P and S have their large send buffers, or the broker was asked for them
+  uint64_t bytes_in_ = 0;     // to P
   uint8_t full_reads_ = 0;    // reads from S that filled their block, before that
   Errno error_ = Errno::kOk;  // for SO_ERROR
   size_t filler_ = 0;
