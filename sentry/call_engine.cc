@@ -591,6 +591,8 @@ void CallEngine::OnCall(IncomingCall& call, Bytes message) {
   }
   s->NoteHolder(call.envelope().tid, call.int_arg(0), call.envelope().listener);
   s->OnOptionsSet();  // before this call
+  // A call that tells of the connection's end must not be ahead of the last bytes.
+  if (s->dirty_ && !s->dead_) s->OnWork();
   if (s->dead_) return (void)Answer(call.envelope(), Errno::kEBADF);
   s->OnCall(call, message);
 }

@@ -172,6 +172,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool SendPayload(SeqNum seq, uint32_t length, bool fin, bool push);
   void SendAckNow();
   void SendSyn();
+  void ResetPeer();
   void SendResetNow();
   bool Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_length, uint32_t mss);
   HeaderSpec MakeHeader(SeqNum seq, uint8_t flags);

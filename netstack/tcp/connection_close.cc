@@ -129,10 +129,16 @@ void Connection::BecomeOrphan() {
   EnterTimeWait(State::kFinWait2, wait);
 }
 
+// What was sent before goes out before: Linux's send() did not wait for the end of a turn.
+void Connection::ResetPeer() {
+  if (output_due_) Output();
+  SendResetNow();
+}
+
 void Connection::Abort() {
   observer_ = nullptr;
   if (state_ == State::kListen || state_ == State::kClosed) return Close();
-  if (state_ != State::kSynSent && state_ != State::kTimeWait) SendResetNow();
+  if (state_ != State::kSynSent && state_ != State::kTimeWait) ResetPeer();
   engine_.AddOrphan();
   orphan_ = true;
   if (state_ == State::kSynSent) engine_.Count(Counter::kTcpAttemptFails);
@@ -148,7 +154,7 @@ Errno Connection::Disconnect() {
     const bool reset =
         state_ == State::kSynReceived || (Synchronized() && (!rcvq_.empty() || sent_.out_bytes() > 0 || Unsent() > 0 ||
                                                              state_ == State::kEstablished || state_ == State::kCloseWait));
-    if (reset) SendResetNow();
+    if (reset) ResetPeer();
     Die();
   }
   ResetToFresh();

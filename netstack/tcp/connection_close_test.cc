@@ -109,6 +109,19 @@ TEST(TcpClose, LingerZeroResets) {
   EXPECT_EQ(p.host.stack().Sockets(false).size(), 1u);
 }
 
+TEST(TcpClose, SendsWhatWasWrittenBeforeTheReset) {
+  WirePeer p;
+  StreamSocket* c = p.Accepted();
+  c->SetLinger(0);
+  p.Write(c, "last words");
+  c->Close();
+  p.host.Turn();
+  const std::vector<Seen> seen = p.Take();
+  ASSERT_EQ(seen.size(), 2u);
+  EXPECT_EQ(seen[0].payload, "last words");
+  EXPECT_EQ(seen[1].Flags(), "RA");
+}
+
 TEST(TcpClose, SendsWhatIsQueuedBeforeTheFinOfAnOrphan) {
   WirePeer p;
   StreamSocket* c = p.Accepted();
