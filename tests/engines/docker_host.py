@@ -216,6 +216,9 @@ class DockerHost(Host):
             raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def popen(self, *argv):
+        return subprocess.Popen(["nsenter", "-t", str(self.inner), "-n", "-m", "-p", *argv], text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+
     def serve_names(self, address):
         """A server of names (name_server.py) at an address of the host's own. Returns how to read what it was asked."""
         self.host("ip", "addr", "replace", f"{address}/32", "dev", "lo")
