@@ -107,6 +107,8 @@ constexpr FlagSpec kFlags[] = {
     {"software-gso", "bool", "true", kBool, "",
      "cut large segments in the dataplane where the device does not; false: TCP emits MTU-sized segments there",
      [](Flags& f, std::string_view v) { return SetBool(f.software_gso, v); }},
+    {"tcx", "bool", "true", kBool, "", "false: silence the kernel by clsact filters, as on kernels before 6.6",
+     [](Flags& f, std::string_view v) { return SetBool(f.tcx, v); }},
     {"gro", "bool", "true", kBool, "", "coalesce received segments in the dataplane where the device did not",
      [](Flags& f, std::string_view v) { return SetBool(f.gro, v); }},
     {"link", "enum", "auto", "auto, packet, xdp, tap, dpdk", "",

@@ -23,6 +23,8 @@ FIRST_REMAPPED_ID = 0x60000000
 INNER = """
 set -eu
 mount --make-rprivate /
+# Namespaces that others have here, which come and go.
+awk '$1 == "nsfs" {print $2}' /proc/self/mounts | xargs -r umount -l 2>/dev/null || :
 mount -t tmpfs tmpfs /run
 mkdir -p /run/cg /run/netns
 cp -a /etc /run/etc
