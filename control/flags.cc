@@ -190,7 +190,8 @@ constexpr FlagSpec kFlags[] = {
        return v == "auto" || v == "true" || v == "false";
      }},
     {"sentry-memory", "size", "unlimited", "unlimited, or a size from 64m up to 1024g such as 512m", "",
-     "packets in the stack's buffers get half of it, at most 512m, and what else sockets hold a part; containers: also the bound of all memory of the sandbox's own "
+     "packets in the stack's buffers get half of it, at most 512m, and what else sockets hold a part; containers: also the bound "
+     "of all memory of the sandbox's own "
      "processes, in a control group beside the container's",
      SetSentryMemory},
     {"container-sockets", "number", "auto", "auto, or 1 to 16384", "",

@@ -46,7 +46,8 @@ size_t UnreadMemory::Queue::Room(int s) {
   if (all_.held_ >= all_.limit_) all_.Sweep();
   if (all_.held_ < all_.limit_) return all_.limit_ - all_.held_;
   // Those that came first have more than theirs: newcomers get theirs from as much again.
-  const size_t share = all_.held_ < 2 * all_.limit_ ? std::max(kMinimum, all_.limit_ / std::max<size_t>(all_.holders_.size(), 1)) : kMinimum;
+  const size_t share =
+      all_.held_ < 2 * all_.limit_ ? std::max(kMinimum, all_.limit_ / std::max<size_t>(all_.holders_.size(), 1)) : kMinimum;
   if (share > held_) return share - held_;
   all_.since_sweep_ += all_.limit_ / 64;
   return 0;

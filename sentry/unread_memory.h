@@ -1,9 +1,9 @@
-// What the programs have not read from their ends of the stand-ins: the kernel keeps it, in memory that counts for the sentry, and
-// here it is bounded for all of them together.
+// What the programs have not read from their ends of the stand-ins: the kernel keeps it, in memory that counts for the sentry,
+// and here it is bounded for all of them together.
 //
-// What was written is counted; the kernel is asked what is left of it (SIOCOUTQ) only where the sum reaches the bound. Beyond it a
-// queue gets no more than its share, and the rest waits in the stack, whose windows close. A queue that is refused is not empty, so
-// that its socket becomes writable when the program reads.
+// What was written is counted; the kernel is asked what is left of it (SIOCOUTQ) only where the sum reaches the bound. Beyond it
+// a queue gets no more than its share, and the rest waits in the stack, whose windows close. A queue that is refused is not
+// empty, so that its socket becomes writable when the program reads.
 #pragma once
 
 #include <cstddef>

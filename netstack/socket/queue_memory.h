@@ -1,6 +1,7 @@
 // What the queues of all sockets of one kind hold together, and what follows from it, as Linux's tcp_mem and udp_mem have it
-// (__sk_mem_raise_allocated): below `low` queues grow as they like; once `pressure` is passed, and until it is `low` again, windows
-// and buffers do not grow and nobody gets more than its share; `high` is the end for all but the little that each may have.
+// (__sk_mem_raise_allocated): below `low` queues grow as they like; once `pressure` is passed, and until it is `low` again,
+// windows and buffers do not grow and nobody gets more than its share; `high` is the end for all but the little that each may
+// have.
 #pragma once
 
 #include <cstddef>

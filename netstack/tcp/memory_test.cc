@@ -13,7 +13,9 @@ const Endpoint kServer{IpAddress::V4(10, 0, 0, 2), 80};
 
 // `b` has little memory; `count` streams from `a` to its port 80.
 struct Crowd {
-  explicit Crowd(size_t count, const LinkProfile& profile = {.rate_bps = 1'000'000'000, .delay = Duration::Microseconds(100), .queue_bytes = 8 << 20})
+  explicit Crowd(size_t count, const LinkProfile& profile = {.rate_bps = 1'000'000'000,
+                                                             .delay = Duration::Microseconds(100),
+                                                             .queue_bytes = 8 << 20})
       : net(1), a(net.AddHost("a", HostConfig("10.0.0.1/24"), 512 << 20)), b(net.AddHost("b", HostConfig("10.0.0.2/24"), kPool)) {
     net.Join(a, b, profile);
     listener = b.stack().NewTcpSocket(Family::kIpv4);
