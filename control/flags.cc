@@ -107,6 +107,8 @@ constexpr FlagSpec kFlags[] = {
     {"software-gso", "bool", "true", kBool, "",
      "cut large segments in the dataplane where the device does not; false: TCP emits MTU-sized segments there",
      [](Flags& f, std::string_view v) { return SetBool(f.software_gso, v); }},
+    {"tcx", "bool", "true", kBool, "", "false: silence the kernel by clsact filters, as on kernels before 6.6",
+     [](Flags& f, std::string_view v) { return SetBool(f.tcx, v); }},
     {"gro", "bool", "true", kBool, "", "coalesce received segments in the dataplane where the device did not",
      [](Flags& f, std::string_view v) { return SetBool(f.gro, v); }},
     {"link", "enum", "auto", "auto, packet, xdp, tap, dpdk", "",
@@ -188,7 +190,8 @@ constexpr FlagSpec kFlags[] = {
        return v == "auto" || v == "true" || v == "false";
      }},
     {"sentry-memory", "size", "unlimited", "unlimited, or a size from 64m up to 1024g such as 512m", "",
-     "packets in the stack's buffers get half of it, at most 512m; containers: also the bound of all memory of the sandbox's own "
+     "packets in the stack's buffers get half of it, at most 512m, and what else sockets hold a part; containers: also the bound "
+     "of all memory of the sandbox's own "
      "processes, in a control group beside the container's",
      SetSentryMemory},
     {"container-sockets", "number", "auto", "auto, or 1 to 16384", "",

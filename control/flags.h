@@ -21,7 +21,7 @@ enum class NetfilterPolicy : uint8_t { kRefuse, kIgnore };
 
 struct Flags {
   NetworkMode network = NetworkMode::kSandbox;
-  bool gso = true, software_gso = true, gro = true;
+  bool gso = true, software_gso = true, gro = true, tcx = true;
   LinkFlag link = LinkFlag::kAuto;
   PollMode poll = PollMode::kAdaptive;
   Duration poll_spin{0};  // zero: measured at start

@@ -37,7 +37,8 @@ class BlockPool {
   virtual ~BlockPool() = default;
   // A block of at least `size` bytes with one reference, or nullptr where the pool's bound is reached.
   virtual Block* Allocate(size_t size) = 0;
-  virtual void Free(Block* block) = 0;  // called when the last reference goes
+  virtual void Free(Block* block) = 0;               // called when the last reference goes
+  virtual size_t limit() const { return SIZE_MAX; }  // bytes that it hands out at most
 };
 
 class BlockRef {
@@ -174,6 +175,7 @@ class HeapBlockPool final : public BlockPool {
   ~HeapBlockPool() override;
   Block* Allocate(size_t size) override;
   void Free(Block* block) override;
+  size_t limit() const override { return limit_; }
   size_t bytes_in_use() const { return in_use_; }
   size_t bytes_held() const { return held_; }  // in use and cached
   void ReleaseCached();                        // gives cached blocks back to the system

@@ -15,7 +15,11 @@ namespace sluice {
 class Stack::Impl {
  public:
   Impl(Instant now, SecureRng& secure, BlockPool& pool)
-      : timers(now), rng(SeedFrom(secure)), context{now, timers, rng, secure, counters, pool} {
+      : timers(now),
+        rng(SeedFrom(secure)),
+        stream_memory(StreamLimits(pool.limit())),
+        datagram_memory(DatagramLimits(pool.limit())),
+        context{now, timers, rng, secure, counters, pool, stream_memory, datagram_memory} {
     context.sysctls = &sysctls;
     context.held_ports = &held_ports;
     network = std::make_unique<Network>(context);
@@ -60,6 +64,7 @@ class Stack::Impl {
   HeldPorts held_ports;
   TimerWheel timers;
   Rng rng;
+  QueueMemory stream_memory, datagram_memory;
   StackContext context;
   std::unique_ptr<Network> network;
   std::unique_ptr<UdpProtocol> udp;
@@ -140,6 +145,8 @@ size_t Stack::EstablishedConnections() const {
 }
 uint64_t Stack::listening_changes() const { return impl_->context.listening_changes; }
 const Counters& Stack::counters() const { return impl_->counters; }
+const QueueMemory& Stack::stream_memory() const { return impl_->stream_memory; }
+const QueueMemory& Stack::datagram_memory() const { return impl_->datagram_memory; }
 Stack::LinkCounters Stack::link_counters(IfIndex ifindex) const { return impl_->network->link_counters(ifindex); }
 
 std::vector<SocketInfo> Stack::Sockets([[maybe_unused]] bool with_tcp_info) const {

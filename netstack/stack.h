@@ -19,6 +19,7 @@
 #include "netstack/link/link.h"
 #include "netstack/packet.h"
 #include "netstack/shard.h"
+#include "netstack/socket/queue_memory.h"
 #include "netstack/socket/socket.h"
 
 namespace sluice {
@@ -36,6 +37,8 @@ struct StackContext {
   SecureRng& secure;
   Counters& counters;
   BlockPool& pool;
+  QueueMemory& stream_memory;    // TCP: what its queues pin, its connections and what stands for them
+  QueueMemory& datagram_memory;  // what the receive queues of UDP, ping and raw sockets pin
   IpLayer* ip = nullptr;
   const Sysctls* sysctls = nullptr;
   ShardPeers* peers = nullptr;      // the other stacks of this host, where there are some
@@ -116,6 +119,8 @@ class Stack {
   size_t EstablishedConnections() const;
   uint64_t listening_changes() const;  // grows whenever a TCP socket begins or ceases to listen
   const Counters& counters() const;
+  const QueueMemory& stream_memory() const;
+  const QueueMemory& datagram_memory() const;
   struct LinkCounters {
     uint64_t rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped;
   };

@@ -188,7 +188,12 @@ class CallEngine::FdCallback final : public FdHandler {
 };
 
 CallEngine::CallEngine(Worker& worker, const CallServer::Options& options)
-    : worker_(worker), options_(options), timers_(Now()), buffer_(calls::kMaxMessage), incoming_(calls::kMaxMessage) {
+    : worker_(worker),
+      options_(options),
+      unread_(options.unread_bytes),
+      timers_(Now()),
+      buffer_(calls::kMaxMessage),
+      incoming_(calls::kMaxMessage) {
   SLUICE_CHECK(options_.pool != nullptr && options_.calls_fd >= 0);
   inotify_ = UniqueFd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   timerfd_ = UniqueFd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));

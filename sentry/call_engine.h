@@ -19,6 +19,7 @@
 #include "sentry/call_server.h"
 #include "sentry/container_use.h"
 #include "sentry/netlink/netlink_server.h"
+#include "sentry/unread_memory.h"
 #include "xdp/native_options.h"
 
 namespace sluice {
@@ -133,6 +134,7 @@ class CallEngine : public TurnTask {
   BlockRef TakeScratch();
   BlockPool& pool() { return *options_.pool; }
   std::vector<uint8_t>& buffer() { return buffer_; }
+  UnreadMemory& unread() { return unread_; }
   // Asks the broker for large send buffers on the program's end and on `s`, the other one. Nothing comes back.
   void RequestRunAhead(StandIn* owner, int s);
   // The next free number for netlink::Caller::call.
@@ -184,6 +186,7 @@ class CallEngine : public TurnTask {
   Worker& worker_;
   CallServer::Options options_;
   CallServer::Stats stats_;
+  UnreadMemory unread_;  // before the stand-ins, which leave it
   bool connected_ = true;
   UniqueFd inotify_, timerfd_;
   std::unique_ptr<FdCallback> calls_handler_, inotify_handler_, timer_handler_, options_handler_;

@@ -15,7 +15,11 @@ CallServer::CallServer(Worker& worker, const Options& options) : impl_(std::make
 CallServer::~CallServer() = default;
 bool CallServer::connected() const { return impl_->connected(); }
 void CallServer::OnConfig() { impl_->OnConfig(); }
-CallServer::Stats CallServer::stats() const { return impl_->stats(); }
+CallServer::Stats CallServer::stats() const {
+  Stats stats = impl_->stats();
+  stats.unread_bytes = impl_->unread().held();
+  return stats;
+}
 std::vector<CallServer::Owner> CallServer::Owners() const { return impl_->Owners(); }
 std::vector<ContainerUse> CallServer::Containers() const { return impl_->Containers(); }
 

@@ -28,6 +28,7 @@ class CallServer {
     size_t max_sockets = kMaxSockets;                // stand-ins of the sandbox; beyond: ENFILE. RLIMIT_NOFILE must be well above
     size_t container_sockets = 0;                    // of one container; 0: FairShare (container_use.h), which holds in any case
     size_t container_held_bytes = size_t{64} << 20;  // of calls that wait, of one container; beyond: ENOBUFS
+    size_t unread_bytes = size_t{64} << 20;          // that programs have not read, in the kernel's memory (unread_memory.h)
     NativeOptions* native_options = nullptr;  // where the kernel answers some socket options itself; must outlive the object
   };
 
@@ -38,6 +39,7 @@ class CallServer {
     uint64_t datagrams_dropped = 0;  // to the program: its queue was full and could not be kept
     bool native_options = false;     // the kernel answers some socket options
     uint64_t options_native = 0;     // options that the kernel answered and that were applied
+    uint64_t unread_bytes = 0;       // that programs have not read: not less than there are
   };
 
   CallServer(Worker& worker, const Options& options);

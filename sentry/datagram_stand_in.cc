@@ -58,7 +58,7 @@ DatagramSocket* MakeSocket(CallEngine& engine, int family, int type, int protoco
 }  // namespace
 
 DatagramStandIn::DatagramStandIn(CallEngine& engine, int family, int type, int protocol, DatagramSocket* socket)
-    : InetStandIn(engine, family, type, protocol), socket_(socket) {
+    : InetStandIn(engine, family, type, protocol), socket_(socket), unread_(engine.unread()) {
   socket_->set_observer(this);
   ++engine_.stats().datagrams;
 }
@@ -241,10 +241,38 @@ bool DatagramStandIn::NothingInP() const {
   return ioctl(ends_.s.get(), SIOCOUTQ, &bytes) == 0 && bytes == 0;
 }
 
+// False where the next datagram has to wait for the program to read. Where it has read everything, and others hold all there is,
+// the datagram is dropped, as on Linux (udp_mem).
+bool DatagramStandIn::RoomInP() {
+  for (;;) {
+    const std::optional<size_t> size = socket_->next_size();
+    if (!size) return false;
+    const size_t need = *size + UnreadMemory::kOverhead;
+    if (need <= unread_.Room(ends_.s.get())) return true;
+    if (unread_.held() > 0) {
+      s_writable_ = false;
+      return false;
+    }
+    if (engine_.unread().Spares(need)) return true;
+    Datagram lost;
+    if (socket_->Receive(&lost)) ++engine_.stats().datagrams_dropped;
+  }
+}
+
+// What is noted of datagrams that the program reads by itself is of no use; now and then it is looked whether it has.
+void DatagramStandIn::NoteSent(const DatagramMeta& meta) {
+  if (sent_.size() >= look_again_) {
+    if (NothingInP()) sent_.clear();
+    look_again_ = std::max<size_t>(kLookAgain, 2 * sent_.size());
+  }
+  if (sent_.size() >= kMaxSent) sent_.pop_front();
+  sent_.push_back({RealtimeNs(), meta});
+}
+
 void DatagramStandIn::ToProgram() {
   Datagram d;
   if (HasHeld(CallKind::kReceive) && NothingInP()) RetryHeld(CallKind::kReceive);
-  while (s_writable_ && socket_->Receive(&d)) {
+  while (s_writable_ && RoomInP() && socket_->Receive(&d)) {
     std::array<iovec, Packet::kMaxSlices + 1> iov;
     size_t count = 0;
     iov[count++] = {d.payload ? d.payload.data() : nullptr, d.payload ? d.payload.linear_size() : 0};
@@ -267,8 +295,8 @@ void DatagramStandIn::ToProgram() {
       continue;
     }
     ++engine_.stats().datagrams_in;
-    if (sent_.size() >= kMaxSent) sent_.pop_front();
-    sent_.push_back({RealtimeNs(), d.meta});
+    unread_.Wrote(ends_.s.get(), static_cast<size_t>(n));
+    NoteSent(d.meta);
   }
 }
 

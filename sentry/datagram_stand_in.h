@@ -50,6 +50,8 @@ class DatagramStandIn final : public InetStandIn, private FdHandler {
   void OnFdEvents(uint32_t events) override;
   void FromProgram();
   void ToProgram();
+  bool RoomInP();
+  void NoteSent(const DatagramMeta& meta);
   bool NothingInP() const;
   void ShowError();
   void ShowErrorWith(int p);
@@ -61,6 +63,9 @@ class DatagramStandIn final : public InetStandIn, private FdHandler {
   bool error_shown_ = false;
   Errno error_ = Errno::kOk;
   std::deque<Sent> sent_;
+  static constexpr size_t kLookAgain = 64;
+  size_t look_again_ = kLookAgain;  // at so many in sent_: whether they are of use
+  UnreadMemory::Queue unread_;
   std::vector<uint8_t> unsent_;  // a datagram of the program that the stack had no room for
   bool has_unsent_ = false;
 };

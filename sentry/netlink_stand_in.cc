@@ -36,7 +36,13 @@ Bytes AsBytes(const sockaddr_nl& a) { return {reinterpret_cast<const uint8_t*>(&
 
 NetlinkStandIn::NetlinkStandIn(CallEngine& engine, int type, int protocol, uint32_t tgid, bool net_admin,
                                std::unique_ptr<netlink::NetlinkSocket> socket)
-    : StandIn(engine), type_(type), protocol_(protocol), tgid_(tgid), net_admin_(net_admin), socket_(std::move(socket)) {
+    : StandIn(engine),
+      type_(type),
+      protocol_(protocol),
+      tgid_(tgid),
+      net_admin_(net_admin),
+      socket_(std::move(socket)),
+      unread_(engine.unread()) {
   socket_->set_observer([this] { MarkDirty(); });
   ++engine_.stats().netlinks;
 }
@@ -202,12 +208,15 @@ void NetlinkStandIn::ToProgram() {
     if (peek) socket_->Unreceive(std::move(kept));
   }
   while (s_writable_ && socket_->NextReply(&reply)) {
-    ssize_t n = send(ends_.s.get(), reply.bytes.data(), reply.bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    const size_t need = reply.bytes.size() + UnreadMemory::kOverhead;
+    const bool waits = need > unread_.Room(ends_.s.get()) && unread_.held() > 0;
+    ssize_t n = waits ? -1 : send(ends_.s.get(), reply.bytes.data(), reply.bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0) {
       s_writable_ = false;
       socket_->Unreceive(std::move(reply));
       return;
     }
+    unread_.Wrote(ends_.s.get(), reply.bytes.size());
     sent_.push_back({RealtimeNs(), reply.source, reply.group});
     if (sent_.size() > 4096) sent_.pop_front();
   }

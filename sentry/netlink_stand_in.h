@@ -55,6 +55,7 @@ class NetlinkStandIn final : public StandIn, private FdHandler {
   bool s_readable_ = false, s_writable_ = true;
   int receive_buffer_ = 212992, send_buffer_ = 212992;
   std::deque<Sent> sent_;
+  UnreadMemory::Queue unread_;
   std::deque<Waiting> changes_;                    // sendmsg calls that wait for a change to be made
   std::deque<std::unique_ptr<HeldCall>> readers_;  // blocking receives
 };

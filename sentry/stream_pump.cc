@@ -37,6 +37,7 @@ int Unread(int s) {
 void StreamStandIn::DropS() {
   if (!s_) return;
   engine_.worker().RemoveFd(s_.get());
+  unread_.Detach();
   s_.reset();
 }
 
@@ -64,18 +65,20 @@ void StreamStandIn::Pump() {
 
 // -- program -> stack
 
-// How much may be read now: once P cannot send any more, all but the mark.
+// How much may be read now: where memory is scarce no more than the stack asks for; once P cannot send any more, all but the
+// mark.
 size_t StreamStandIn::ReadLimit() {
-  if (!write_shut_ || !write_mark_) return kRead;
+  const bool scarce = engine_.stack().stream_memory().pressure();
+  const size_t most = scarce ? std::clamp<size_t>(socket_->send_space(), 1, kRead) : kRead;
+  if (!write_shut_ || !write_mark_) return most;
   int unread = Unread(s_.get());
-  return unread <= 1 ? 0 : std::min<size_t>(kRead, static_cast<size_t>(unread) - 1);
+  return unread <= 1 ? 0 : std::min<size_t>(most, static_cast<size_t>(unread) - 1);
 }
 
-bool StreamStandIn::SendToStack(size_t n) {
+void StreamStandIn::SendToStack(size_t n) {
   Slice slice;
-  if (n < kCopyBelow) {
-    BlockRef small(engine_.pool().Allocate(n));
-    if (!small) return false;
+  BlockRef small(n < kCopyBelow ? engine_.pool().Allocate(n) : nullptr);
+  if (small) {
     memcpy(small->data, engine_.Scratch()->data, n);
     slice = Slice{std::move(small), 0, static_cast<uint32_t>(n)};
   } else {
@@ -83,7 +86,6 @@ bool StreamStandIn::SendToStack(size_t n) {
   }
   engine_.stats().stream_bytes_out += n;
   OnSent(socket_->Send(std::move(slice), false));
-  return true;
 }
 
 // A failed send has taken the socket's error: it is kept here until the program is told.
@@ -151,7 +153,7 @@ size_t StreamStandIn::ReadProgram() {
     // A short answer means that the queue was empty: what comes later makes an edge.
     if (static_cast<size_t>(n) < limit && !s_ended_ && !write_shut_ && !s_urgent_) s_readable_ = false;
     if (!runs_ahead_ && n == kRead && ++full_reads_ == kBulkReads) LetRunAhead();
-    if (!SendToStack(static_cast<size_t>(n))) CloseByProgram(true);  // bytes cannot be kept: never lose them in silence
+    SendToStack(static_cast<size_t>(n));
     return static_cast<size_t>(n);
   }
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
@@ -183,7 +185,12 @@ void StreamStandIn::ToProgram() {
     std::array<iovec, kSpans> iov;
     // Up to the urgent byte, or that one alone: as out-of-band data it is to AF_UNIX what it is to TCP.
     const std::optional<size_t> mark = socket_->urgent_mark();
-    const size_t limit = !mark ? SIZE_MAX : std::max<size_t>(*mark, 1);
+    const size_t room = unread_.Room(s_.get());
+    if (room == 0) {  // the program's queue is not empty: an edge comes when it is read
+      s_writable_ = false;
+      return;
+    }
+    const size_t limit = std::min(room, !mark ? SIZE_MAX : std::max<size_t>(*mark, 1));
     size_t count = socket_->Peek(spans), used = 0, total = 0;
     for (; used < count && total < limit; ++used) {
       const size_t size = std::min(spans[used].size(), limit - total);
@@ -209,6 +216,7 @@ void StreamStandIn::ToProgram() {
     }
     engine_.stats().stream_bytes_in += static_cast<size_t>(n);
     bytes_in_ += static_cast<size_t>(n);
+    unread_.Wrote(s_.get(), static_cast<size_t>(n));
     socket_->Consume(static_cast<size_t>(n));
     if (static_cast<size_t>(n) < total) {
       s_writable_ = false;

@@ -18,7 +18,7 @@ namespace sluice {
 using calls::CallKind;
 
 StreamStandIn::StreamStandIn(CallEngine& engine, int family, int protocol, StreamSocket* socket)
-    : InetStandIn(engine, family, SOCK_STREAM, protocol), socket_(socket) {
+    : InetStandIn(engine, family, SOCK_STREAM, protocol), socket_(socket), unread_(engine.unread()) {
   socket_->set_observer(this);
   ++engine_.stats().streams;
 }

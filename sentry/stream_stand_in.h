@@ -86,12 +86,13 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void ResetWith(int p);
   void DropS();
   void CloseByProgram(bool abort);
-  bool SendToStack(size_t n);
+  void SendToStack(size_t n);
   void OnSent(Errno error);
   void LetRunAhead();
 
   StreamSocket* socket_;
   UniqueFd s_;
+  UnreadMemory::Queue unread_;
   State state_ = State::kFresh;
   bool s_readable_ = false, s_writable_ = true, s_ended_ = false, s_urgent_ = false;
   bool p_closed_ = false;           // the last descriptor of P is gone (EPOLLHUP alone may be two half closes)

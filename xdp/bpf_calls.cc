@@ -135,6 +135,14 @@ Errno TagOf(int program, ProgramTag* tag) {
   return Errno::kOk;
 }
 
+Errno NameOf(int program, std::string* name) {
+  bpf_prog_info info{};
+  InfoAttr attr{static_cast<uint32_t>(program), sizeof info, Pointer(&info)};
+  if (Call(BPF_OBJ_GET_INFO_BY_FD, &attr) < 0) return static_cast<Errno>(errno);
+  name->assign(info.name, strnlen(info.name, sizeof info.name));
+  return Errno::kOk;
+}
+
 Errno OpenProgram(uint32_t id, UniqueFd* program) {
   const int fd = bpf_prog_get_fd_by_id(id);
   if (fd < 0) return static_cast<Errno>(errno);

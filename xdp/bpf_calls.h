@@ -33,6 +33,7 @@ Errno UpdateLink(int link, int program);
 Errno LoadPassProgram(UniqueFd* program);
 using ProgramTag = std::array<uint8_t, 8>;  // of its instructions
 Errno TagOf(int program, ProgramTag* tag);
+Errno NameOf(int program, std::string* name);  // the first 15 bytes
 Errno OpenProgram(uint32_t id, UniqueFd* program);
 Errno Pin(int fd, const std::string& path);
 Errno OpenPinned(const std::string& path, UniqueFd* fd);

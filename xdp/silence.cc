@@ -163,12 +163,20 @@ bpf_tc_opts Filter(uint32_t handle) {
   return filter;
 }
 
+// By the name, as the handle is nobody's: the kernel keeps 15 bytes of it.
+bool IsOurProgram(uint32_t id) {
+  UniqueFd program;
+  std::string name;
+  return bpf::OpenProgram(id, &program) == Errno::kOk && bpf::NameOf(program.get(), &name) == Errno::kOk &&
+         name.starts_with("sluice_");
+}
+
 // The program of our filter on a hook, or 0. `handle` is the one found.
 uint32_t FindClsact(int ifindex, bpf_tc_attach_point point, uint32_t* handle) {
   const bpf_tc_hook hook = Hook(ifindex, point);
   for (uint32_t candidate : {kHandleOnOurQdisc, kHandleOnOthersQdisc}) {
     bpf_tc_opts filter = Filter(candidate);
-    if (bpf_tc_query(&hook, &filter) != 0) continue;
+    if (bpf_tc_query(&hook, &filter) != 0 || !IsOurProgram(filter.prog_id)) continue;
     *handle = candidate;
     return filter.prog_id;
   }
@@ -312,6 +320,18 @@ Errno LiftAllPinned(const SilenceOptions& options, std::string* error) {
   const Errno result = RemovePinnedLinks(pins);
   UnmountWhenEmpty(options.directory);
   return result == Errno::kOk ? result : Fail(error, "lifting what is pinned in " + options.directory, result);
+}
+
+Errno LiftAllClsact(std::string* error) {
+  bpf::QuietLibbpf();
+  const std::unique_ptr<struct if_nameindex, void (*)(struct if_nameindex*)> devices(if_nameindex(), if_freenameindex);
+  if (!devices) return FailErrno(error, "listing the namespace's devices");
+  Errno result = Errno::kOk;
+  for (const struct if_nameindex* device = devices.get(); device->if_index != 0; ++device) {
+    const Errno e = LiftClsact(static_cast<int>(device->if_index));
+    if (e != Errno::kOk) result = Fail(error, std::string("removing the silencing filter of ") + device->if_name, e);
+  }
+  return result;
 }
 
 Errno Silence::Check(std::string* reason) const {

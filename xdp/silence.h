@@ -66,5 +66,7 @@ int CountTcx(int ifindex, uint32_t hook);
 // Lifts every device of this name that pins are left of; for the start of a sandbox and for the guard of a dead one. TCX only:
 // works from any network namespace.
 Errno LiftAllPinned(const SilenceOptions& options, std::string* error);
+// Every device of the calling thread's namespace that our clsact filters are left on.
+Errno LiftAllClsact(std::string* error);
 
 }  // namespace sluice

@@ -35,6 +35,8 @@ bool LoadFrom(const std::string& folder, Container* out) {
     out->log = state.at("log");
     out->log_json = state.at("logJson");
     out->own_pids = state.at("ownPids");
+    out->netns_path = state.value("netnsPath", "");  // these came later
+    out->maker = state.value("maker", 0);
     return true;
   } catch (const json::exception&) {
     return false;
@@ -82,7 +84,9 @@ Status SaveContainer(const Container& container) {
                    {"bundle", container.bundle},
                    {"log", container.log},
                    {"logJson", container.log_json},
-                   {"ownPids", container.own_pids}};
+                   {"ownPids", container.own_pids},
+                   {"netnsPath", container.netns_path},
+                   {"maker", container.maker}};
   const std::string path = container.folder() + "/state.json";
   const std::string text = state.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
   UniqueFd fd(open((path + ".new").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));

@@ -18,8 +18,10 @@ inline constexpr char kRunDirectory[] = "/run/sluice";
 
 struct Container {
   std::string id;
-  std::string root;   // --root as given, may be empty: runc's default
-  NamespaceId netns;  // inode 0: no sandbox serves it (yet)
+  std::string root;        // --root as given, may be empty: runc's default
+  NamespaceId netns;       // inode 0: no sandbox serves it (yet)
+  std::string netns_path;  // as config.json names it; empty: runc makes it
+  pid_t maker = 0;         // the front end that makes, or made it
   std::string bundle;
   std::string log;  // --log of create
   bool log_json = false;

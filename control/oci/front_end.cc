@@ -73,10 +73,31 @@ Parsed Parse(const Arguments& args) {
 
 std::string RootOf(const Flags& flags) { return flags.root_given ? flags.root : ""; }
 
-// Processes of somebody else live in the namespace: they would lose their network.
+// Another front end makes a container in the namespace at this moment.
+bool OthersAreMade(const NamespaceId& id) {
+  const std::vector<Container> all = ListContainers();
+  return std::any_of(all.begin(), all.end(), [&](const Container& c) {
+    UniqueFd netns;
+    std::string name;
+    return c.maker > 0 && kill(c.maker, 0) == 0 && OpenNetns(c.netns_path, &netns, &name).ok() &&
+           IdOfNamespace(netns.get()) == id;
+  });
+}
+
+// Processes of somebody else in the namespace would lose their network. What is there before a sandbox serves it may also be of a
+// container that is being made: its sandbox will be ours, too.
 Status CheckOwnership(const NamespaceId& id, const std::string& path) {
-  const std::vector<pid_t> found = ProcessesIn(id);
-  if (found.empty()) return {};
+  constexpr int kTries = 500;
+  constexpr timespec kPause{0, 20000000};
+  std::vector<pid_t> found;
+  for (int i = 0; i < kTries; ++i) {
+    // In this order: who made what was found is still at it, or there is a sandbox.
+    found = ProcessesIn(id);
+    const bool made = !found.empty() && OthersAreMade(id);
+    if (found.empty() || SandboxRuns(id)) return {};
+    if (!made) break;
+    nanosleep(&kPause, nullptr);
+  }
   return Status::Error(Format(
       "process %d lives in the network namespace %s without sluice and would lose its network: start that container with sluice, "
       "or this one with --network=host",
@@ -166,6 +187,7 @@ class Creation {
     container_.log = flags_.log.empty() ? "" : AbsolutePath(flags_.log);
     container_.log_json = flags_.log_json;
     container_.bundle = parsed_.bundle;
+    container_.maker = getpid();
     container_.own_pids = HasOwnPids(bundle_.config());
     SLUICE_RETURN_IF_ERROR(MergeProfile(&bundle_.config(), container_.listener_path()));
     SLUICE_RETURN_IF_ERROR(ClaimFolder());
@@ -183,7 +205,7 @@ class Creation {
   }
 
   Status CheckNamespace() {
-    std::string path;
+    std::string& path = container_.netns_path;
     const NetworkNamespace kind = NetworkOf(bundle_.config(), &path);
     if (kind == NetworkNamespace::kNew) return {};
     constexpr char kHostLine[] =
@@ -194,7 +216,7 @@ class Creation {
     NamespaceId id;
     SLUICE_RETURN_IF_ERROR(FindNamespace(path, &id));
     if (id == IdOfNamespace(own.get())) return Status::Error(kHostLine);
-    return SandboxRuns(id) ? Status() : CheckOwnership(id, path);
+    return CheckOwnership(id, path);
   }
 
   // A folder without a container of runc's is left from a front end that was killed.

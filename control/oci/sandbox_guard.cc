@@ -76,6 +76,7 @@ std::string Settings(const Flags& f) {
            {"pcap-log", f.pcap_log}};
   if (!f.metrics.empty()) all["metrics"] = f.metrics;  // these came later: sandboxes of an older sluice do not have them
   if (f.sentry_memory != 0) all["sentry-memory"] = f.sentry_memory;
+  if (!f.tcx) all["tcx"] = false;
   if (f.container_sockets != 0) all["container-sockets"] = f.container_sockets;
   return all.dump();
 }
@@ -140,7 +141,7 @@ class SandboxGuard {
     UniqueFd socket;
     std::string waits_for;  // "add", "synchronize", "remove"
     bool gone = false;
-    std::string key;  // of the container to be removed
+    std::string key;  // of the container to be added or removed
   };
 
   Status Start() {
@@ -332,6 +333,7 @@ class SandboxGuard {
       sandbox_.Synchronize();
     }
     client.waits_for = "add";
+    client.key = members_.back().container.key();
     if (ready_) Answer(client, json::object());
   }
 
@@ -374,19 +376,20 @@ class SandboxGuard {
   // The programs first: they must never see their connections end as if they were complete.
   [[noreturn]] void KillAll(const std::string& why) {
     const std::string line = "the sandbox was ended: " + why;
+    // Containers that are being made are their front ends' to end: they say why where the engine reads it.
+    members_.remove_if([this](const Member& m) { return m.ended || IsBeingMade(m); });
     for (Member& m : members_) {
-      if (m.ended) continue;
       TellContainer(m, line);
       if (m.init) PidfdSignal(m.init.get(), SIGKILL);
       if (!m.container.own_pids) RunQuietly(RuncCommand(m.container.root, {"kill", "--all", m.container.id, "KILL"}));
     }
     for (Member& m : members_) {
-      if (m.ended || !m.init || WaitForEnd(m.init.get(), kKillMs)) continue;
+      if (!m.init || WaitForEnd(m.init.get(), kKillMs)) continue;
       RunQuietly(RuncCommand(m.container.root, {"resume", m.container.id}));
       WaitForEnd(m.init.get(), -1);
     }
     sandbox_.RelayLog();
-    LogLine(LogLevel::kError, line);
+    if (!members_.empty()) LogLine(LogLevel::kError, line);
     unlink(GuardSocket(plan_.netns_id).c_str());
     front_ends_.Reset();
     resolver_.Stop();
@@ -394,6 +397,11 @@ class SandboxGuard {
     sandbox_.Finish();
     for (Client& client : clients_) Answer(client, client.waits_for == "remove" ? json::object() : json{{"error", line}});
     _exit(kExitKilled);
+  }
+
+  bool IsBeingMade(const Member& m) const {
+    return std::any_of(clients_.begin(), clients_.end(),
+                       [&](const Client& c) { return c.waits_for == "add" && c.key == m.container.key(); });
   }
 
   // Where the engine's user looks: the container's own output (docker logs), and the log of the runtime.
@@ -467,13 +475,26 @@ void EndKeeper(const NamespaceId& id) {
   }
 }
 
+// The container's namespace, by its name or by a process that is still in it; invalid where it is gone.
+UniqueFd OpenNamespaceOf(const Container& container) {
+  std::vector<std::string> paths{container.netns_path};
+  for (const pid_t pid : ProcessesIn(container.netns)) paths.push_back(Format("/proc/%d/ns/net", pid));
+  for (const std::string& path : paths) {
+    UniqueFd netns(path.empty() ? -1 : open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (netns && IdOfNamespace(netns.get()) == container.netns) return netns;
+  }
+  return UniqueFd();
+}
+
 // Guard and broker of the namespace were both killed, or it never had any: what they would have undone. One that still holds the
 // namespace does it itself.
-void LiftRemains(const NamespaceId& id) {
+void LiftRemains(const Container& container) {
+  const NamespaceId& id = container.netns;
   SandboxPlan plan;
   plan.flags = ContainerFlags();
   plan.netns_id = id;
   if (!TakeNamespace(plan, &plan.lock).ok()) return;
+  plan.netns = OpenNamespaceOf(container);
   EndKeeper(id);
   const Status lifted = Silencing(plan).Recover();
   if (!lifted.ok()) LogLine(LogLevel::kWarning, lifted.line());
@@ -533,7 +554,7 @@ Status LeaveSandbox(const Container& container, LeaveMode mode) {
   std::vector<UniqueFd> guards;
   if (container.netns.inode != 0) {
     guards.push_back(ConnectTo(GuardSocket(container.netns), SOCK_SEQPACKET));
-    if (!guards[0]) LiftRemains(container.netns);
+    if (!guards[0]) LiftRemains(container);
   } else {
     // One that has no such container says so.
     for (const Registration& r : ListRegistrations(ContainerFlags()))

@@ -105,7 +105,13 @@ json StatsJson(const AdminContext& c) {
           {"tcp", {{"established", c.worker.stack().EstablishedConnections()}}},
           {"process", {{"cpu_ns", ProcessorTime()}}},
           {"containers", ContainersJson(c.calls)},
-          {"memory", {{"packet_bytes_in_use", c.pool.bytes_in_use()}, {"packet_bytes_held", c.pool.bytes_held()}}}};
+          {"memory",
+           {{"packet_bytes_in_use", c.pool.bytes_in_use()},
+            {"packet_bytes_held", c.pool.bytes_held()},
+            {"tcp_bytes", c.worker.stack().stream_memory().held()},
+            {"tcp_pressure", c.worker.stack().stream_memory().pressure()},
+            {"datagram_bytes", c.worker.stack().datagram_memory().held()},
+            {"unread_bytes", s.unread_bytes}}}};
 }
 
 const char* ProtocolName(uint8_t protocol) {

@@ -97,9 +97,9 @@ std::vector<Hierarchy> ParseHierarchies(std::string_view mounts) {
   return out;
 }
 
-// A process that has ended may still be counted for a moment.
+// A process that has ended is counted until it has been switched out, for which it needs its turn on a busy machine.
 bool Remove(const std::string& folder) {
-  constexpr int kAttempts = 100;
+  constexpr int kAttempts = 1000;
   for (int i = 0; i < kAttempts; ++i) {
     if (rmdir(folder.c_str()) == 0 || errno == ENOENT) return true;
     if (errno != EBUSY) return false;

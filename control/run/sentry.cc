@@ -40,16 +40,22 @@ using control::Type;
 constexpr Duration kDrainStall = Duration::Seconds(60);
 constexpr uint64_t kMaxPacketMemory = uint64_t{512} << 20;
 
-// The stack drops and its sockets wait long before the bound of the process is reached.
+// How --sentry-memory is divided, so that what programs and peers do meets the bound of its kind (the stack drops and its sockets
+// wait) and the control group's never: packets a half, the kernel's part of the sockets and what is unread in it an eighth each
+// (unread_memory.h lets it be twice that), calls that wait a sixteenth. The rest is for the program itself.
 size_t PacketMemory(const Flags& flags) {
   return flags.sentry_memory == 0 ? kMaxPacketMemory : std::min(kMaxPacketMemory, flags.sentry_memory / 2);
 }
+size_t UnreadBytes(const Flags& flags) { return PacketMemory(flags) / 8; }
+size_t HeldBytes(const Flags& flags) { return std::min(CallServer::Options().container_held_bytes, PacketMemory(flags) / 8); }
 
 // A quarter of the descriptors is for the rest: seccomp listeners, which come with every exec, connections that wait, devices.
-size_t MaxSockets() {
+size_t MaxSockets(const Flags& flags) {
+  constexpr size_t kSocketMemory = 10 << 10;  // a stand-in, its socket, and the two of the kernel
+  size_t most = CallServer::kMaxSockets;
   rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return CallServer::kMaxSockets;
-  return std::min<size_t>(CallServer::kMaxSockets, limit.rlim_cur / 4 * 3);
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) most = std::min<size_t>(most, limit.rlim_cur / 4 * 3);
+  return flags.sentry_memory == 0 ? most : std::min<size_t>(most, flags.sentry_memory / 8 / kSocketMemory);
 }
 
 // Whoever relays connections to the loopback hears where the stack listens: at once, and again when the last was heard. The
@@ -105,8 +111,10 @@ class Sentry {
         calls_(worker_, {.calls_fd = plan.calls.b.get(),
                          .pool = &pool_,
                          .net_raw = plan.flags.net_raw,
-                         .max_sockets = MaxSockets(),
+                         .max_sockets = MaxSockets(plan.flags),
                          .container_sockets = plan.flags.container_sockets,
+                         .container_held_bytes = HeldBytes(plan.flags),
+                         .unread_bytes = UnreadBytes(plan.flags),
                          .native_options = native_options_.get()}),
         mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
         ports_(plan, pool_),

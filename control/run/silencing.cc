@@ -1,6 +1,9 @@
 #include "control/run/silencing.h"
 
+#include <cerrno>
+
 #include "control/log.h"
+#include "control/os.h"
 #include "xdp/silence.h"
 
 namespace sluice {
@@ -9,6 +12,7 @@ namespace {
 SilenceOptions OptionsFor(const SandboxPlan& plan) {
   SilenceOptions options;
   options.mark = kSluiceMark;
+  options.force_clsact = !plan.flags.tcx;
   options.name = Format("net-%llu", static_cast<unsigned long long>(plan.netns_id.inode));
   if (plan.flow_programs) options.flows = &plan.flow_programs;
   return options;
@@ -18,7 +22,11 @@ SilenceOptions OptionsFor(const SandboxPlan& plan) {
 
 Status Silencing::Recover() {
   std::string error;
-  const Errno e = LiftAllPinned(OptionsFor(plan_), &error);
+  Errno e = LiftAllPinned(OptionsFor(plan_), &error);
+  if (e == Errno::kOk && plan_.netns) {
+    const ScopedNetns inside(plan_.netns.get());
+    e = inside.ok() ? LiftAllClsact(&error) : static_cast<Errno>(errno);
+  }
   return e == Errno::kOk ? Status() : Status::Error("cannot lift what a dead sandbox left on the namespace: " + error);
 }
 

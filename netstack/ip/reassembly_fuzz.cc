@@ -23,7 +23,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   sluice::testing::TestSecureRng secure(1);
   Counters counters;
   Sysctls sysctls;
-  StackContext context{Instant(0), timers, rng, secure, counters, pool};
+  QueueMemory streams({}), datagrams({});
+  StackContext context{Instant(0), timers, rng, secure, counters, pool, streams, datagrams};
   context.sysctls = &sysctls;
   Quiet quiet;
   {

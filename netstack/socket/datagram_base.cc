@@ -20,6 +20,7 @@ DatagramBase::DatagramBase(Network& network, Family family, uint8_t protocol, Po
       protocol_(protocol),
       ports_(ports),
       local_(IpAddress::Any(family)) {
+  context_.datagram_memory.AddSocket();
   auto set = [this](SockOpt o, int64_t v) { options_[static_cast<size_t>(o)] = v; };
   const Sysctls& s = *context_.sysctls;
   set(SockOpt::kRcvBuf, s.rmem_default);
@@ -39,6 +40,8 @@ DatagramBase::DatagramBase(Network& network, Family family, uint8_t protocol, Po
 }
 
 DatagramBase::~DatagramBase() {
+  context_.datagram_memory.Remove(queued_ + queued_errors_);
+  context_.datagram_memory.RemoveSocket();
   if (ports_ != nullptr) ports_->Release(*this);
   for (const Group& g : groups_) network_.LeaveGroup(g.ifindex, g.group);
 }
@@ -164,6 +167,7 @@ void DatagramBase::Enqueue(Packet payload, const IpInfo& info, uint16_t source_p
   d.meta.received = payload.received;
   d.payload = std::move(payload);
   if (read_shut_ || queued_ + Charge(d) > ReceiveLimit()) return context_.counters.Add(full);
+  if (Charge(d) > context_.datagram_memory.Room(queued_)) return context_.counters.Add(Counter::kDropUdpMemory);
   d.meta.source = Endpoint{Present(info.source), source_port, 0};
   d.meta.destination = Endpoint{Present(info.destination), local_port_, 0};
   d.meta.ifindex = info.ifindex;
@@ -178,21 +182,27 @@ void DatagramBase::Enqueue(Packet payload, const IpInfo& info, uint16_t source_p
     const Bytes options = info.header.subspan(wire::kIpv4Header);
     d.meta.ip_options = std::make_shared<const std::vector<uint8_t>>(options.begin(), options.end());
   }
-  queued_ += Charge(d);
+  Hold(Charge(d));
   queue_.push_back(std::move(d));
   if (protocol_ == kIpProtoUdp) context_.counters.Add(Counter::kUdpInDatagrams);
   Changed(kReadable);
+}
+
+void DatagramBase::Hold(size_t charge) {
+  queued_ += charge;
+  context_.datagram_memory.Add(charge);
 }
 
 bool DatagramBase::Receive(Datagram* out) {
   if (queue_.empty()) return false;
   *out = queue_.pop_front();
   queued_ -= Charge(*out);
+  context_.datagram_memory.Remove(Charge(*out));
   return true;
 }
 
 void DatagramBase::Unreceive(Datagram&& d) {
-  queued_ += Charge(d);
+  Hold(Charge(d));
   queue_.push_front(std::move(d));
   Changed(kReadable);
 }
@@ -205,13 +215,17 @@ std::optional<size_t> DatagramBase::next_size() const {
 bool DatagramBase::ReceiveError(SocketError* out) {
   if (errors_.empty()) return false;
   *out = errors_.pop_front();
+  queued_errors_ -= Charge(*out);
+  context_.datagram_memory.Remove(Charge(*out));
   // Linux: the next queued error becomes SO_ERROR again.
   error_ = errors_.empty() || errors_.front().origin == kOriginLocal ? Errno::kOk : errors_.front().error;
   return true;
 }
 
 void DatagramBase::QueueError(SocketError error) {
-  if (errors_.size() >= kMaxErrors) return;
+  if (errors_.size() >= kMaxErrors || Charge(error) > context_.datagram_memory.Room(queued_ + queued_errors_)) return;
+  queued_errors_ += Charge(error);
+  context_.datagram_memory.Add(Charge(error));
   errors_.push_back(std::move(error));
   Changed(kErrorQueue);
 }

@@ -127,7 +127,11 @@ class DatagramBase : public DatagramSocket {
   void ApplyDiscovery(Target* t) const;
   void QueueError(SocketError error);
   size_t ReceiveLimit() const { return static_cast<size_t>(option(SockOpt::kRcvBuf)); }
-  static size_t Charge(const Datagram& d) { return (d.payload ? d.payload.head_block()->capacity : 0) + 512; }
+  void Hold(size_t charge);
+  template <typename T>  // Datagram, SocketError
+  static size_t Charge(const T& d) {
+    return (d.payload ? d.payload.head_block()->capacity : 0) + 512;
+  }
 
   PortTable* ports_;                                 // nullptr: raw
   IpAddress local_;                                  // Any where not bound to an address
@@ -141,6 +145,7 @@ class DatagramBase : public DatagramSocket {
   Ring<Datagram> queue_;
   size_t queued_ = 0;  // charged against SO_RCVBUF
   Ring<SocketError> errors_;
+  size_t queued_errors_ = 0;
   static constexpr size_t kMaxErrors = 64;
   std::array<int64_t, static_cast<size_t>(SockOpt::kCount)> options_{};
   IpAddress multicast_source_;

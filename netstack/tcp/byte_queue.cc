@@ -34,6 +34,7 @@ void ByteQueue::AppendShared(Slice slice, uint32_t charge) {
   e.start = base_ + size_;
   size_ += slice.length;
   memory_ += charge;
+  if (account_ != nullptr) account_->Add(charge);
   e.slice = std::move(slice);
   e.charge = charge;
   tail_room_ = 0;
@@ -78,6 +79,7 @@ void ByteQueue::PopFront(size_t n) {
     }
     n -= e.slice.length;
     memory_ -= e.charge;
+    Discharge(e.charge);
     e.slice.block.Reset();
     head_ = (head_ + 1) & (capacity_ - 1);
     --count_;

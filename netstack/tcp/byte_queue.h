@@ -11,12 +11,15 @@
 
 #include "base/bytes.h"
 #include "netstack/packet.h"
+#include "netstack/socket/queue_memory.h"
 
 namespace sluice::tcp {
 
 class ByteQueue {
  public:
-  ByteQueue() = default;
+  // `account`, where there is one, hears of what is pinned.
+  explicit ByteQueue(QueueMemory* account = nullptr) : account_(account) {}
+  ~ByteQueue() { Discharge(memory_); }
   ByteQueue(const ByteQueue&) = delete;
   ByteQueue& operator=(const ByteQueue&) = delete;
 
@@ -46,6 +49,9 @@ class ByteQueue {
     uint64_t start = 0;  // stream position of the first byte
     uint32_t charge = 0;
   };
+  void Discharge(size_t bytes) {
+    if (account_ != nullptr) account_->Remove(bytes);
+  }
   Entry& at(size_t i) const { return ring_[(head_ + i) & (capacity_ - 1)]; }
   size_t Find(size_t offset) const;
   Entry& PushEntry();
@@ -60,6 +66,7 @@ class ByteQueue {
   uint64_t base_ = 0;       // stream position of the first byte
   size_t size_ = 0;
   size_t memory_ = 0;
+  QueueMemory* account_;
 };
 
 }  // namespace sluice::tcp

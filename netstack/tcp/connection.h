@@ -194,6 +194,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   // --- receiving (connection_receive.cc)
   void QueueInOrder(SeqNum seq, uint32_t length, Packet packet, uint32_t header_len);
   void QueueOutOfOrder(const Segment& seg, Packet packet);
+  uint32_t Admit(uint32_t length);
+  bool PruneOutOfOrder(size_t limit);
   uint32_t SelectWindow();
   uint32_t WindowNow() const;
   uint32_t ReceiveMemory() const { return static_cast<uint32_t>(rcvq_.memory() + (ooo_ ? ooo_->memory() : 0)); }
@@ -253,6 +255,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   const Sysctls& sysctls() const { return engine_.sysctls(); }
   Instant now() const { return engine_.now(); }
   BlockPool& pool() const { return engine_.ctx.pool; }
+  QueueMemory& memory() const { return engine_.ctx.stream_memory; }
   uint32_t TimestampNow() const { return ts_offset_ + TimestampClock(now()); }
   bool Synchronized() const;
   bool CanSendData() const;
@@ -335,6 +338,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   SackList sacks_;
   SackBlock dsack_;
   bool has_dsack_ = false;
+  bool memory_dropped_ = false;          // text, for want of memory: the peer hears when there is some again
+  mutable bool memory_refused_ = false;  // send_space() said 0 for want of memory
   bool rcvbuf_locked_ = false, sndbuf_locked_ = false;
   bool urgent_valid_ = false;
   uint8_t quick_acks_ = 0;

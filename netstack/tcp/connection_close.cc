@@ -111,7 +111,7 @@ void Connection::Close() {
 }
 
 void Connection::BecomeOrphan() {
-  const bool room = engine_.AddOrphan();
+  const bool room = engine_.AddOrphan() && !(memory().exhausted() && sndq_.memory() > memory().limits().minimum);
   orphan_ = true;
   rcvq_.Clear();
   if (!room) {

@@ -418,7 +418,7 @@ void Connection::Flush() {
 
 // Linux sizes the send buffer by what the congestion window can use, twice (tcp_sndbuf_expand).
 void Connection::GrowSendBuffer() {
-  if (sndbuf_locked_) return;
+  if (sndbuf_locked_ || !memory().MayGrow()) return;
   const uint64_t window = std::max(cw_.cwnd, 10 * cw_.mss);
   const auto most = static_cast<uint64_t>(std::max(sysctls().tcp_wmem[2], 4096));
   sndbuf_ = std::max(sndbuf_, static_cast<uint32_t>(std::min(most, 4 * window)));

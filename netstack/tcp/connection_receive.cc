@@ -1,6 +1,7 @@
 // Receiving: queues, the window that is offered, when to acknowledge, and how the receive buffer grows.
 // RFC 9293 3.8.6 and 3.10.7.4 (seventh), 5681 4.2, 2018, 2883; dynamic right-sizing as Linux.
 #include <algorithm>
+#include <utility>
 
 #include "netstack/tcp/connection.h"
 
@@ -33,6 +34,7 @@ uint32_t Connection::SelectWindow() {
   uint32_t free = FreeWindow();
   if (free < full / 2) {
     quick_acks_ = 0;
+    if (memory().pressure()) rcv_ssthresh_ = std::min(rcv_ssthresh_, 4 * mss);
     free &= ~((1u << rcv_.wscale) - 1);
     if (free < full / 16 || free < mss) free = 0;
   }
@@ -135,7 +137,7 @@ void Connection::QueueInOrder(SeqNum seq, uint32_t length, Packet packet, uint32
   }
   packet = Packet();  // the queue shall see which blocks are its alone
   const bool in_order = seq == rcv_.nxt;
-  if (!in_order && !ooo_) ooo_ = std::make_unique<Reassembly>();
+  if (!in_order && !ooo_) ooo_ = std::make_unique<Reassembly>(&memory());
   for (size_t i = 0; i < count; ++i) {
     const uint32_t n = pieces[i].length;
     if (in_order)
@@ -147,12 +149,37 @@ void Connection::QueueInOrder(SeqNum seq, uint32_t length, Packet packet, uint32
   if (in_order) rcv_.nxt = seq;
 }
 
+// Gives up what came out of order until it pins at most `limit` bytes. False where nothing went.
+bool Connection::PruneOutOfOrder(size_t limit) {
+  if (!ooo_ || ooo_->Prune(limit) == 0) return false;
+  if (ooo_->empty())
+    sacks_.Clear();
+  else
+    sacks_.Trim(ooo_->highest());
+  return true;
+}
+
+// How many of the next `length` bytes the memory of all connections has room for (as linux tcp_data_queue): at least a segment
+// where nothing is queued. What came out of order goes first.
+uint32_t Connection::Admit(uint32_t length) {
+  size_t room = memory().Room(ReceiveMemory());
+  if (room < length && PruneOutOfOrder(0)) room = memory().Room(ReceiveMemory());
+  if (room >= length) return length;
+  memory_dropped_ = true;
+  engine_.Count(Counter::kDropTcpMemory);
+  return room < rcv_mss_ && !rcvq_.empty() ? 0 : static_cast<uint32_t>(room);
+}
+
 void Connection::QueueOutOfOrder(const Segment& seg, Packet packet) {
   ++totals_.ooo_packets;
   engine_.Count(Counter::kTcpOFOQueue);
   const SeqNum end = seg.seq + seg.payload_len;
   if (ooo_ && ooo_->memory() + rcvq_.memory() > rcvbuf_ && (ooo_->empty() || ooo_->highest() < end)) {
     engine_.Count(Counter::kDropTcpReceiveBuffer);  // beyond the buffer only what fills holes is worth its memory
+    return AckSoon();
+  }
+  if (memory().Room(ReceiveMemory()) < seg.payload_len) {
+    engine_.Count(Counter::kDropTcpMemory);
     return AckSoon();
   }
   const size_t before = ooo_ ? ooo_->bytes() : 0;
@@ -164,13 +191,7 @@ void Connection::QueueOutOfOrder(const Segment& seg, Packet packet) {
   }
   if (ReceiveMemory() > rcvbuf_) {
     const size_t room = rcvbuf_ > rcvq_.memory() ? rcvbuf_ - rcvq_.memory() : 0;
-    if (ooo_->Prune(room) > 0) {
-      engine_.Count(Counter::kDropTcpReceiveBuffer);
-      if (ooo_->empty())
-        sacks_.Clear();
-      else
-        sacks_.Trim(ooo_->highest());
-    }
+    if (PruneOutOfOrder(room)) engine_.Count(Counter::kDropTcpReceiveBuffer);
   }
   pingpong_ = 0;
   if (!sack_) {
@@ -216,7 +237,10 @@ bool Connection::ProcessText(const Segment& seg, Packet packet) {
     return true;
   }
   const SeqNum before = rcv_.nxt;
-  QueueInOrder(start, end - start, std::move(packet), skip);
+  const uint32_t admitted = Admit(end - start);
+  if (admitted < end - start) AckSoon();
+  if (admitted == 0) return false;
+  QueueInOrder(start, admitted, std::move(packet), skip);
   if (ooo_ && !ooo_->empty()) {
     rcv_.nxt = ooo_->Drain(rcv_.nxt, &rcvq_, pool());
     sacks_.Advance(rcv_.nxt);
@@ -228,7 +252,7 @@ bool Connection::ProcessText(const Segment& seg, Packet packet) {
   }
   const uint32_t got = rcv_.nxt - before;
   totals_.bytes_received += got;
-  rcv_ssthresh_ = std::min(window_clamp_, rcv_ssthresh_ + std::min(2 * got, 1u << 20));
+  if (!memory().pressure()) rcv_ssthresh_ = std::min(window_clamp_, rcv_ssthresh_ + std::min(2 * got, 1u << 20));
   MeasureReceiveRtt(seg);
   ScheduleAck(seg);
   if (pingpong_ < 255 && last_data_sent_ != Instant() && now() - last_data_sent_ > ato_ * 4 && pingpong_ > 0 && seg.segments > 1)
@@ -261,7 +285,7 @@ void Connection::AdjustReceiveBuffer() {
   if (rcv_rtt_ == Duration() || now() - drs_time_ < rcv_rtt_) return;
   const uint32_t copied = copied_ - drs_start_;
   if (copied > drs_space_) {
-    if (sysctls().tcp_moderate_rcvbuf && !rcvbuf_locked_) {
+    if (sysctls().tcp_moderate_rcvbuf && !rcvbuf_locked_ && !memory().pressure()) {
       uint64_t window = 2 * uint64_t{copied} + 16 * uint64_t{mss_};
       const uint64_t grow = window * (copied - drs_space_) / std::max(drs_space_, 1u);
       window += 2 * std::min(grow, window);
@@ -284,6 +308,7 @@ void Connection::Consume(size_t n) {
   if (urgent_valid_ && rcv_.up < copied_) urgent_valid_ = false;
   last_events_ &= events() | ~static_cast<uint32_t>(kReadable | kUrgent);
   if (!Synchronized() || fin_received_) return;
+  if (std::exchange(memory_dropped_, false)) return AckSoon();
   const uint32_t current = WindowNow();
   // A window update where it at least doubles (as linux tcp_cleanup_rbuf): smaller ones ride on other segments.
   if (ack_scheduled_ && rcv_.nxt - rcv_.wup > rcv_mss_) return AckSoon();

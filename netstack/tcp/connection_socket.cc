@@ -9,16 +9,24 @@ Connection::Connection(Engine& engine, Family family)
     : FlowEntry(FlowKind::kConnection),
       engine_(engine),
       family_(family),
+      sndq_(&engine.ctx.stream_memory),
+      rcvq_(&engine.ctx.stream_memory),
       rcvbuf_(static_cast<uint32_t>(engine.sysctls().tcp_rmem[1])),
       sndbuf_(static_cast<uint32_t>(engine.sysctls().tcp_wmem[1])),
       timer_(&Connection::OnTimer, this) {
   deadlines_.fill(Instant::Max());
   bound_address = IpAddress::Any(family);
+  memory().AddSocket();
+  memory().Add(sizeof(Connection));
   cc_ = MakeCongestionControl(sysctls().tcp_congestion_control, cc_storage_);
   if (cc_ == nullptr) cc_ = MakeCongestionControl("cubic", cc_storage_);
 }
 
-Connection::~Connection() { cc_->~CongestionControl(); }
+Connection::~Connection() {
+  memory().RemoveSocket();
+  memory().Remove(sizeof(Connection));
+  cc_->~CongestionControl();
+}
 
 Endpoint Connection::FromWire(const IpAddress& a, uint16_t port) const {
   return Endpoint{family_ == Family::kIpv6 && a.is_v4() ? a.Mapped() : a, port, a.IsLinkLocal() && a.is_v6() ? scope_ : 0};
@@ -43,7 +51,7 @@ uint32_t Connection::events() const {
   } else {
     const size_t queued = sndq_.memory();
     const int64_t lowat = notsent_lowat_ >= 0 ? notsent_lowat_ : sysctls().tcp_notsent_lowat;
-    const bool room = queued < sndbuf_ && sndbuf_ - queued >= queued / 2;
+    const bool room = queued < sndbuf_ && sndbuf_ - queued >= queued / 2 && memory().Room(queued) > 0;
     if (room && (lowat < 0 || lowat > int64_t{0x7fffffff} || Unsent() < static_cast<uint64_t>(std::max<int64_t>(lowat, 1))))
       e |= kWritable;
   }
@@ -53,6 +61,10 @@ uint32_t Connection::events() const {
 // Tells the observer of every bit that rose, and of `again` in any case.
 void Connection::NotifyState(uint32_t again) {
   const uint32_t e = events();
+  if (memory_refused_ && (e & kWritable) != 0) {
+    memory_refused_ = false;
+    again |= kWritable;
+  }
   const uint32_t rose = (e & ~last_events_) | (again & e);
   last_events_ = e;
   if (rose != 0) Notify(rose);
@@ -344,7 +356,10 @@ size_t Connection::send_space() const {
   if (queued >= sndbuf_) return 0;
   const int64_t lowat = notsent_lowat_ >= 0 ? notsent_lowat_ : sysctls().tcp_notsent_lowat;
   if (lowat >= 0 && lowat <= 0x7fffffff && Unsent() >= static_cast<uint64_t>(std::max<int64_t>(lowat, 1))) return 0;
-  return sndbuf_ - queued;
+  const size_t room = memory().Room(queued);
+  // Only a queue that holds something is refused: the acknowledgments of that are when to look again.
+  memory_refused_ |= room == 0;
+  return std::min(sndbuf_ - queued, room);
 }
 
 Errno Connection::Send(Slice data, bool more) {

@@ -50,6 +50,10 @@ void Engine::InputListen(Connection* listener, const Segment& seg, Packet packet
     Count(Counter::kDropTcpMalformed);
     return;
   }
+  if (ctx.stream_memory.exhausted()) {
+    Count(Counter::kDropTcpMemory);
+    return;
+  }
   ListenState& l = listener->listen_state();
   bool want_cookie = false;
   if (sysctls().tcp_syncookies == 2 || l.request_count >= static_cast<size_t>(std::max(l.backlog, 1))) {
@@ -154,13 +158,17 @@ bool Engine::InputCookieAck(Connection* listener, const Segment& seg, Packet& pa
 
 // --- SYN-RECEIVED
 
-Request* Engine::NewRequest() { return request_pool_.New(*this); }
+Request* Engine::NewRequest() {
+  ctx.stream_memory.Add(sizeof(Request));
+  return request_pool_.New(*this);
+}
 
 void Engine::FreeRequest(Request* r) {
   flows.Remove(r);
   *r->prev = r->next;
   if (r->next != nullptr) r->next->prev = r->prev;
   --r->listener->listen_state().request_count;
+  ctx.stream_memory.Remove(sizeof(Request));
   request_pool_.Delete(r);
 }
 
@@ -277,10 +285,13 @@ void Engine::InputRequest(Request* r, const Segment& seg, Packet packet, const I
 
 // --- TIME-WAIT
 
-TimeWait* Engine::NewTimeWait() { return time_wait_pool_.New(*this); }
+TimeWait* Engine::NewTimeWait() {
+  ctx.stream_memory.Add(sizeof(TimeWait));
+  return time_wait_pool_.New(*this);
+}
 
 void Engine::AddTimeWait(const Connection& c, State substate, Duration length) {
-  if (time_waits_ >= static_cast<size_t>(std::max(sysctls().tcp_max_tw_buckets, 0))) {
+  if (time_waits_ >= static_cast<size_t>(std::max(sysctls().tcp_max_tw_buckets, 0)) || ctx.stream_memory.exhausted()) {
     Count(Counter::kTcpTimeWaitOverflow);
     return;
   }
@@ -313,6 +324,7 @@ void Engine::DropTimeWait(TimeWait* tw) {
   flows.Remove(tw);
   binds.Remove(tw);
   --time_waits_;
+  ctx.stream_memory.Remove(sizeof(TimeWait));
   time_wait_pool_.Delete(tw);
 }
 

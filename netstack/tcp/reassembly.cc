@@ -16,6 +16,7 @@ bool Reassembly::InsertPiece(size_t index, SeqNum seq, Slice slice, BlockPool& p
   Piece p{seq, std::move(slice), 0};
   p.charge = ByteQueue::ChargeOf(p.slice) + static_cast<uint32_t>(sizeof(Piece));
   memory_ += p.charge;
+  if (account_ != nullptr) account_->Add(p.charge);
   bytes_ += p.slice.length;
   pieces_.insert(pieces_.begin() + static_cast<ptrdiff_t>(index), std::move(p));
   return true;
@@ -46,6 +47,7 @@ SeqNum Reassembly::Drain(SeqNum next, ByteQueue* queue, BlockPool& pool) {
   while (!empty() && pieces_[head_].start <= next) {
     Piece& p = pieces_[head_];
     memory_ -= p.charge;
+    Discharge(p.charge);
     bytes_ -= p.slice.length;
     if (next < p.end()) {
       const uint32_t skip = next - p.start;
@@ -73,6 +75,7 @@ size_t Reassembly::Prune(size_t limit) {
   while (!empty() && memory_ > limit) {
     Piece& p = pieces_.back();
     memory_ -= p.charge;
+    Discharge(p.charge);
     bytes_ -= p.slice.length;
     gone += p.slice.length;
     pieces_.pop_back();
@@ -83,6 +86,7 @@ size_t Reassembly::Prune(size_t limit) {
 void Reassembly::Clear() {
   pieces_.clear();
   pieces_.shrink_to_fit();
+  Discharge(memory_);
   head_ = memory_ = bytes_ = 0;
 }
 

@@ -15,6 +15,12 @@ namespace sluice::tcp {
 // Ordered, without overlap: the bytes that came first are kept, which bounds memory to one copy of the window.
 class Reassembly {
  public:
+  // `account`, where there is one, hears of what is pinned.
+  explicit Reassembly(QueueMemory* account = nullptr) : account_(account) {}
+  Reassembly(const Reassembly&) = delete;
+  Reassembly& operator=(const Reassembly&) = delete;
+  ~Reassembly() { Discharge(memory_); }
+
   bool empty() const { return head_ == pieces_.size(); }
   size_t memory() const { return memory_; }
   size_t bytes() const { return bytes_; }
@@ -36,12 +42,16 @@ class Reassembly {
     uint32_t charge = 0;
     SeqNum end() const { return start + slice.length; }
   };
+  void Discharge(size_t bytes) {
+    if (account_ != nullptr) account_->Remove(bytes);
+  }
   bool InsertPiece(size_t index, SeqNum seq, Slice slice, BlockPool& pool);
 
   std::vector<Piece> pieces_;
   size_t head_ = 0;
   size_t memory_ = 0;
   size_t bytes_ = 0;
+  QueueMemory* account_;
 };
 
 // What to report: the latest change first (RFC 2018 4).

@@ -50,8 +50,8 @@ struct Later {
 };
 }  // namespace
 
-SimHost::SimHost(SimNetwork& net, std::string name, NetConfig config, uint64_t seed)
-    : name_(std::move(name)), config_(std::move(config)), secure_(seed) {
+SimHost::SimHost(SimNetwork& net, std::string name, NetConfig config, uint64_t seed, size_t pool_bytes)
+    : name_(std::move(name)), config_(std::move(config)), pool_(pool_bytes), secure_(seed) {
   stack_ = std::make_unique<Stack>(net.now(), secure_, pool_);
   ApplyConfig();
 }
@@ -70,8 +70,8 @@ SimNetwork::~SimNetwork() {
   hosts_.clear();
 }
 
-SimHost& SimNetwork::AddHost(std::string name, NetConfig config) {
-  hosts_.push_back(std::make_unique<SimHost>(*this, std::move(name), std::move(config), rng_.Next()));
+SimHost& SimNetwork::AddHost(std::string name, NetConfig config, size_t pool_bytes) {
+  hosts_.push_back(std::make_unique<SimHost>(*this, std::move(name), std::move(config), rng_.Next(), pool_bytes));
   return *hosts_.back();
 }
 

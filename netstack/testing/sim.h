@@ -60,7 +60,7 @@ class SimNetwork;
 
 class SimHost {
  public:
-  SimHost(SimNetwork& net, std::string name, NetConfig config, uint64_t seed);
+  SimHost(SimNetwork& net, std::string name, NetConfig config, uint64_t seed, size_t pool_bytes);
   Stack& stack() { return *stack_; }
   HeapBlockPool& pool() { return pool_; }
   const std::string& name() const { return name_; }
@@ -76,7 +76,7 @@ class SimHost {
   friend class SimNetwork;
   std::string name_;
   NetConfig config_;
-  HeapBlockPool pool_{64 << 20};
+  HeapBlockPool pool_;
   TestSecureRng secure_;
   std::unique_ptr<Stack> stack_;
 };
@@ -89,7 +89,7 @@ class SimNetwork {
   explicit SimNetwork(uint64_t seed);
   ~SimNetwork();
 
-  SimHost& AddHost(std::string name, NetConfig config);
+  SimHost& AddHost(std::string name, NetConfig config, size_t pool_bytes = size_t{64} << 20);
   // Joins devices (kSimIfIndex each) with the same profile both ways, or with one per direction.
   void Join(SimHost& a, SimHost& b, const LinkProfile& both) { Join(a, kSimIfIndex, b, kSimIfIndex, both, both); }
   void Join(SimHost& a, IfIndex a_ifindex, SimHost& b, IfIndex b_ifindex, const LinkProfile& a_to_b, const LinkProfile& b_to_a);

@@ -249,6 +249,26 @@ TEST(Udp, ReceiveBufferIsBoundedAndSmallDatagramsDoNotHoldBigBlocks) {
   EXPECT_EQ(h.counter(Counter::kDropUdpReceiveBuffer), static_cast<uint64_t>(400 - received));
 }
 
+TEST(Udp, UnreadSocketsTogetherAreBoundedAndEachStillGetsADatagram) {
+  FrameHost h;
+  std::vector<Udp> sockets;
+  for (uint16_t port = 1000; port < 1100; ++port) {
+    sockets.push_back(NewUdp(h.stack()));
+    ASSERT_EQ(sockets.back()->Bind(At("0.0.0.0", port)), Errno::kOk);
+  }
+  for (int i = 0; i < 200; ++i)
+    for (uint16_t port = 1000; port < 1099; ++port) h.In(UdpIn(h, 1, port, std::string(1000, 'x')));
+  const QueueMemory& memory = h.stack().datagram_memory();
+  EXPECT_TRUE(memory.pressure());
+  EXPECT_LE(memory.held(), memory.limits().high + 99 * memory.limits().minimum);
+  EXPECT_GT(h.counter(Counter::kDropUdpMemory), 0u);
+  EXPECT_EQ(h.counter(Counter::kDropUdpReceiveBuffer), 0u);
+  h.In(UdpIn(h, 1, 1099, "late"));
+  EXPECT_EQ(ReceiveText(sockets.back().get()), "late");
+  sockets.clear();
+  EXPECT_EQ(memory.held(), 0u);
+}
+
 TEST(Udp, NoListenerGetsPortUnreachableButNotForBroadcast) {
   FrameHost h;
   h.In(UdpIn(h, 1, 53, "x"));

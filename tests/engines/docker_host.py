@@ -23,6 +23,8 @@ FIRST_REMAPPED_ID = 0x60000000
 INNER = """
 set -eu
 mount --make-rprivate /
+# Namespaces that others have here, which come and go.
+awk '$1 == "nsfs" {print $2}' /proc/self/mounts | xargs -r umount -l 2>/dev/null || :
 mount -t tmpfs tmpfs /run
 mkdir -p /run/cg /run/netns
 cp -a /etc /run/etc
@@ -215,6 +217,9 @@ class DockerHost(Host):
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(argv)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done
+
+    def popen(self, *argv):
+        return subprocess.Popen(["nsenter", "-t", str(self.inner), "-n", "-m", "-p", *argv], text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
     def serve_names(self, address):
         """A server of names (name_server.py) at an address of the host's own. Returns how to read what it was asked."""

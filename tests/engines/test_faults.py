@@ -8,7 +8,7 @@ import time
 import unittest
 
 from docker_host import SLUICE, wait_for
-from machine import ADDRESS, ID, NETNS, MachineTest
+from machine import ADDRESS, DEVICE, ID, NETNS, MachineTest
 
 
 class ConfigTest(MachineTest):
@@ -257,6 +257,41 @@ class PartTest(MachineTest):
                 self.assertNotEqual(failed.returncode, 0)
                 self.recover()
 
+    def test_silence_without_tcx_is_lifted_when_nobody_is_left_to(self):
+        for started in (False, True):
+            with self.subTest(started=started):
+                self.sluice("--tcx=false", "create", "--bundle", self.bundle, ID)
+                if started:
+                    self.sluice("start", ID)
+                self.assertIn("clsact", self.machine.run("tc", "-n", NETNS, "qdisc", "show", "dev", DEVICE).stdout)
+                self.kill("guard", "broker")
+                self.recover()
+                self.assertNotIn("clsact", self.machine.run("tc", "-n", NETNS, "qdisc", "show", "dev", DEVICE).stdout)
+
+    def test_many_created_at_once_in_a_new_namespace(self):
+        # Each with its own bundle, as the containers of a pod: one makes the sandbox, the others join it.
+        ids = [f"many{i}" for i in range(8)]
+        bundles = {}
+        for name in ids:
+            bundles[name] = f"{self.machine.directory}/{name}"
+            os.makedirs(bundles[name])
+            config = json.loads(self.config)
+            config["root"]["path"] = f"{self.bundle}/rootfs"
+            config["linux"]["cgroupsPath"] += name
+            with open(f"{bundles[name]}/config.json", "w", encoding="utf-8") as f:
+                json.dump(config, f)
+        for _ in range(3):
+            self.forget_log()
+            making = [self.machine.popen(*self.argv("create", "--bundle", bundles[name], name)) for name in ids]
+            self.assertEqual([p.wait(60) for p in making], [0] * len(ids), self.errors())
+            self.assertEqual(len(self.machine.processes("guard")), 1)
+            for name in ids:
+                self.sluice("start", name)
+            self.machine.run("ping", "-c1", "-W5", ADDRESS)
+            leaving = [self.machine.popen(*self.argv("delete", "--force", name)) for name in ids]
+            self.assertEqual([p.wait(60) for p in leaving], [0] * len(ids), self.errors())
+            self.assert_clean()
+
     def test_engine_gone_between_create_and_start(self):
         self.create()
         self.recover()
@@ -296,12 +331,27 @@ class StateTest(MachineTest):
                 self.forget_log()
                 done = self.create(check=False)
                 if done.returncode != 0:
-                    self.assertIn("No space left on device", self.errors()[0])
-                    self.assertEqual(len(self.errors()), 1)
+                    (line,) = self.errors()
+                    self.assertIn("No space left on device", line)
                 self.sluice("delete", "--force", ID)
                 self.assert_nothing_left()
             finally:
                 self.machine.run("sh", "-ec", "while umount /run/sluice/bpf 2>/dev/null; do :; done; umount /run/sluice")
+        self.assert_clean()
+
+    def test_devices_that_cannot_be_silenced(self):
+        # The broker finds out while the guard goes on.
+        self.machine.run("sh", "-ec", "mkdir -p /run/sluice; rm -rf /run/sluice/bpf; touch /run/sluice/bpf")
+        try:
+            for _ in range(5):
+                self.forget_log()
+                self.assertEqual(self.create(check=False).returncode, 1)
+                (line,) = self.errors()
+                self.assertIn("cannot be silenced", line)
+                self.sluice("delete", "--force", ID)
+                wait_for(lambda: self.leftovers() in ([], ["/run/sluice/bpf"]), "nothing is left", 30)
+        finally:
+            self.machine.run("rm", "/run/sluice/bpf")
         self.assert_clean()
 
     def test_root_that_is_not_writable(self):
