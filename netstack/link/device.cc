@@ -55,6 +55,11 @@ bool Device::Flush() {
   context_.counters.Add(Counter::kLinkOutFrames, taken);
   context_.counters.Add(Counter::kLinkOutBytes, bytes);
   head_ += taken;
+  if (!features_.queues && waiting() > 0) {
+    context_.counters.Add(Counter::kDropLinkTxQueueFull, waiting());
+    counters_.tx_dropped += waiting();
+    head_ = queue_.size();
+  }
   stalled_ = waiting() > 0;
   if (!stalled_) {
     queue_.clear();
