@@ -34,6 +34,13 @@ void Device::Enqueue(Packet frame) {
   if (waiting() >= kBurst && !stalled_) (void)Flush();
 }
 
+Stack::LinkCounters Device::counters() const {
+  Stack::LinkCounters c = counters_;
+  c.tx_waiting = waiting();
+  for (size_t i = head_; i < queue_.size(); ++i) c.tx_waiting_bytes += queue_[i].size();
+  return c;
+}
+
 bool Device::Flush() {
   if (waiting() == 0) return true;
   if (!usable()) {
