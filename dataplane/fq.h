@@ -35,10 +35,10 @@ class Fq final : public Qdisc {
     uint64_t key = 0;
     uint32_t head = kNone, tail = kNone;  // nodes
     uint32_t length = 0;
-    uint32_t next = kNone;         // in its list of turns, or free
+    uint32_t next = kNone;  // in its list of turns, or free
     uint32_t next_in_bucket = kNone;
-    int64_t credit = 0;            // bytes
-    Instant departure;             // of its first frame, while it stands aside
+    int64_t credit = 0;  // bytes
+    Instant departure;   // of its first frame, while it stands aside
   };
   struct List {
     uint32_t head = kNone, tail = kNone;

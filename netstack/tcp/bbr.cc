@@ -20,7 +20,7 @@ constexpr uint8_t kExtraRounds = 5;
 constexpr uint64_t kEpochSegments = 1u << 20;
 constexpr uint32_t kLeastSegments = 4;
 constexpr uint32_t kInitialSegments = 10;
-constexpr uint64_t kSlowRate = 150'000;    // 1.2 Mbit/s: single segments below
+constexpr uint64_t kSlowRate = 150'000;  // 1.2 Mbit/s: single segments below
 constexpr uint64_t kMostBurst = 65536 - 1 - 320;
 constexpr int kBurstShift = 10;  // a burst lasts about a millisecond
 

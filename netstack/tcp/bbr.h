@@ -1,6 +1,6 @@
 // BBR, version 1 (draft-cardwell-iccrg-bbr-congestion-control-00, and Linux's tcp_bbr): a model of the path, made of the most
-// bandwidth that was delivered and the least round trip, sets pacing rate and window; losses say nothing. Without the detection of
-// policers.
+// bandwidth that was delivered and the least round trip, sets pacing rate and window; losses say nothing. Without the detection
+// of policers.
 #pragma once
 
 #include <array>

@@ -253,7 +253,7 @@ TEST_F(PacingTest, APacedRateBelowATimeoutsWorthIsKept) {
   StreamSocket* s = Open();
   Run(100);
   ASSERT_EQ(s->SetOption(SockOpt::kMaxPacingRate, 4000), Errno::kOk);  // two segments in 0.7 s
-  Run(60000);                                                         // what was queued before drains
+  Run(60000);                                                          // what was queued before drains
   const uint64_t before = received();
   Run(30000);
   EXPECT_LE(received() - before, 4000u * 30 + 70'000);
