@@ -41,6 +41,9 @@ struct Entry {
   {level, name, #level, #name, protocols, SockOpt::kCount, S::special __VA_OPT__(, ) __VA_ARGS__}
 
 // Numbers that older headers lack.
+#ifndef TCP_CC_INFO
+#define TCP_CC_INFO 26
+#endif
 #define SOL_IPV6 41
 #undef SOL_IP
 #define SOL_IP 0
@@ -188,6 +191,7 @@ constexpr Entry kTable[] = {
     SPECIAL(SOL_TCP, TCP_INFO, kStream, kTcpInfo, kReadOnly),
     OPT(SOL_TCP, TCP_QUICKACK, kStream, kTcpQuickAck),
     SPECIAL(SOL_TCP, TCP_CONGESTION, kStream, kTcpCongestion),
+    SPECIAL(SOL_TCP, TCP_CC_INFO, kStream, kTcpModelInfo, kReadOnly),
     OPT(SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, kStream, kTcpThinLinearTimeouts),
     OPT(SOL_TCP, TCP_USER_TIMEOUT, kStream, kTcpUserTimeout),
     OPT(SOL_TCP, TCP_FASTOPEN, kStream, kTcpFastOpen),

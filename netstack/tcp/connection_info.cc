@@ -16,6 +16,7 @@ uint32_t Age(Instant now, Instant then) { return then == Instant() ? 0 : static_
 TcpInfo Connection::info() const {
   TcpInfo i;
   i.state = static_cast<uint8_t>(state_);
+  i.congestion_control = cc_->name();
   if (state_ == State::kListen) {
     i.unacked = static_cast<uint32_t>(listen_->accept_count);
     i.sacked = static_cast<uint32_t>(listen_->backlog);
@@ -71,7 +72,6 @@ TcpInfo Connection::info() const {
   i.rwnd_limited = static_cast<uint64_t>((rwnd_limited_ + (rwnd_limited_now_ ? now() - rwnd_since_ : Duration())).us());
   i.sndbuf_limited = static_cast<uint64_t>((sndbuf_limited_ + (sndbuf_limited_now_ ? now() - sndbuf_since_ : Duration())).us());
   i.delivered = Segments(totals_.delivered, mss);
-  i.congestion_control = cc_->name();
   i.model = cc_->model_info();
   i.bytes_sent = totals_.bytes_sent;
   i.bytes_retrans = totals_.bytes_retransmitted;
