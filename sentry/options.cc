@@ -41,9 +41,6 @@ struct Entry {
   {level, name, #level, #name, protocols, SockOpt::kCount, S::special __VA_OPT__(, ) __VA_ARGS__}
 
 // Numbers that older headers lack.
-#ifndef TCP_CC_INFO
-#define TCP_CC_INFO 26
-#endif
 #define SOL_IPV6 41
 #undef SOL_IP
 #define SOL_IP 0
@@ -72,6 +69,7 @@ enum : int {
   TCP_USER_TIMEOUT = 18,
   TCP_FASTOPEN = 23,
   TCP_NOTSENT_LOWAT = 25,
+  TCP_CC_INFO = 26,
   TCP_SAVE_SYN = 27,
   UDP_CORK = 1,
   UDP_NO_CHECK6_TX = 101,
