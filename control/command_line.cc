@@ -313,6 +313,8 @@ Status ParseCommandLine(const std::vector<std::string>& args, CommandLine* out, 
     SLUICE_RETURN_IF_ERROR(ReadFlagsFile(*flags_file, &flags));
     SLUICE_RETURN_IF_ERROR(SetFlags(options, &flags));
     out->flags = flags;
+  } else {
+    SLUICE_RETURN_IF_ERROR(CheckFlagsTogether(out->flags));
   }
   return ParseCommand(rest, out);
 }

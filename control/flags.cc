@@ -64,6 +64,47 @@ std::optional<uint64_t> ParseSize(std::string_view v) {
   return number << shift;
 }
 
+bool SetQdisc(Flags& f, std::string_view v) {
+  constexpr std::pair<std::string_view, QdiscKind> kKinds[] = {
+      {"none", QdiscKind::kNone}, {"fifo", QdiscKind::kFifo}, {"fq", QdiscKind::kFq}, {"tbf", QdiscKind::kTbf}};
+  const auto kind = std::ranges::find(kKinds, v, &std::pair<std::string_view, QdiscKind>::first);
+  if (kind == std::end(kKinds)) return false;
+  f.qdisc.kind = kind->second;
+  return true;
+}
+
+bool ParseNumber(std::string_view v, uint64_t* out) {
+  const auto [end, error] = std::from_chars(v.data(), v.data() + v.size(), *out);
+  return error == std::errc() && end == v.data() + v.size();
+}
+
+// Bytes per second, or bits with a unit as tc has them.
+bool SetTbfRate(Flags& f, std::string_view v) {
+  constexpr uint64_t kLeast = 1000, kMost = 1'000'000'000'000;
+  constexpr std::pair<std::string_view, uint64_t> kUnits[] = {{"kbit", 1000}, {"mbit", 1'000'000}, {"gbit", 1'000'000'000}};
+  uint64_t bits = 0;
+  for (const auto& [unit, factor] : kUnits) {
+    if (!v.ends_with(unit)) continue;
+    bits = factor;
+    v.remove_suffix(unit.size());
+  }
+  uint64_t number = 0;
+  if (!ParseNumber(v, &number) || number > kMost) return false;
+  const uint64_t rate = bits == 0 ? number : number > kMost * 8 / bits ? 0 : number * bits / 8;
+  if (rate < kLeast) return false;
+  f.qdisc.rate = rate;
+  return true;
+}
+
+bool SetTbfBurst(Flags& f, std::string_view v) {
+  constexpr uint64_t kLeast = 2048, kMost = UINT32_MAX;
+  uint64_t bytes = 0;
+  if (!ParseNumber(v, &bytes)) bytes = ParseSize(v).value_or(0);
+  if (bytes < kLeast || bytes > kMost) return false;
+  f.qdisc.burst = static_cast<uint32_t>(bytes);
+  return true;
+}
+
 bool SetSentryMemory(Flags& f, std::string_view v) {
   constexpr uint64_t kLeast = uint64_t{64} << 20;
   if (v == "unlimited") {
@@ -140,10 +181,18 @@ constexpr FlagSpec kFlags[] = {
      [](Flags&, std::string_view v) { return v == "auto"; }},
     {"rx-checksum-offload", "enum", "auto", "auto", "true, false", "trust the device's check of received checksums",
      [](Flags&, std::string_view v) { return v == "auto"; }},
-    {"qdisc", "enum", "fifo", "fifo", "none, tbf", "queueing discipline of the device inside",
-     [](Flags&, std::string_view v) { return v == "fifo"; }},
-    {"qdisc-tbf-rate", "string", "", "", "*", "rate of --qdisc=tbf", nullptr},
-    {"qdisc-tbf-burst", "string", "", "", "*", "burst of --qdisc=tbf", nullptr},
+    {"qdisc", "enum", "fifo", "none, fifo, fq, tbf", "",
+     "queueing discipline of the devices inside, for what is sent: none drops what a device does not take at once, fifo queues "
+     "as "
+     "many frames as the device's txqueuelen, fq has flows take turns and paces them, tbf is a token bucket, which needs the two "
+     "flags below",
+     SetQdisc},
+    {"qdisc-tbf-rate", "rate", "", "bytes per second from 1000 on such as 12500000, or bits such as 100mbit (kbit, mbit, gbit)",
+     "", "rate of --qdisc=tbf, of each device", SetTbfRate},
+    {"qdisc-tbf-burst", "size", "", "bytes from 2048 to 4294967295 such as 65536, or with a unit such as 64k (k, m, g)", "",
+     "bucket of --qdisc=tbf: what may leave at once. Longer super-segments are cut, longer frames dropped (an MTU of 9000 needs "
+     "9014 and more)",
+     SetTbfBurst},
     {"net-raw", "bool", "false", kBool, "", "raw sockets inside, for callers with CAP_NET_RAW; ping sockets need neither",
      [](Flags& f, std::string_view v) { return SetBool(f.net_raw, v); }},
     {"netfilter", "enum", "refuse", "refuse, ignore", "",
@@ -217,6 +266,8 @@ constexpr AnnotationRule kAnnotations[] = {
     {"tx-checksum-offload", ""},
     {"rx-checksum-offload", ""},
     {"qdisc", ""},
+    {"qdisc-tbf-rate", ""},
+    {"qdisc-tbf-burst", ""},
     {"sysctl", ""},
 };
 
@@ -267,6 +318,16 @@ Status SetFlag(const FlagSpec& flag, std::string_view value, Flags* flags) {
   if (IsLaterValue(flag, value))
     return Status::Error(shown + ": not available in this build (allowed: " + Str(flag.allowed) + ")");
   if (!flag.set(*flags, value)) return Status::Error(shown + ": not a valid value (allowed: " + Str(flag.allowed) + ")");
+  return {};
+}
+
+Status CheckFlagsTogether(const Flags& flags) {
+  const QdiscOptions& q = flags.qdisc;
+  const bool tbf = q.kind == QdiscKind::kTbf;
+  if (tbf && q.rate == 0) return Status::Error("--qdisc=tbf: needs --qdisc-tbf-rate");
+  if (tbf && q.burst == 0) return Status::Error("--qdisc=tbf: needs --qdisc-tbf-burst");
+  if (!tbf && q.rate != 0) return Status::Error("--qdisc-tbf-rate: needs --qdisc=tbf");
+  if (!tbf && q.burst != 0) return Status::Error("--qdisc-tbf-burst: needs --qdisc=tbf");
   return {};
 }
 

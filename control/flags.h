@@ -8,6 +8,7 @@
 
 #include "base/time.h"
 #include "control/status.h"
+#include "dataplane/qdisc.h"
 #include "dataplane/worker.h"
 #include "netstack/config.h"
 #include "xdp/xsk.h"
@@ -26,6 +27,7 @@ struct Flags {
   PollMode poll = PollMode::kAdaptive;
   Duration poll_spin{0};  // zero: measured at start
   Tristate tx_checksum_offload = Tristate::kAuto, rx_checksum_offload = Tristate::kAuto;
+  QdiscOptions qdisc;
   bool net_raw = false;
   NetfilterPolicy netfilter = NetfilterPolicy::kRefuse;
   SysctlMap sysctls;
@@ -114,7 +116,7 @@ struct CommandLine {
 
 struct FlagSpec {
   std::string_view name;
-  std::string_view type;     // bool, enum, string, duration, size, key=value
+  std::string_view type;     // bool, enum, string, duration, size, rate, key=value
   std::string_view initial;  // default, as it would be typed
   std::string_view allowed;  // values of this build
   std::string_view later;    // values that exist by design and not in this build; "*": the whole flag
@@ -125,6 +127,8 @@ std::span<const FlagSpec> FlagTable();
 const FlagSpec* FindFlag(std::string_view name);  // null: there is none
 // An error names the flag, the value and what is allowed.
 Status SetFlag(const FlagSpec& flag, std::string_view value, Flags* flags);
+// Flags that need one another.
+Status CheckFlagsTogether(const Flags& flags);
 
 // Flags that a container's annotation dev.sluice.flag.NAME may set: to any value where --allow-flag-override is given; without it
 // only further right in `tighter`, the values from the loosest to the tightest. A flag that has no rule is the administrator's.

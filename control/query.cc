@@ -28,6 +28,12 @@ void PrintStats(const json& a) {
     for (const auto& [name, value] : port.items()) {
       if (value.is_number() && name != "ifindex") std::printf("  %-32s %s\n", Clean(name).c_str(), Plain(value).c_str());
     }
+    if (const json q = port.value("qdisc", json::object()); !q.empty()) {
+      std::printf("  qdisc %s\n", Plain(q.at("kind")).c_str());
+      for (const auto& [name, value] : q.items()) {
+        if (value.is_number()) std::printf("    %-30s %s\n", Clean(name).c_str(), Plain(value).c_str());
+      }
+    }
     for (const json& fact : port.at("facts")) std::printf("  %s\n", Plain(fact).c_str());
   }
   for (const char* part : {"worker", "calls", "memory"}) {

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "dataplane/qdisc.h"
 #include "netstack/link/link.h"
 
 namespace sluice {
@@ -36,6 +38,10 @@ class Port : public Link {
   // Frames that Transmit took are still here (cut into segments that the device had no room for): call Transmit with an empty
   // burst when it takes more.
   virtual bool tx_pending() const { return false; }
+  // A queueing discipline holds frames until then: call Transmit with an empty burst. Instant::Max(): none.
+  virtual Instant transmit_at() const { return Instant::Max(); }
+  // Of the discipline before the device; nullopt: frames wait in the stack's queue, or not at all (LinkFeatures::queues).
+  virtual std::optional<QdiscStats> qdisc() const { return std::nullopt; }
   // Receive costs no system call, so it is polled every turn; otherwise only when a descriptor of wait_fds() is readable.
   virtual bool polled() const { return false; }
   // True where the device vanished or the port was detached by someone else; frames neither come nor go any more.

@@ -370,7 +370,7 @@ bool Worker::Impl::FlushAll() {
   transmit_retry_ = false;
   const bool all = stack_.Flush();
   for (const auto& port : worker_.ports_) {
-    if (port->tx_pending()) port->Transmit({});
+    if (port->tx_pending() || port->transmit_at() <= turn_began_) port->Transmit({});
     if (port->tx_pending() || (!all && port->tx_wait_fd() >= 0)) WaitForRoom(*port);
   }
   if (!all) {
@@ -463,7 +463,9 @@ Duration Worker::Impl::SleepTime() {
   for (const TurnTask* task : tasks_) {
     if (task->HasWork()) return Duration(0);
   }
-  if (const auto deadline = stack_.NextDeadline()) limit = std::min(limit, std::max(Duration(0), *deadline - ReadClock()));
+  Instant deadline = stack_.NextDeadline().value_or(Instant::Max());
+  for (const auto& port : worker_.ports_) deadline = std::min(deadline, port->transmit_at());
+  if (deadline != Instant::Max()) limit = std::min(limit, std::max(Duration(0), deadline - ReadClock()));
   return limit;
 }
 

@@ -4,11 +4,12 @@
 
 #include "base/check.h"
 #include "dataplane/gro_port.h"
+#include "dataplane/qdisc_port.h"
 #include "dataplane/steered_port.h"
 
 namespace sluice {
 
-WorkerGroup::WorkerGroup(const WorkerGroupOptions& options) : gro_(options.gro) {
+WorkerGroup::WorkerGroup(const WorkerGroupOptions& options) : gro_(options.gro), qdisc_(options.qdisc.Share(options.workers)) {
   SLUICE_CHECK(options.workers >= 1 && options.workers <= ShardPeers::kMax);
   SystemRng rng;
   key_ = wire::NewSteeringKey(rng);
@@ -28,7 +29,7 @@ void WorkerGroup::AddQueues(std::vector<std::unique_ptr<Port>> queues) {
     std::unique_ptr<Port> port = std::move(queues[i]);
     if (shards_[i]->mail != nullptr) port = std::make_unique<SteeredPort>(std::move(port), *shards_[i]->mail);
     if (gro_) port = std::make_unique<GroPort>(std::move(port));
-    shards_[i]->worker.AddPort(std::move(port));
+    shards_[i]->worker.AddPort(WithQdisc(std::move(port), qdisc_, shards_[i]->pool));
   }
 }
 

@@ -23,6 +23,7 @@ struct WorkerGroupOptions {
   WorkerOptions worker;                   // of each; on_port_dead is called in the thread of the port's worker
   size_t pool_bytes = size_t{256} << 20;  // of each
   bool gro = true;
+  QdiscOptions qdisc;  // of each device; each worker has its share of the rate and the burst of a tbf
 };
 
 class WorkerGroup {
@@ -63,6 +64,7 @@ class WorkerGroup {
   };
 
   const bool gro_;
+  const QdiscOptions qdisc_;
   wire::SteeringKey key_;
   std::unique_ptr<ShardHub> hub_;
   std::vector<std::unique_ptr<Shard>> shards_;

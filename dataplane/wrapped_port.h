@@ -23,6 +23,8 @@ class WrappedPort : public Port {
   bool ArmWakeup() override { return inner_->ArmWakeup(); }
   int tx_wait_fd() const override { return inner_->tx_wait_fd(); }
   bool tx_pending() const override { return inner_->tx_pending(); }
+  Instant transmit_at() const override { return inner_->transmit_at(); }
+  std::optional<QdiscStats> qdisc() const override { return inner_->qdisc(); }
   bool polled() const override { return inner_->polled(); }
   bool dead() const override { return inner_->dead(); }
   PortStats stats() const override { return inner_->stats(); }

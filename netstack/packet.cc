@@ -118,6 +118,7 @@ void Packet::TakeFrom(Packet& o) noexcept {
   offload = o.offload;
   ifindex = o.ifindex;
   received = o.received;
+  departure = o.departure;
   link_type = o.link_type;
   vlan_tci = o.vlan_tci;
   has_vlan = o.has_vlan;
@@ -226,6 +227,7 @@ Packet Packet::Clone(BlockPool& pool) const {
   p.offload = offload;
   p.ifindex = ifindex;
   p.received = received;
+  p.departure = departure;
   p.link_type = link_type;
   p.vlan_tci = vlan_tci;
   p.has_vlan = has_vlan;

@@ -145,6 +145,7 @@ class Packet {
   Offload offload;
   IfIndex ifindex = 0;    // receive: ingress device; transmit: egress device
   Instant received;       // receive: when the burst was taken
+  Instant departure;      // transmit: not before then, where the link paces (LinkFeatures); zero: at once
   uint8_t link_type = 0;  // receive: 0 to us, 1 broadcast, 2 multicast, 3 other host, 4 outgoing (PACKET_HOST ...)
   uint16_t vlan_tci = 0;  // 802.1Q tag that the device took off; valid where has_vlan
   bool has_vlan = false;

@@ -123,6 +123,7 @@ class Stack {
   const QueueMemory& datagram_memory() const;
   struct LinkCounters {
     uint64_t rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped;
+    uint64_t tx_waiting, tx_waiting_bytes;  // in the device's queue now
   };
   LinkCounters link_counters(IfIndex ifindex) const;
 

@@ -149,6 +149,10 @@ void Tcp(Table& t) {
   t.Int("net.ipv4.tcp_early_retrans", &S::tcp_early_retrans, 0, 4);
   t.Int("net.ipv4.tcp_frto", &S::tcp_frto, 0, 2);
   t.Micros("net.ipv4.tcp_rto_min_us", &S::tcp_min_rto_ms);
+  t.Int("net.ipv4.tcp_min_tso_segs", &S::tcp_min_tso_segs, 1, 65535);
+  t.Int("net.ipv4.tcp_tso_rtt_log", &S::tcp_tso_rtt_log, 0, 31);
+  t.Int("net.ipv4.tcp_pacing_ss_ratio", &S::tcp_pacing_ss_ratio, 0, 1000);
+  t.Int("net.ipv4.tcp_pacing_ca_ratio", &S::tcp_pacing_ca_ratio, 0, 1000);
   t.Text("net.ipv4.tcp_congestion_control", &S::tcp_congestion_control);
 }
 

@@ -1,6 +1,7 @@
 #include "sentry/special_options.h"
 
 #include <errno.h>
+#include <linux/inet_diag.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <string.h>
@@ -238,6 +239,19 @@ Errno GetTcpInfo(InetStandIn& s, uint32_t capacity, OptionValue* out) {
   return Put(t, capacity, out);
 }
 
+// Nothing, of length 0, where the congestion control is no model.
+Errno GetTcpModelInfo(InetStandIn& s, uint32_t capacity, OptionValue* out) {
+  const std::optional<TcpModelInfo> m = s.stream()->info().model;
+  if (!m) return Errno::kOk;
+  tcp_bbr_info b{};
+  b.bbr_bw_lo = static_cast<uint32_t>(m->bandwidth);
+  b.bbr_bw_hi = static_cast<uint32_t>(m->bandwidth >> 32);
+  b.bbr_min_rtt = m->min_rtt_us;
+  b.bbr_pacing_gain = m->pacing_gain;
+  b.bbr_cwnd_gain = m->cwnd_gain;
+  return Put(b, capacity, out);
+}
+
 Errno GetLinger(InetStandIn& s, uint32_t capacity, OptionValue* out) {
   linger l{};
   if (s.stream() != nullptr) {
@@ -337,6 +351,8 @@ Errno GetSpecialOption(InetStandIn& s, Special special, uint32_t capacity, int p
       return Errno::kOk;  // none: length 0
     case S::kTcpInfo:
       return GetTcpInfo(s, capacity, out);
+    case S::kTcpModelInfo:
+      return GetTcpModelInfo(s, capacity, out);
     case S::kTcpCongestion: {
       char name[16] = {};
       std::string current = s.stream()->congestion_control();

@@ -47,6 +47,7 @@ enum class Special : uint8_t {
   kLeaveSource,
   kTcpInfo,
   kTcpCongestion,
+  kTcpModelInfo,
   kIcmpFilter,
 };
 

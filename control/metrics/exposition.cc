@@ -67,6 +67,9 @@ constexpr Spec kPorts[] = {
     {"", "tx_bytes", "sluice_port_transmit_bytes_total", "bytes sent by the port"},
     {"", "tx_dropped", "sluice_port_transmit_dropped_total", "frames that the device refused for good"},
     {"", "tx_syscalls", "sluice_port_transmit_syscalls_total", "system calls that sent"},
+    {"qdisc", "dropped", "sluice_qdisc_dropped_total", "frames that the device's queueing discipline dropped"},
+    {"qdisc", "overlimits", "sluice_qdisc_overlimits_total", "times that the next frame had to wait for its time"},
+    {"qdisc", "backlog_bytes", "sluice_qdisc_backlog_bytes", "bytes that wait in the queueing discipline", MetricType::Gauge},
     {"", "software_gso_frames", "sluice_port_software_gso_frames_total", "super-segments cut by the port"},
 };
 
@@ -133,7 +136,7 @@ void AddPorts(const std::vector<SandboxStats>& sandboxes, std::vector<MetricFami
         devices.push_back(device);
         labels.push_back({"device", device});
         labels.push_back({"kind", Name(ports[i], "kind")});
-        AddField(&family, spec, ports[i], std::move(labels));
+        AddField(&family, spec, *spec.part == 0 ? ports[i] : ports[i].value(spec.part, json()), std::move(labels));
       }
     }
     out->push_back(std::move(family));

@@ -52,13 +52,13 @@ Status Apply(const std::string& key, const json& value, Flags* flags) {
 
 Status ApplyAnnotations(const json& config, Flags* flags) {
   const auto annotations = config.find("annotations");
-  if (annotations == config.end() || !annotations->is_object()) return {};  // runc judges it
+  if (annotations == config.end() || !annotations->is_object()) return CheckFlagsTogether(*flags);  // runc judges the rest
   for (const auto& [key, value] : annotations->items()) {
     if (key.compare(0, kOurs.size(), kOurs) != 0) continue;
     const Status status = Apply(key, value, flags);
     if (!status.ok()) return Status::Error("annotation " + key + ": " + status.line());
   }
-  return {};
+  return CheckFlagsTogether(*flags);
 }
 
 }  // namespace sluice::oci

@@ -12,13 +12,26 @@ namespace {
 
 using nlohmann::json;
 
-json CountersJson(const Counters& counters, bool drops_only) {
+json CountersJson(Worker& worker, bool drops_only) {
+  const Counters& counters = worker.stack().counters();
   json out = json::object();
   for (size_t i = 0; i < kCounterInfo.size(); ++i) {
     const bool drop = kCounterInfo[i].name.substr(0, 4) == "Drop";
     if (drops_only && !drop) continue;
     out[std::string(kCounterInfo[i].name)] = counters.Get(static_cast<Counter>(i));
   }
+  QdiscStats q;  // of all devices
+  for (const auto& port : worker.ports()) {
+    const QdiscStats one = port->qdisc().value_or(QdiscStats());
+    q.dropped_limit += one.dropped_limit;
+    q.dropped_flow_limit += one.dropped_flow_limit;
+    q.dropped_too_long += one.dropped_too_long;
+    q.dropped_memory += one.dropped_memory;
+  }
+  out["DropQdiscLimit"] = q.dropped_limit;
+  out["DropQdiscFlowLimit"] = q.dropped_flow_limit;
+  out["DropQdiscTooLong"] = q.dropped_too_long;
+  out["DropQdiscNoMemory"] = q.dropped_memory;
   return out;
 }
 
@@ -35,6 +48,26 @@ int64_t ProcessorTime() {
   getrusage(RUSAGE_SELF, &usage);
   const auto nanoseconds = [](const timeval& t) { return t.tv_sec * int64_t{1000000000} + t.tv_usec * int64_t{1000}; };
   return nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
+}
+
+// As `tc -s qdisc` has it. The stack's own queue of the device is fifo, or none where nothing waits.
+json QdiscJson(Worker& worker, const Port& port) {
+  const std::optional<QdiscStats> q = port.qdisc();
+  if (!q) {
+    const Stack::LinkCounters c = worker.stack().link_counters(port.ifindex());
+    return {{"kind", port.features().queues ? "fifo" : "none"},
+            {"sent_frames", c.tx_packets},
+            {"sent_bytes", c.tx_bytes},
+            {"dropped", c.tx_dropped},
+            {"overlimits", 0},
+            {"requeues", 0},
+            {"backlog_frames", c.tx_waiting},
+            {"backlog_bytes", c.tx_waiting_bytes}};
+  }
+  return {{"kind", std::string(q->kind)},        {"sent_frames", q->sent_frames},
+          {"sent_bytes", q->sent_bytes},         {"dropped", q->dropped()},
+          {"overlimits", q->overlimits},         {"requeues", q->requeues},
+          {"backlog_frames", q->backlog_frames}, {"backlog_bytes", q->backlog_bytes}};
 }
 
 json PortsJson(Worker& worker) {
@@ -54,6 +87,7 @@ json PortsJson(Worker& worker) {
              {"tx_dropped", s.tx_dropped},
              {"tx_syscalls", s.tx_syscalls},
              {"software_gso_frames", s.software_gso_frames},
+             {"qdisc", QdiscJson(worker, *port)},
              {"facts", port->describe()}};
     out.push_back(std::move(one));
   }
@@ -75,7 +109,7 @@ json ContainersJson(const CallServer& calls) {
 json StatsJson(const AdminContext& c) {
   const WorkerStats w = c.worker.stats();
   const CallServer::Stats s = c.calls.stats();
-  return {{"counters", CountersJson(c.worker.stack().counters(), false)},
+  return {{"counters", CountersJson(c.worker, false)},
           {"ports", PortsJson(c.worker)},
           {"worker",
            {{"turns", w.turns},
@@ -218,7 +252,7 @@ std::string AdminAnswer(std::string_view request, const AdminContext& context) {
   } else if (request == "neigh") {
     answer = NeighborsJson(context);
   } else if (request == "drops") {
-    answer = {{"counters", CountersJson(context.worker.stack().counters(), true)}};
+    answer = {{"counters", CountersJson(context.worker, true)}};
   } else {
     return AdminError("unknown request");
   }

@@ -5,6 +5,7 @@
 #include "control/broker/port_opener.h"
 #include "dataplane/gro_port.h"
 #include "dataplane/packet_port.h"
+#include "dataplane/qdisc_port.h"
 #include "dataplane/tap_port.h"
 #include "dataplane/xdp_port.h"
 
@@ -34,6 +35,7 @@ Status PortMaker::Make(std::string_view bytes, std::vector<UniqueFd> fds, std::u
   const bool coalesced = blob.kind == LinkKind::kTap ? blob.tap.vnet_header : !xdp && blob.packet.vnet_header;
   if (plan_.flags.gro && !coalesced) *out = std::make_unique<GroPort>(std::move(*out));
   if (capture_ != nullptr) *out = std::make_unique<PcapPort>(std::move(*out), capture_, blob.name);
+  *out = WithQdisc(std::move(*out), plan_.flags.qdisc, pool_);
   return {};
 }
 

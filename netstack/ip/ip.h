@@ -123,6 +123,7 @@ class IpLayer {
   virtual bool GsoPossible(const Route& route) const = 0;
   virtual uint32_t GsoMaxSize(const Route& route) const = 0;
   virtual bool TxChecksumOffload(const Route& route) const = 0;
+  virtual bool Paces(const Route& route) const = 0;  // obeys Packet::departure
 };
 
 }  // namespace sluice

@@ -191,6 +191,12 @@ uint32_t Network::GsoMaxSize(const Route& route) const {
   return d != nullptr ? std::min(d->features().gso_max_size, 65535u) : 0;
 }
 
+bool Network::Paces(const Route& route) const {
+  if (route.local) return false;
+  const Device* d = FindDevice(route.ifindex);
+  return d != nullptr && d->features().paces;
+}
+
 bool Network::TxChecksumOffload(const Route& route) const {
   if (route.local) return true;
   const Device* d = FindDevice(route.ifindex);

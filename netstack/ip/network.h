@@ -76,6 +76,7 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   bool PassOn(PortSpace space, const FlowEnds& flow, Packet& packet, const IpInfo& info) override;
   bool GsoPossible(const Route& route) const override;
   uint32_t GsoMaxSize(const Route& route) const override;
+  bool Paces(const Route& route) const override;
   bool TxChecksumOffload(const Route& route) const override;
 
   // A packet with an IP header made by a program (IP_HDRINCL); `packet` is at that header, which is complete but for what Linux

@@ -34,6 +34,13 @@ void Device::Enqueue(Packet frame) {
   if (waiting() >= kBurst && !stalled_) (void)Flush();
 }
 
+Stack::LinkCounters Device::counters() const {
+  Stack::LinkCounters c = counters_;
+  c.tx_waiting = waiting();
+  for (size_t i = head_; i < queue_.size(); ++i) c.tx_waiting_bytes += queue_[i].size();
+  return c;
+}
+
 bool Device::Flush() {
   if (waiting() == 0) return true;
   if (!usable()) {
@@ -55,6 +62,11 @@ bool Device::Flush() {
   context_.counters.Add(Counter::kLinkOutFrames, taken);
   context_.counters.Add(Counter::kLinkOutBytes, bytes);
   head_ += taken;
+  if (!features_.queues && waiting() > 0) {
+    context_.counters.Add(Counter::kDropLinkTxQueueFull, waiting());
+    counters_.tx_dropped += waiting();
+    head_ = queue_.size();
+  }
   stalled_ = waiting() > 0;
   if (!stalled_) {
     queue_.clear();

@@ -28,7 +28,7 @@ class Device {
     counters_.rx_bytes += frame.size();
   }
   void CountReceiveDrop() { ++counters_.rx_dropped; }
-  const Stack::LinkCounters& counters() const { return counters_; }
+  Stack::LinkCounters counters() const;
 
  private:
   static constexpr size_t kBurst = 64;

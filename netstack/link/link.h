@@ -13,6 +13,8 @@ struct LinkFeatures {
   bool gso = false;          // takes GSO frames whole (TCP over IPv4 and IPv6) - by device or by the port's software cut
   bool udp_gso = false;
   uint32_t gso_max_size = 65400;  // bytes of IP packet in one frame; below 64 KiB with slack
+  bool paces = false;             // frames leave at their Packet::departure
+  bool queues = true;             // what the link does not take at once waits in the device's queue; false: it is dropped
   bool rx_checksum = false;       // Offload::checksum of received frames is meaningful
 };
 

@@ -121,6 +121,12 @@ enum class SockOpt : uint8_t {
   kCount
 };
 
+// As struct tcp_bbr_info (linux/inet_diag.h).
+struct TcpModelInfo {
+  uint64_t bandwidth = 0;                                   // bytes per second
+  uint32_t min_rtt_us = 0, pacing_gain = 0, cwnd_gain = 0;  // gains: times 256
+};
+
 // As struct tcp_info (linux/tcp.h); times in microseconds as there.
 struct TcpInfo {
   uint8_t state = 0, ca_state = 0, retransmits = 0, probes = 0, backoff = 0, options = 0, snd_wscale = 0, rcv_wscale = 0;
@@ -136,6 +142,8 @@ struct TcpInfo {
   uint32_t delivered = 0, delivered_ce = 0;
   uint64_t bytes_sent = 0, bytes_retrans = 0;
   uint32_t dsack_dups = 0, reord_seen = 0, rcv_ooopack = 0, snd_wnd = 0, rcv_wnd = 0;
+  std::string_view congestion_control;  // a name that lives for ever
+  std::optional<TcpModelInfo> model;    // where the congestion control is one
 };
 
 class Socket {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <new>
 
+#include "netstack/tcp/bbr.h"
 #include "netstack/tcp/cubic.h"
 
 namespace sluice::tcp {
@@ -34,15 +35,16 @@ class Reno final : public CongestionControl {
   uint32_t credit_ = 0;
 };
 
-static_assert(sizeof(Reno) <= kCongestionStorage && sizeof(Cubic) <= kCongestionStorage);
+static_assert(std::max({sizeof(Reno), sizeof(Cubic), sizeof(Bbr)}) <= kCongestionStorage);
 
 }  // namespace
 
-bool KnownCongestionControl(std::string_view name) { return name == "cubic" || name == "reno"; }
+bool KnownCongestionControl(std::string_view name) { return name == "cubic" || name == "reno" || name == "bbr"; }
 
 CongestionControl* MakeCongestionControl(std::string_view name, void* storage) {
   if (name == "cubic") return new (storage) Cubic;
   if (name == "reno") return new (storage) Reno;
+  if (name == "bbr") return new (storage) Bbr;
   return nullptr;
 }
 

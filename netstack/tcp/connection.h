@@ -41,9 +41,6 @@ struct ReceiveSequence {
   uint8_t wscale = 0;
 };
 
-// As linux tcp_ca_state, for TCP_INFO.
-enum class CaState : uint8_t { kOpen = 0, kDisorder = 1, kCwr = 2, kRecovery = 3, kLoss = 4 };
-
 struct ListenState {
   int backlog = 0;
   Request* requests = nullptr;
@@ -89,6 +86,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   std::optional<int> linger() const override { return linger_; }
   Errno SetCongestionControl(std::string_view name) override;
   std::string congestion_control() const override;
+  void StartControl();
   TcpInfo info() const override;
   void Abort() override;
 
@@ -115,7 +113,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
 
  private:
   friend class Engine;
-  enum Slot { kRetransmit, kLossProbe, kDelayedAck, kKeepAlive, kSlotCount };
+  enum Slot { kRetransmit, kLossProbe, kDelayedAck, kKeepAlive, kPacing, kSlotCount };
   enum class RetransmitUse : uint8_t { kNone, kTimeout, kPersist };
 
   // --- 3.10.7, one function per step (connection_input.cc)
@@ -144,12 +142,15 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
     Duration rtt{-1};
     uint32_t prior_in_flight = 0;
     Delivery delivery;
+    uint64_t rate_delivered = 0;  // since the newest piece that was delivered had been sent, within
+    Duration rate_interval{-1};   // negative: no sample
   };
   void ProcessAck(const Segment& seg);
   void ProcessSackBlocks(const Segment& seg, AckResult* r);
   void UpdateSendWindow(const Segment& seg, AckResult* r);
   void SampleRtt(const Segment& seg, AckResult* r);
-  void SampleRate(const AckResult& r);
+  void SampleRate(AckResult* r);
+  void RunModel(const AckResult& r);
   void AdvanceRecovery(const Segment& seg, AckResult* r);
   void DetectLoss(AckResult* r, bool duplicate);
   void EnterRecovery();
@@ -177,9 +178,11 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_length, uint32_t mss);
   HeaderSpec MakeHeader(SeqNum seq, uint8_t flags);
   bool EnsureRoute();
+  void UseRoute(const Route& route);
   void UpdateMss();
   uint32_t CurrentMss() const;
   uint32_t MaxBurst() const;
+  uint32_t PacedSegments(uint32_t most, uint32_t mss) const;
   uint32_t OptionBytes() const;
   uint32_t Unsent() const { return static_cast<uint32_t>(sndq_.size()) - SentData(); }
   uint32_t SentData() const;  // bytes of sndq_ that were sent
@@ -188,6 +191,15 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool FinUnsent() const { return fin_queued_ && snd_.nxt == WriteEnd(); }
   bool NagleAllows(uint32_t length) const;
   void RestartAfterIdle();
+  void NoteAppLimited();
+  SendStamp StampNow();
+  // Pacing: the rate in bytes per second (kUnpaced: none), whether it is obeyed, and whether nothing may be sent yet (then the
+  // timer is armed).
+  uint64_t PacingRate() const;
+  void UpdatePaced();
+  bool PacingHolds();
+  void AdvanceDeparture(uint32_t length);
+  Instant Departure() const { return pacing_ahead_ > Duration() ? std::max(now(), next_departure_) : now(); }
   void OnDataSent(uint32_t length);
   void GrowSendBuffer();
 
@@ -300,6 +312,11 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   SeqNum last_ack_sent_;
   CongestionWindow cw_;
   CongestionControl* cc_ = nullptr;
+  bool model_ = false;  // cc_->is_model()
+  bool paced_ = false;
+  Duration pacing_ahead_{};  // how far before its departure a frame is handed to a device that paces; zero: it does not
+  uint64_t max_pacing_rate_ = kUnpaced;
+  Instant next_departure_;
   ByteQueue sndq_;  // from snd_.una (without SYN) on
   ByteQueue rcvq_;
   SentRanges sent_;
@@ -388,7 +405,10 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
     uint32_t dsack_dups = 0, reorderings = 0, ooo_packets = 0;
   } totals_;
   Instant delivered_at_;
-  uint64_t delivery_rate_ = 0;
+  Instant first_sent_at_;           // when the newest piece that was delivered had been sent
+  uint64_t app_limited_until_ = 0;  // of totals_.delivered: what is in flight till then; 0: not limited
+  uint64_t rate_delivered_ = 0;     // the delivery rate is this
+  Duration rate_interval_{};        // over this
   bool rate_app_limited_ = false;
   Instant busy_since_, rwnd_since_, sndbuf_since_;
   Duration busy_{}, rwnd_limited_{}, sndbuf_limited_{};

@@ -51,7 +51,7 @@ void Connection::ProcessAck(const Segment& seg) {
     totals_.delivered += r.delivery.bytes;
     delivered_at_ = now();
     SampleRtt(seg, &r);
-    SampleRate(r);
+    SampleRate(&r);
   }
   const bool duplicate = !new_ack && seg.payload_len == 0 && !seg.Has(kFin | kSyn) && !r.window_changed &&
                          sent_.out_bytes() > 0 && seg.ack == prior_una;
@@ -65,7 +65,9 @@ void Connection::ProcessAck(const Segment& seg) {
   AdvanceRecovery(seg, &r);
   DetectLoss(&r, duplicate);
   if (r.newly_lost > 0 && ca_state_ < CaState::kRecovery) EnterRecovery();
-  if (ca_state_ == CaState::kRecovery || ca_state_ == CaState::kCwr) {
+  if (model_) {
+    if (r.delivery.bytes > 0) RunModel(r);
+  } else if (ca_state_ == CaState::kRecovery || ca_state_ == CaState::kCwr) {
     ReduceWindow(r);
   } else if (r.delivery.bytes > 0) {
     AckEvent e;
@@ -162,14 +164,45 @@ void Connection::SampleRtt(const Segment& seg, AckResult* r) {
   rto_ = rtt_.Rto(MinRto());
 }
 
-void Connection::SampleRate(const AckResult& r) {
-  const Delivery& d = r.delivery;
-  if (!d.has_prior || d.prior_delivered_at == Instant() || totals_.delivered <= d.prior_delivered) return;
-  const Duration interval = now() - d.prior_delivered_at;
+// draft-cheng-iccrg-delivery-rate-estimation-00 3.3: over the longer of the times in which the newest piece's round trip was sent
+// and was acknowledged, as acknowledgments may come compressed.
+void Connection::SampleRate(AckResult* r) {
+  if (app_limited_until_ != 0 && totals_.delivered > app_limited_until_) app_limited_until_ = 0;
+  if (!r->delivery.has_newest) return;
+  const SendStamp& newest = r->delivery.newest;
+  first_sent_at_ = newest.sent_at;
+  const Duration interval = std::max(newest.sent_at - newest.first_sent_at, now() - newest.delivered_at);
   if (interval < rtt_.min_rtt() || interval <= Duration()) return;
-  const auto rate = static_cast<uint64_t>(static_cast<double>(totals_.delivered - d.prior_delivered) * 1e9 /
-                                          static_cast<double>(interval.ns()));
-  if (!rate_app_limited_ || rate > delivery_rate_) delivery_rate_ = rate;
+  r->rate_delivered = totals_.delivered - newest.delivered;
+  r->rate_interval = interval;
+  const bool faster = static_cast<double>(r->rate_delivered) * static_cast<double>(rate_interval_.ns()) >=
+                      static_cast<double>(rate_delivered_) * static_cast<double>(interval.ns());
+  if (newest.app_limited && !faster) return;
+  rate_delivered_ = r->rate_delivered;
+  rate_interval_ = interval;
+  rate_app_limited_ = newest.app_limited;
+}
+
+void Connection::RunModel(const AckResult& r) {
+  const SendStamp& newest = r.delivery.newest;
+  RateSample s;
+  s.total_delivered = totals_.delivered;
+  s.prior_delivered = newest.delivered;
+  s.delivered = r.rate_delivered;
+  s.interval = r.rate_interval;
+  s.acked = r.delivery.bytes;
+  s.lost = r.newly_lost;
+  s.prior_in_flight = r.prior_in_flight;
+  s.in_flight = InFlight();
+  s.rtt = r.rtt;
+  s.srtt = rtt_.srtt();
+  s.queued = Departure() - now();
+  s.app_limited = newest.app_limited;
+  s.ack_delayed = s.acked <= cw_.mss && s.prior_delivered + s.acked == s.total_delivered;
+  s.state = ca_state_;
+  s.now = now();
+  if (cc_->OnSample(cw_, s)) app_limited_until_ = std::max<uint64_t>(1, totals_.delivered + s.in_flight);
+  cw_.cwnd = std::min(cw_.cwnd, cw_.limit);
 }
 
 Duration Connection::ReorderWindow() const {
@@ -244,7 +277,7 @@ void Connection::EnterLoss() {
 }
 
 void Connection::LeaveRecovery() {
-  if (ca_state_ == CaState::kRecovery || ca_state_ == CaState::kCwr) {
+  if (!model_ && (ca_state_ == CaState::kRecovery || ca_state_ == CaState::kCwr)) {
     cw_.cwnd = std::max(std::min(cw_.cwnd, cw_.ssthresh), std::min(cw_.ssthresh, InFlight() + cw_.mss));
     if (ca_state_ == CaState::kRecovery) cw_.cwnd = std::max(cw_.cwnd, cw_.ssthresh);
   }
@@ -269,7 +302,7 @@ bool Connection::MayUndo(const Segment& seg) const {
 void Connection::Undo() {
   engine_.Count(Counter::kTcpUndos);
   sent_.ClearLost();
-  cw_.cwnd = std::max(cw_.cwnd, prior_cwnd_);
+  if (!model_) cw_.cwnd = std::max(cw_.cwnd, prior_cwnd_);
   cw_.ssthresh = std::max(cw_.ssthresh, prior_ssthresh_);
   cc_->OnUndo();
   retransmits_ = 0;
@@ -345,7 +378,7 @@ void Connection::CompleteProbe(const Segment& seg, const AckResult& r) {
         static_cast<int32_t>(seg.ts_ecr - retransmit_stamp_) < 0)) {
     // The probe repaired a loss: one reduction, as if it had been seen by ACKs.
     cw_.ssthresh = cc_->Ssthresh(cw_, now());
-    cw_.cwnd = std::max(cw_.ssthresh, cw_.mss);
+    if (!model_) cw_.cwnd = std::max(cw_.ssthresh, cw_.mss);
   }
   tlp_outstanding_ = false;
   if (ca_state_ == CaState::kOpen) retransmit_stamp_ = 0;

@@ -191,6 +191,10 @@ void Connection::ResetToFresh() {
   dup_acks_ = 0;
   peer_mss_ = 0;
   totals_ = Totals{};
+  next_departure_ = first_sent_at_ = delivered_at_ = Instant();
+  app_limited_until_ = rate_delivered_ = 0;
+  rate_interval_ = Duration();
+  rate_app_limited_ = false;
   last_data_sent_ = last_data_received_ = last_ack_received_ = Instant();
   rcv_rtt_ = Duration();
   rcv_rtt_time_ = Instant();

@@ -16,6 +16,7 @@ uint32_t Age(Instant now, Instant then) { return then == Instant() ? 0 : static_
 TcpInfo Connection::info() const {
   TcpInfo i;
   i.state = static_cast<uint8_t>(state_);
+  i.congestion_control = cc_->name();
   if (state_ == State::kListen) {
     i.unacked = static_cast<uint32_t>(listen_->accept_count);
     i.sacked = static_cast<uint32_t>(listen_->backlog);
@@ -53,7 +54,8 @@ TcpInfo Connection::info() const {
   i.rcv_rtt = static_cast<uint32_t>(rcv_rtt_.us());
   i.rcv_space = drs_space_;
   i.total_retrans = totals_.retransmitted;
-  i.pacing_rate = i.max_pacing_rate = ~uint64_t{0};  // not paced
+  i.pacing_rate = PacingRate();
+  i.max_pacing_rate = max_pacing_rate_;
   i.bytes_acked = totals_.bytes_acked;
   i.bytes_received = totals_.bytes_received;
   i.segs_out = totals_.segs_out;
@@ -62,11 +64,15 @@ TcpInfo Connection::info() const {
   i.min_rtt = rtt_.has_min() ? static_cast<uint32_t>(rtt_.min_rtt().us()) : ~0u;
   i.data_segs_in = totals_.data_segs_in;
   i.data_segs_out = totals_.data_segs_out;
-  i.delivery_rate = delivery_rate_;
+  if (rate_interval_ > Duration()) {
+    i.delivery_rate =
+        static_cast<uint64_t>(static_cast<double>(rate_delivered_) * 1e9 / static_cast<double>(rate_interval_.ns()));
+  }
   i.busy_time = static_cast<uint64_t>((busy_ + (busy_now_ ? now() - busy_since_ : Duration())).us());
   i.rwnd_limited = static_cast<uint64_t>((rwnd_limited_ + (rwnd_limited_now_ ? now() - rwnd_since_ : Duration())).us());
   i.sndbuf_limited = static_cast<uint64_t>((sndbuf_limited_ + (sndbuf_limited_now_ ? now() - sndbuf_since_ : Duration())).us());
   i.delivered = Segments(totals_.delivered, mss);
+  i.model = cc_->model_info();
   i.bytes_sent = totals_.bytes_sent;
   i.bytes_retrans = totals_.bytes_retransmitted;
   i.dsack_dups = totals_.dsack_dups;

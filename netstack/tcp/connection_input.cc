@@ -182,6 +182,7 @@ void Connection::Established(const Segment&) {
   sent_.Clear();
   last_ack_received_ = last_data_received_ = now();
   last_data_sent_ = Instant();
+  StartControl();
   GrowSendBuffer();
   if (keep_alive_) Arm(kKeepAlive, now() + KeepIdle());
   output_due_ = true;

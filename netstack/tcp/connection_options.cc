@@ -86,6 +86,10 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
     case SockOpt::kPriority:
       priority_ = static_cast<int32_t>(v);
       return Errno::kOk;
+    case SockOpt::kMaxPacingRate:
+      max_pacing_rate_ = static_cast<uint64_t>(v);
+      UpdatePaced();
+      return Errno::kOk;
     case SockOpt::kOobInline:
       oob_inline_ = on;
       return Errno::kOk;
@@ -246,6 +250,8 @@ Errno Connection::GetOption(SockOpt option, int64_t* value) const {
       return give(mark_);
     case SockOpt::kPriority:
       return give(priority_);
+    case SockOpt::kMaxPacingRate:
+      return give(static_cast<int64_t>(max_pacing_rate_));
     case SockOpt::kOobInline:
       return give(oob_inline_);
     case SockOpt::kBindToIfIndex:

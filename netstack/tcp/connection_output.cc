@@ -11,6 +11,15 @@ constexpr uint32_t kMaxFrameBytes = 65535;  // IPv4 total length
 constexpr uint32_t kInlinePayload = 68;     // fits beside the largest header in the smallest block
 constexpr uint32_t kChecksumOffset = 16;
 
+// Pacing, as Linux: a paced super-segment lasts about a millisecond, longer where the round trip is short (tcp_tso_autosize); the
+// first ten segments leave at once.
+constexpr int kBurstShift = 10;
+constexpr uint32_t kUnpacedSegments = 10;
+// A timer fires up to a tick of the wheel late. So much is caught up with.
+constexpr Duration kTimerLag = Duration(1 << 17);
+// Enough that a device that paces does not run dry while our timer is late (as TCP small queues on Linux).
+constexpr Duration kAhead = Duration::Milliseconds(1);
+
 }  // namespace
 
 bool Connection::EnsureRoute() {
@@ -32,9 +41,15 @@ bool Connection::EnsureRoute() {
     return false;
   }
   const bool changed = r.mtu != route_.mtu;
-  route_ = r;
+  UseRoute(r);
   if (changed) UpdateMss();
   return true;
+}
+
+void Connection::UseRoute(const Route& route) {
+  route_ = route;
+  pacing_ahead_ = engine_.ctx.ip->Paces(route) ? kAhead : Duration();
+  UpdatePaced();
 }
 
 void Connection::UpdateMss() {
@@ -77,7 +92,66 @@ uint32_t Connection::MaxBurst() const {
   const uint32_t headers = 40 + kMaxHeaderSize;
   const uint32_t most = std::min(ip.GsoMaxSize(route_), kMaxFrameBytes);
   if (most <= headers + mss) return mss;
-  return (most - headers) / mss * mss;
+  const uint32_t whole = (most - headers) / mss;
+  return (paced_ ? std::min(whole, PacedSegments(most, mss)) : whole) * mss;
+}
+
+uint32_t Connection::PacedSegments(uint32_t most, uint32_t mss) const {
+  uint64_t bytes = PacingRate() >> kBurstShift;
+  const int64_t shift = rtt_.has_min() ? rtt_.min_rtt().us() >> sysctls().tcp_tso_rtt_log : 32;
+  if (shift < 32 && sysctls().tcp_tso_rtt_log != 0) bytes += most >> shift;
+  const uint32_t least = cc_->MinBurstSegments(cw_);
+  return static_cast<uint32_t>(std::max<uint64_t>(std::min<uint64_t>(bytes, most) / mss,
+                                                  least != 0 ? least : static_cast<uint32_t>(sysctls().tcp_min_tso_segs)));
+}
+
+// Without a model the rate leads the window (linux tcp_update_pacing_rate).
+uint64_t Connection::PacingRate() const {
+  uint64_t rate = cw_.pacing_rate;
+  if (!model_ && rtt_.valid()) {
+    const bool early = cw_.cwnd < cw_.ssthresh / 2;
+    const auto percent = static_cast<uint64_t>(early ? sysctls().tcp_pacing_ss_ratio : sysctls().tcp_pacing_ca_ratio);
+    const auto srtt_us = static_cast<uint64_t>(std::max<int64_t>(rtt_.srtt().us(), 1));
+    rate = uint64_t{std::max(cw_.cwnd, sent_.out_bytes())} * percent * 10'000 / srtt_us;
+  }
+  rate = std::min(rate, max_pacing_rate_);
+  return rate != 0 ? rate : kUnpaced;
+}
+
+void Connection::UpdatePaced() { paced_ = model_ || max_pacing_rate_ != kUnpaced || pacing_ahead_ > Duration(); }
+
+bool Connection::PacingHolds() {
+  if (!paced_) return false;
+  const Instant at = next_departure_ - pacing_ahead_;
+  if (at <= now()) return false;
+  Arm(kPacing, at);
+  return true;
+}
+
+void Connection::AdvanceDeparture(uint32_t length) {
+  const uint64_t rate = PacingRate();
+  if (rate == kUnpaced || totals_.data_segs_out < kUnpacedSegments) return;
+  const double ns = static_cast<double>(length) * 1e9 / static_cast<double>(rate);
+  next_departure_ = std::max(next_departure_, now() - kTimerLag) + Duration(static_cast<int64_t>(std::min(ns, 1e18)));
+}
+
+// draft-cheng-iccrg-delivery-rate-estimation-00 3.2
+SendStamp Connection::StampNow() {
+  SendStamp s;
+  s.sent_at = Departure();
+  if (sent_.out_bytes() == 0) first_sent_at_ = delivered_at_ = s.sent_at;
+  s.delivered_at = delivered_at_;
+  s.first_sent_at = first_sent_at_;
+  s.delivered = totals_.delivered;
+  s.app_limited = app_limited_until_ != 0;
+  return s;
+}
+
+// 3.4: there is room in the window and nothing to fill it with.
+void Connection::NoteAppLimited() {
+  const uint32_t in_flight = InFlight();
+  if (Unsent() >= CurrentMss() || in_flight >= cw_.cwnd || sent_.has_unsent_loss()) return;
+  app_limited_until_ = std::max<uint64_t>(1, totals_.delivered + in_flight);
 }
 
 SeqNum Connection::WriteEnd() const {
@@ -147,6 +221,7 @@ bool Connection::Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_l
     p.offload.hdr_len = static_cast<uint16_t>(header_len);
     segments = (payload_length + mss - 1) / mss;
   }
+  if (pacing_ahead_ > Duration() && payload_length > 0) p.departure = Departure();
   IpSend how;
   how.source = key.local;
   how.destination = key.remote;
@@ -232,9 +307,11 @@ bool Connection::SendRange(SeqNum start, uint32_t length, bool retransmission) {
   const bool fin = fin_queued_ && end > data_end;
   const uint32_t data = fin ? data_end - start : length;
   if (!SendPayload(start, data, fin, data > 0 && end >= data_end)) return false;
+  const SendStamp stamp = StampNow();
+  if (paced_) AdvanceDeparture(data);
   if (retransmission) {
     const uint32_t segments = std::max(1u, (data + CurrentMss() - 1) / CurrentMss());
-    sent_.OnRetransmit(start, end, now(), totals_.delivered, delivered_at_);
+    sent_.OnRetransmit(start, end, stamp);
     totals_.retransmitted += segments;
     totals_.bytes_retransmitted += data;
     engine_.Count(Counter::kTcpRetransSegs, segments);
@@ -243,7 +320,7 @@ bool Connection::SendRange(SeqNum start, uint32_t length, bool retransmission) {
     prr_out_ += length;
     return true;
   }
-  sent_.OnSend(start, end, now(), totals_.delivered, delivered_at_);
+  sent_.OnSend(start, end, stamp);
   snd_.nxt = Max(snd_.nxt, end);
   if (fin) fin_sent_ = true;
   prr_out_ += length;
@@ -255,6 +332,7 @@ bool Connection::SendLost() {
   if (!sent_.has_unsent_loss()) return true;
   SeqNum from = snd_.una;
   while (auto piece = sent_.NextLost(from)) {
+    if (PacingHolds()) return false;
     const uint32_t in_flight = InFlight();
     const uint32_t mss = CurrentMss();
     uint32_t length = std::min(piece->end - piece->start, MaxBurst());
@@ -296,8 +374,12 @@ void Connection::SendNew(bool probe) {
   const uint32_t mss = CurrentMss();
   const uint32_t burst = MaxBurst();
   bool rwnd_limited = false;
-  bool first = true;
+  bool first = true, held = false;
   while (Unsent() > 0 || FinUnsent()) {
+    if (!probe && PacingHolds()) {
+      held = true;
+      break;
+    }
     const uint32_t unsent = Unsent();
     const uint32_t in_flight = InFlight();
     const SeqNum edge = snd_.una + snd_.wnd;
@@ -348,7 +430,8 @@ void Connection::SendNew(bool probe) {
   if (rwnd_limited && sent_.out_bytes() == 0 && retransmit_use_ != RetransmitUse::kPersist) {
     retransmit_use_ = RetransmitUse::kPersist;
     Arm(kRetransmit, now() + BackedOffRto());
-  } else if (sent_.out_bytes() == 0 && Unsent() > 0 && !Armed(kRetransmit)) {  // CORK or MSG_MORE holds a part: not for ever
+  } else if (sent_.out_bytes() == 0 && Unsent() > 0 && !held &&
+             !Armed(kRetransmit)) {  // CORK or MSG_MORE holds a part: not for ever
     retransmit_use_ = RetransmitUse::kPersist;
     Arm(kRetransmit, now() + MinRto());
   }
@@ -396,12 +479,17 @@ void Connection::Output() {
   }
   const uint32_t out_before = sent_.out_bytes();
   const uint32_t retransmitted_before = sent_.retransmitted_bytes();
-  if (out_before == 0 && Unsent() > 0) RestartAfterIdle();
+  if (out_before == 0 && Unsent() > 0) {
+    if (model_)
+      cc_->OnTransmitStart(cw_, app_limited_until_ != 0, now());
+    else
+      RestartAfterIdle();
+  }
   if (SendLost())
     SendNew(false);
   else if (sent_.has_unsent_loss())
     cwnd_limited_ = true;
-  rate_app_limited_ = Unsent() == 0 && !cwnd_limited_;
+  NoteAppLimited();
   if (sent_.out_bytes() > out_before || sent_.retransmitted_bytes() > retransmitted_before) {
     if (out_before == 0 || retransmit_use_ != RetransmitUse::kTimeout || !Armed(kRetransmit)) ArmRetransmit();
     ArmProbe();

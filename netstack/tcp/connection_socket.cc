@@ -20,6 +20,7 @@ Connection::Connection(Engine& engine, Family family)
   memory().Add(sizeof(Connection));
   cc_ = MakeCongestionControl(sysctls().tcp_congestion_control, cc_storage_);
   if (cc_ == nullptr) cc_ = MakeCongestionControl("cubic", cc_storage_);
+  model_ = paced_ = cc_->is_model();
 }
 
 Connection::~Connection() {
@@ -276,7 +277,7 @@ Errno Connection::Connect(const Endpoint& to) {
     if (!holds_port()) engine_.binds.Add(this, bound_port);
   }
   if (bound_address.IsAny()) bound_address = key.local;
-  route_ = r;
+  UseRoute(r);
   engine_.flows.Insert(this);
   active_open_ = true;
   if (!reused) iss = engine_.InitialSequence(key);
@@ -318,6 +319,7 @@ void Connection::InitPassive(Connection& l, const FlowKey& flow, const Handshake
   user_mss_ = l.user_mss_, user_window_clamp_ = l.user_window_clamp_, mark_ = l.mark_, ttl_ = l.ttl_, tclass_ = l.tclass_;
   tos_ = l.tos_, priority_ = l.priority_, pmtu_discover_ = l.pmtu_discover_, min_ttl_ = l.min_ttl_;
   nodelay_ = l.nodelay_, cork_ = l.cork_, oob_inline_ = l.oob_inline_, freebind_ = l.freebind_, transparent_ = l.transparent_;
+  max_pacing_rate_ = l.max_pacing_rate_;
   recv_err_ = l.recv_err_, dont_route_ = l.dont_route_, broadcast_ = l.broadcast_, thin_linear_ = l.thin_linear_;
   (void)SetCongestionControl(l.cc_->name());
   engine_.flows.Insert(this);
@@ -336,6 +338,7 @@ void Connection::InitPassive(Connection& l, const FlowKey& flow, const Handshake
   }
   SetState(State::kEstablished);
   was_connected_ = true;
+  StartControl();
   last_ack_received_ = last_data_received_ = now();
   GrowSendBuffer();
   if (keep_alive_) Arm(kKeepAlive, now() + KeepIdle());
@@ -390,7 +393,15 @@ Errno Connection::SetCongestionControl(std::string_view name) {
   const std::string copy(name);  // the name may lie in the object that goes
   cc_->~CongestionControl();
   cc_ = MakeCongestionControl(copy, cc_storage_);
+  model_ = cc_->is_model();
+  UpdatePaced();
+  if (Synchronized()) StartControl();
   return Errno::kOk;
+}
+
+void Connection::StartControl() {
+  cw_.pacing_rate = kUnpaced;
+  cc_->OnStart(cw_, rtt_.srtt(), rtt_.min_rtt(), now());
 }
 
 std::string Connection::congestion_control() const { return std::string(cc_->name()); }

@@ -36,6 +36,10 @@ void Connection::RunTimers() {
       case kKeepAlive:
         OnKeepAliveTimeout();
         break;
+      case kPacing:
+        output_due_ = true;
+        MarkWork();
+        break;
       case kSlotCount:
         break;
     }

@@ -18,19 +18,19 @@ bool SameFate(const SentRange& a, const SentRange& b) {
 
 }  // namespace
 
-void SentRanges::OnSend(SeqNum start, SeqNum end, Instant now, uint64_t delivered, Instant delivered_at) {
+void SentRanges::OnSend(SeqNum start, SeqNum end, const SendStamp& stamp) {
   if (empty()) {
     Clear();
     highest_sacked_ = highest_retransmitted_ = start;
   }
   out_ += end - start;
-  if (!empty() && ranges_.back().end == start && ranges_.back().sent_at == now && !ranges_.back().sacked &&
+  if (!empty() && ranges_.back().end == start && ranges_.back().sent_at == stamp.sent_at && !ranges_.back().sacked &&
       !ranges_.back().lost && !ranges_.back().ever_retransmitted) {
     ranges_.back().end = end;
     return;
   }
-  SentRange r;
-  r.start = start, r.end = end, r.sent_at = now, r.delivered = delivered, r.delivered_at = delivered_at;
+  SentRange r{stamp};
+  r.start = start, r.end = end;
   ranges_.push_back(r);
 }
 
@@ -41,11 +41,10 @@ void SentRanges::Delivered(const SentRange& r, Delivery* d, RackMark* rack, Inst
     if (!d->earliest_sent || r.sent_at < *d->earliest_sent) d->earliest_sent = r.sent_at;
     if (r.start < highest_sacked_ && sacked_ > 0) d->reordered = true;
   }
-  if (!d->has_prior || r.delivered >= d->prior_delivered) {
-    d->has_prior = true;
-    d->prior_delivered = r.delivered;
-    d->prior_delivered_at = r.delivered_at;
-    d->prior_retransmitted = r.ever_retransmitted;
+  if (!d->has_newest || SentAfter(r.sent_at, r.end, d->newest.sent_at, d->newest_end)) {
+    d->has_newest = true;
+    d->newest = r;
+    d->newest_end = r.end;
   }
   // RFC 8985 6.2 step 2: an answer sooner than any round trip is one to the original transmission.
   if (r.ever_retransmitted && now - r.sent_at < min_rtt) return;
@@ -253,7 +252,7 @@ std::optional<SentRanges::Piece> SentRanges::NextLost(SeqNum from) const {
   return p;
 }
 
-void SentRanges::OnRetransmit(SeqNum start, SeqNum end, Instant now, uint64_t delivered, Instant delivered_at) {
+void SentRanges::OnRetransmit(SeqNum start, SeqNum end, const SendStamp& stamp) {
   const size_t first = SplitAt(start);
   const size_t stop = std::max(SplitAt(end), first);
   for (size_t i = first; i < stop && i < ranges_.size(); ++i) {
@@ -264,9 +263,7 @@ void SentRanges::OnRetransmit(SeqNum start, SeqNum end, Instant now, uint64_t de
       if (r.lost) retransmitted_lost_ += r.length();
     }
     r.ever_retransmitted = true;
-    r.sent_at = now;
-    r.delivered = delivered;
-    r.delivered_at = delivered_at;
+    static_cast<SendStamp&>(r) = stamp;
   }
   if (highest_retransmitted_ < end) highest_retransmitted_ = end;
   MergeAround(first, stop);

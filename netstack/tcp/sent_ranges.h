@@ -13,11 +13,17 @@
 
 namespace sluice::tcp {
 
-struct SentRange {
+// A transmission, with what the delivery rate needs to know of the connection then.
+struct SendStamp {
+  Instant sent_at;
+  Instant delivered_at;      // of the latest delivery
+  Instant first_sent_at;     // when the newest piece that was delivered then had been sent
+  uint64_t delivered = 0;    // bytes
+  bool app_limited = false;  // the program had no more to send
+};
+
+struct SentRange : SendStamp {  // of the latest transmission
   SeqNum start, end;
-  Instant sent_at;         // of the latest transmission
-  Instant delivered_at;    // of the latest delivery known when this was sent, for the delivery rate
-  uint64_t delivered = 0;  // bytes delivered when this was sent
   bool sacked = false;
   bool lost = false;           // deemed lost; still true after the retransmission
   bool retransmitted = false;  // the latest transmission is a retransmission that is in flight
@@ -41,10 +47,9 @@ struct Delivery {
   bool reordered = false;              // a piece never retransmitted arrived below the highest SACKed one
   std::optional<Instant> latest_sent;  // of pieces never retransmitted: the most recent
   std::optional<Instant> earliest_sent;
-  uint64_t prior_delivered = 0;  // of the latest-sent piece, for the delivery rate
-  Instant prior_delivered_at;
-  bool has_prior = false;
-  bool prior_retransmitted = false;
+  SendStamp newest;  // of the latest-sent piece, retransmitted or not
+  SeqNum newest_end;
+  bool has_newest = false;
 };
 
 class SentRanges {
@@ -64,7 +69,7 @@ class SentRanges {
   const SentRange& back() const { return ranges_.back(); }
   size_t memory() const { return ranges_.capacity() * sizeof(SentRange); }
 
-  void OnSend(SeqNum start, SeqNum end, Instant now, uint64_t delivered, Instant delivered_at);
+  void OnSend(SeqNum start, SeqNum end, const SendStamp& stamp);
   // Removes everything below `una`.
   void AckTo(SeqNum una, Delivery* d, RackMark* rack, Instant now, Duration min_rtt);
   void Sack(SeqNum start, SeqNum end, Delivery* d, RackMark* rack, Instant now, Duration min_rtt);
@@ -87,7 +92,7 @@ class SentRanges {
   // The next run at or above `from` that is lost and waits for its retransmission; adjacent entries are one run.
   std::optional<Piece> NextLost(SeqNum from) const;
   // Bytes newly counted as retransmitted.
-  void OnRetransmit(SeqNum start, SeqNum end, Instant now, uint64_t delivered, Instant delivered_at);
+  void OnRetransmit(SeqNum start, SeqNum end, const SendStamp& stamp);
   bool RetransmittedBelow(SeqNum seq) const;
   void Clear();
 

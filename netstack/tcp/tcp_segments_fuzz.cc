@@ -77,11 +77,14 @@ void Session::Open() {
   if ((how & 4) != 0) peer_.wscale = static_cast<uint8_t>(in_.Byte() % 16);
   peer_.mss = static_cast<uint16_t>((how & 8) != 0 ? in_.Word() : 1460);
   passive_ = (how & 16) != 0;
+  const char* const control = (how & 64) != 0 ? "bbr" : "cubic";
   if (passive_) {
     peer_.Listener(static_cast<int>(in_.Byte() % 3));
+    SLUICE_CHECK(peer_.listener->SetCongestionControl(control) == Errno::kOk);
     peer_.Send(tcp::kSyn, 0, 0);
   } else {
     socket_ = peer_.Socket();
+    SLUICE_CHECK(socket_->SetCongestionControl(control) == Errno::kOk);
     SLUICE_CHECK(socket_->Connect({IpAddress::V4(10, 0, 0, 2), peer_.port}) == Errno::kEINPROGRESS);
     peer_.host.Turn();
   }
@@ -180,6 +183,7 @@ void Session::Call() {
       break;
     case 6:
       (void)socket_->info();
+      if (in_.Byte() < 16) (void)socket_->SetCongestionControl(in_.Byte() < 128 ? "bbr" : "reno");
       break;
     case 7:
       (void)socket_->urgent_mark();

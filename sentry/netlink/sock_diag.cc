@@ -89,7 +89,16 @@ void AppendSocket(const SocketInfo& s, uint32_t cookie, uint8_t extensions, Buff
   m.idiag_rqueue = s.receive_queue;
   m.idiag_wqueue = listening ? s.backlog : s.send_queue;
   w.Header(m);
-  if (s.tcp && Wants(extensions, INET_DIAG_INFO)) w.Struct(INET_DIAG_INFO, ToWire(*s.tcp));
+  if (!s.tcp) return;
+  if (Wants(extensions, INET_DIAG_INFO)) w.Struct(INET_DIAG_INFO, ToWire(*s.tcp));
+  if (Wants(extensions, INET_DIAG_CONG)) w.Text(INET_DIAG_CONG, s.tcp->congestion_control);
+  if (const auto& m = s.tcp->model; m && Wants(extensions, INET_DIAG_VEGASINFO)) {
+    w.Struct(INET_DIAG_BBRINFO, tcp_bbr_info{.bbr_bw_lo = static_cast<uint32_t>(m->bandwidth),
+                                             .bbr_bw_hi = static_cast<uint32_t>(m->bandwidth >> 32),
+                                             .bbr_min_rtt = m->min_rtt_us,
+                                             .bbr_pacing_gain = m->pacing_gain,
+                                             .bbr_cwnd_gain = m->cwnd_gain});
+  }
 }
 
 struct Query {
@@ -120,7 +129,7 @@ Errno ReadQuery(Request& r, Query* q) {
     if (protocol > 255) return Errno::kENOENT;
     q->protocol = static_cast<uint8_t>(protocol);
   }
-  q->with_info = q->protocol == IPPROTO_TCP && Wants(q->request.idiag_ext, INET_DIAG_INFO);
+  q->with_info = q->protocol == IPPROTO_TCP && q->request.idiag_ext != 0;
   if (!table[INET_DIAG_REQ_BYTECODE]) return Errno::kOk;
   return q->filter.Load(table[INET_DIAG_REQ_BYTECODE].value) ? Errno::kOk : Errno::kEINVAL;
 }
