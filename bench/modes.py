@@ -89,11 +89,15 @@ class Bed(harness.SluiceTest):
     def runtime(self, *argv):
         return [self.mode.binary, f"--root={self.directory}/runtime", *self.mode.flags, *argv]
 
+    def ask_runtime(self, *argv):
+        subprocess.run(self.runtime(*argv), capture_output=True, check=False, timeout=60)
+
     def start(self, *argv, cwd=None, **kw):
         if self.mode.kind == "container":
-            delete = self.runtime("delete", "--force", self.container)
-            self.addCleanup(lambda: subprocess.run(delete, capture_output=True, check=False, timeout=60))
-            self.addCleanup(self.stop_all)  # before its container is deleted
+            # In this order backwards: the first process of a container is deaf to SIGTERM.
+            self.addCleanup(self.ask_runtime, "delete", "--force", self.container)
+            self.addCleanup(self.stop_all)
+            self.addCleanup(self.ask_runtime, "kill", self.container, "KILL")
         program = self._start(self.argv(*argv, cwd=cwd), cwd=cwd, **kw)
         program.sandbox = self.mode.kind in ("netns", "tap")
         return program

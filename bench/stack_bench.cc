@@ -30,8 +30,8 @@ constexpr uint32_t kMss = 1448;
 
 constexpr uint8_t kTimestamps[] = {1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2};
 
-// The headers of a data segment with timestamps: Ethernet, IPv4 with its checksum, TCP with its options. TCP's checksum is another
-// benchmark (BM_Checksum).
+// The headers of a data segment with timestamps: Ethernet, IPv4 with its checksum, TCP with its options. TCP's checksum is
+// another benchmark (BM_Checksum).
 void BM_ParseTcpFrame(benchmark::State& state) {
   HeapBlockPool pool(1 << 20);
   const Packet frame =
@@ -106,7 +106,7 @@ class Sink final : public Link {
     }
     return burst.size();
   }
-  uint32_t end = 0;     // sequence number behind the last byte sent
+  uint32_t end = 0;  // sequence number behind the last byte sent
   uint64_t frames = 0;
 
  private:
@@ -196,8 +196,8 @@ void BM_SegmentIn(benchmark::State& state) {
 }
 BENCHMARK(BM_SegmentIn)->Arg(1)->Arg(kMss)->Arg(int64_t{kMss} * 20);
 
-// One write of the program, the segments that it makes, and the acknowledgement of all of them. Range 1: the device cuts (one frame
-// of all), or the stack makes a frame of each segment.
+// One write of the program, the segments that it makes, and the acknowledgement of all of them. Range 1: the device cuts (one
+// frame of all), or the stack makes a frame of each segment.
 void BM_SegmentOut(benchmark::State& state) {
   Connection c(state.range(1) != 0);
   const auto size = static_cast<uint32_t>(state.range(0));

@@ -43,8 +43,8 @@ class BenchTest(SluiceTest):
         self.exchange("xdp", 64)
 
     def test_workers_share_the_flows(self):
-        for link in ("packet", "xdp"):
-            if link == "xdp":
+        for link, queues in (("packet", 1), ("xdp", 1), ("xdp", 2)):
+            if queues == 2:
                 for ns in (self.net.inside, self.net.peer):
                     ns.run("ethtool", "-L", "eth0", "rx", "2", "tx", "2")
             echo = self.bench(self.net.inside, link, "echo", "--device=eth0", "--workers=2")
