@@ -87,7 +87,7 @@ def device_facts():
         bed.setUp()
         control = {bed.net.inside.run("sysctl", "-n", "net.ipv4.tcp_congestion_control").stdout.strip(),
                    bed.net.peer.run("sysctl", "-n", "net.ipv4.tcp_congestion_control").stdout.strip()}
-        return {"congestion_control": ", ".join(sorted(control)) + " on both sides", "mtu": bed.net.inside.run("cat", "/sys/class/net/eth0/mtu").stdout.strip()}
+        return {"congestion_control": ", ".join(sorted(control)) + " on both sides", "mtu": json.loads(bed.net.inside.run("ip", "-j", "link", "show", "eth0").stdout)[0]["mtu"]}
     finally:
         bed.doCleanups()
 
@@ -97,7 +97,7 @@ def environment(options, runsc):
         cpu = re.search(r"model name\s*:\s*(.*)", f.read())
     return {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["scripts/bench", *(a for a in sys.argv[1:] if a != "--publish")]),
+        "command": shlex.join(["scripts/bench", *(a for a in sys.argv[1:] if not a.startswith(("--publish", "--output")))]),
         "kernel": platform.release(), "cpu": cpu.group(1) if cpu else platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0],
         **device_facts(), "placement": "nothing pinned", "device": "veth (tap: a TAP device)",
         "rounds": options.rounds, "seconds": options.seconds,
@@ -115,7 +115,8 @@ def join(paths):
         with open(path, encoding="utf-8") as f:
             pieces.append(json.load(f))
     results = sorted((r for p in pieces for r in p["results"]), key=lambda r: NAMES.index(r["work"]) if r["work"] in NAMES else len(NAMES))
-    return pieces[-1]["environment"], results
+    env = {**pieces[-1]["environment"], "command": "; ".join(p["environment"].get("command", "") for p in pieces)}
+    return env, results
 
 
 def choose_modes(options, runsc):

@@ -9,6 +9,10 @@ COLOURS = ["#1f6feb", "#79b8ff", "#2da44e", "#85e0a3", "#bf8700", "#e3b341", "#8
 NOT_MEASURED = "not measured: "
 
 
+def kernel_version(env):
+    return ".".join(env["kernel"].split(".")[:2])
+
+
 def failed(result, mode):
     return not result["problems"].get(mode, NOT_MEASURED).startswith(NOT_MEASURED)
 
@@ -53,7 +57,7 @@ def svg(results, modes, env):
     bar, gap, left, scale = 12, 14, 260, 300
     height = 50 + len(groups) * (bar * len(shown) + gap) + 30
     width = max(left + scale * 2 + 60, left + 110 * len(shown))
-    title = f"sluice against the plain kernel {env['kernel']}, {env['cores']} cores, {env['commit']}"
+    title = f"sluice against the plain kernel {kernel_version(env)}, {env['cores']} cores, {env['commit']}"
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="11">',
            f'<text x="10" y="18" font-size="13">{title}</text>']
     for i, m in enumerate(shown):
@@ -102,7 +106,7 @@ def publish(env, results, modes, documents=ROOT):
     """The plot and the tables of README.md and docs/benchmarks.md."""
     with open(f"{documents}/docs/benchmarks.svg", "w", encoding="utf-8") as f:
         f.write(svg(results, modes, env))
-    said = (f"Kernel {env['kernel']}, {env['cores']} cores ({env['cpu']}), {env['device']}, MTU {env['mtu']}, {env['congestion_control']}, "
+    said = (f"Kernel {kernel_version(env)}, {env['cores']} cores ({env['cpu']}), {env['device']}, MTU {env['mtu']}, {env['congestion_control']}, "
             f"{env['placement']}, commit {env['commit']}; medians of {env['rounds']} interleaved rounds of {env['seconds']} s:\n`{env['command']}`.\n\n")
     short = [m for m in ("kernel", "packet") if m in modes]
     replace_between(f"{documents}/README.md", said + markdown(results, short, env, spread=False))

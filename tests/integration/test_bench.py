@@ -110,6 +110,7 @@ class HarnessTest(unittest.TestCase):
         for key in ("kernel", "congestion_control", "mtu", "placement", "command", "iperf3", "wrk"):
             self.assertIn(key, result["environment"])
         self.assertIn("cubic", result["environment"]["congestion_control"])
+        self.assertEqual(result["environment"]["mtu"], 1500)
         rate = next(r for r in result["results"] if r["work"] == "TCP 1 B request/response")
         self.assertEqual(set(rate["median"]), {"kernel", "packet", "tap"})
         self.assertTrue(all(v > 0 for v in rate["median"].values()), rate)
