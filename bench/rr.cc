@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,6 +67,14 @@ void Watch(int epoll, int fd) {
   e.events = EPOLLIN;
   e.data.fd = fd;
   if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &e) != 0) Die("epoll_ctl");
+}
+
+// As many descriptors as are allowed.
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 int Listen(const char* port, int more) {
@@ -226,6 +235,7 @@ int Hold(const sockaddr_in& a, int count) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  RaiseDescriptorLimit();
   const std::string kind = argc > 1 ? argv[1] : "";
   if (kind == "serve" && argc == 3) Serve(argv[2]);
   if ((kind == "tcp" || kind == "crr" || kind == "udp") && argc == 5)

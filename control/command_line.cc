@@ -45,8 +45,8 @@ constexpr CommandSpec kCommands[] = {
      "signal or for --seconds. The kernel still gets its copy of what the packet port receives. --link=tap makes the device; "
      "with --link=dpdk a device is "
      "what DPDK calls one, such as net_af_xdp0,iface=eth0. --xdp-mode: auto, native, generic. "
-     "--workers=N: N threads, each with a queue of every device, to which flows are steered by a hash; xdp needs as many receive "
-     "queues, dpdk has one"},
+     "--workers=N: N threads, each with a queue of every device, to which flows are steered by a hash; xdp: the device uses one "
+     "receive queue, which all share, or one for each; dpdk has one"},
     {"flags", "flags [--markdown] [--man] [--completion]",
      "every global flag with default and allowed values; --man: the manual page; --completion: a script for bash"},
     {"install", "install [--engine=docker|containerd|podman]... [--runtime=NAME] [--config=FILE] [--dry-run] [-- FLAG...]",

@@ -4,6 +4,7 @@
 #include <net/if.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 
@@ -311,6 +312,176 @@ TEST_P(PortConformance, SurvivesTheDeviceGoingDownAndUp) {
   EXPECT_EQ(last, Pattern(321, 1));
 }
 
+TEST_P(PortConformance, CountsWhatItLosesWhileNobodyReceivesAndGoesOn) {
+  // More than any ring or socket buffer of ours holds: as where the worker gets no core for a while.
+  for (int round = 0; round < 200; ++round) {
+    std::vector<Packet> frames;
+    for (uint32_t i = 0; i < 40; ++i) frames.push_back(MakeFrame(pool_, {.payload = Pattern(1400, i)}));
+    SendAll(*peer_, std::move(frames));
+  }
+  const size_t kept = Collect(*port_, SIZE_MAX).size();
+  EXPECT_GT(kept, 0u);
+  EXPECT_LT(kept, 8000u);
+  // What is lost before the port's descriptor, in the queue of a TAP device or a ring of DPDK's, is not the port's to count.
+  if (port_->kind() == "packet" || port_->kind() == "xdp") EXPECT_GE(port_->stats().rx_dropped + kept, 8000u);
+  std::vector<Packet> frames;
+  frames.push_back(MakeFrame(pool_, {.payload = Pattern(321, 1)}));
+  SendAll(*peer_, std::move(frames));
+  auto got = Collect(*port_, 321);
+  ASSERT_EQ(got.size(), 1u);
+  EXPECT_EQ(CheckedPayload(got[0]), Pattern(321, 1));
+}
+
+TEST_P(PortConformance, GoesOnWhenTheMtuChanges) {
+  const std::string far = GetParam().tap != nullptr ? "" : "pe0";
+  for (const char* mtu : {"1280", "3000", "1500"}) {
+    ASSERT_EQ(veth_->Run(device_netns(), "ip link set " + device() + " mtu " + mtu), 0);
+    if (!far.empty()) ASSERT_EQ(veth_->Run(veth_->peer(), "ip link set " + far + " mtu " + mtu), 0);
+    Packet burst[4];
+    for (Port* p : {port_.get(), peer_.get()}) p->Receive(burst);
+    for (auto [from, to] : {std::pair{port_.get(), peer_.get()}, std::pair{peer_.get(), port_.get()}}) {
+      // The first is too long for the least MTU: lost, and nothing behind it.
+      for (const uint32_t size : {1400u, 1000u}) {
+        std::vector<Packet> frames;
+        frames.push_back(MakeFrame(pool_, {.payload = Pattern(size, size), .partial = true}));
+        SendAll(*from, std::move(frames));
+      }
+      std::vector<uint8_t> last;
+      for (int i = 0; i < 2 && last.size() != 1000; ++i) {
+        for (Packet& p : Collect(*to, 1000)) last = CheckedPayload(p);
+      }
+      EXPECT_EQ(last, Pattern(1000, 1000)) << mtu;
+    }
+  }
+}
+
+TEST_P(PortConformance, GoesOnWhenTheDevicesQueuesChange) {
+  if (GetParam().tap != nullptr) GTEST_SKIP() << "its queues are the port's own";
+  if (port_->kind() == "dpdk") GTEST_SKIP() << "DPDK's driver decides on the queues";
+  for (const char* queues : {"rx 2 tx 2", "rx 1 tx 1"}) {
+    ASSERT_EQ(veth_->Run(veth_->ours(), std::string("ethtool -L sl0 ") + queues), 0);
+    for (auto [from, to] : {std::pair{port_.get(), peer_.get()}, std::pair{peer_.get(), port_.get()}}) {
+      std::vector<Packet> frames;
+      for (uint32_t i = 0; i < 10; ++i) frames.push_back(MakeFrame(pool_, {.payload = Pattern(700, i)}));
+      SendAll(*from, std::move(frames));
+      EXPECT_EQ(Collect(*to, 7000).size(), 10u) << queues;
+    }
+  }
+}
+
+TEST(XdpDevice, PutsItsProgramBackWhereSomebodyTookItOff) {
+  if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
+  testing::VethPair veth;
+  HeapBlockPool pool(64 << 20);
+  std::unique_ptr<Port> peer, port;
+  XdpAttachment attachment;
+  std::string error, said;
+  {
+    testing::InNetns in(veth.peer());
+    peer = OpenPacket(veth.peer_index(), pool, true);
+  }
+  testing::InNetns in(veth.ours());
+  std::vector<Xsk> sockets;
+  ASSERT_EQ(OpenXdpDevice(veth.our_index(), 1, {.veth = true}, {}, &attachment, &sockets, &error), Errno::kOk) << error;
+  port = XdpPort::Create(std::move(sockets[0].fd), std::move(sockets[0].umem), sockets[0].facts, {}, pool, &error);
+  const auto hears = [&] {
+    Packet frame = MakeFrame(pool, {.payload = Pattern(100, 1)}), got[4];
+    EXPECT_EQ(peer->Transmit(std::span(&frame, 1)), 1u);
+    bool heard = false;
+    for (int i = 0; i < 200 && !heard; ++i, poll(nullptr, 0, 1)) {
+      const size_t n = port->Receive(got);
+      for (size_t k = 0; k < n; ++k) heard |= testing::IsTestFrame(got[k]);
+    }
+    return heard;
+  };
+  EXPECT_TRUE(hears());
+  // Without the link the kernel refuses, with it the link's end stays with us and the program is off.
+  EXPECT_NE(veth.Run(veth.ours(), "ip link set dev sl0 xdpgeneric off"), 0);
+  EXPECT_EQ(attachment.Restore(&error), Errno::kOk);
+  EXPECT_EQ(attachment.restored(), 0u);
+  ASSERT_EQ(veth.Run(veth.ours(),
+                     "id=$(ip -d link show sl0 | grep -o 'prog/xdp id [0-9]*' | cut -d' ' -f3);"
+                     "/usr/sbin/bpftool link detach id $(/usr/sbin/bpftool link show | awk \"/ prog $id /{print \\$1+0}\")",
+                     &said),
+            0)
+      << said;
+  EXPECT_FALSE(hears());
+  EXPECT_EQ(attachment.Restore(&error), Errno::kOk) << error;
+  EXPECT_EQ(attachment.restored(), 1u);
+  EXPECT_TRUE(hears());
+  ASSERT_EQ(veth.Run(veth.ours(), "ip link del sl0"), 0);
+  EXPECT_EQ(attachment.Restore(&error), Errno::kENODEV);
+}
+
+TEST(XdpPort, WaitsForChunksWhereTheUmemIsUsedUp) {
+  if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
+  testing::VethPair veth;
+  HeapBlockPool pool(64 << 20);
+  std::unique_ptr<Port> peer;
+  XdpAttachment attachment;
+  std::vector<Xsk> sockets;
+  std::string error;
+  {
+    testing::InNetns in(veth.peer());
+    peer = OpenPacket(veth.peer_index(), pool, true);
+  }
+  testing::InNetns in(veth.ours());
+  ASSERT_EQ(OpenXdpDevice(veth.our_index(), 1, {.veth = true}, {.rx_chunks = 64, .tx_chunks = 16}, &attachment, &sockets, &error),
+            Errno::kOk)
+      << error;
+  auto port = XdpPort::Create(std::move(sockets[0].fd), std::move(sockets[0].umem), sockets[0].facts, {}, pool, &error);
+  std::vector<Packet> frames;
+  for (uint32_t i = 0; i < 100; ++i) frames.push_back(MakeFrame(pool, {.payload = Pattern(500, i)}));
+  size_t sent = 0, came = 0;
+  for (int i = 0; i < 10000 && came < frames.size(); ++i) {
+    sent += port->Transmit(std::span(frames).subspan(sent));
+    Packet got[16];
+    const size_t n = peer->Receive(got);
+    for (size_t k = 0; k < n; ++k) came += testing::IsTestFrame(got[k]) ? 1 : 0;
+    if (n == 0) poll(nullptr, 0, 1);
+  }
+  EXPECT_EQ(came, frames.size());
+  const auto facts = port->describe();
+  EXPECT_EQ(std::find(facts.begin(), facts.end(), "tx_chunks_exhausted=0"), facts.end());
+}
+
+TEST(XdpPort, DropsAndCountsWhenMemoryIsAtItsBound) {
+  if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
+  testing::VethPair veth;
+  HeapBlockPool pool(64 << 20), tiny(3 << 10);
+  std::unique_ptr<Port> peer;
+  XdpAttachment attachment;
+  std::vector<Xsk> sockets;
+  std::string error;
+  {
+    testing::InNetns in(veth.peer());
+    peer = OpenPacket(veth.peer_index(), pool, true);
+  }
+  testing::InNetns in(veth.ours());
+  ASSERT_EQ(OpenXdpDevice(veth.our_index(), 1, {.veth = true}, {.rx_chunks = 64}, &attachment, &sockets, &error), Errno::kOk)
+      << error;
+  auto port = XdpPort::Create(std::move(sockets[0].fd), std::move(sockets[0].umem), sockets[0].facts, {}, tiny, &error);
+  std::vector<Packet> held;
+  uint64_t lost = 0;
+  const auto exchange = [&] {
+    Packet frame = MakeFrame(pool, {.payload = Pattern(500, 1)}), got[16];
+    EXPECT_EQ(peer->Transmit(std::span(&frame, 1)), 1u);
+    const size_t before = held.size();
+    for (int i = 0; i < 1000 && held.size() == before && port->stats().rx_dropped == lost; ++i) {
+      const size_t n = port->Receive(got);
+      for (size_t k = 0; k < n; ++k) held.push_back(std::move(got[k]));
+      if (n == 0) poll(nullptr, 0, 1);
+    }
+    lost = port->stats().rx_dropped;
+  };
+  for (int i = 0; i < 200; ++i) exchange();  // more than there are chunks: each goes back
+  EXPECT_GE(lost, 150u);
+  EXPECT_FALSE(held.empty());
+  held.clear();
+  exchange();
+  EXPECT_FALSE(held.empty());
+}
+
 TEST(XdpDevice, FallsBackAndRefusesWithReasons) {
   if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
   testing::VethPair veth;
@@ -343,15 +514,28 @@ TEST(XdpDevice, FallsBackAndRefusesWithReasons) {
   EXPECT_EQ(link.find("xdp"), std::string::npos) << "still attached: " << link;
 }
 
-TEST(XdpDevice, NeedsAsManyQueuesAsTheDeviceUses) {
+TEST(XdpDevice, NeedsOneQueueOrOneForEachSocket) {
   if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
   testing::VethPair veth;
   testing::InNetns in(veth.ours());
   XdpAttachment attachment;
   std::vector<Xsk> sockets;
   std::string error;
+  EXPECT_EQ(OpenXdpDevice(veth.our_index(), 2, {.veth = true, .rx_queues = 3}, {}, &attachment, &sockets, &error),
+            Errno::kEINVAL);
+  EXPECT_NE(error.find("the device uses 3"), std::string::npos) << error;
   EXPECT_EQ(OpenXdpDevice(veth.our_index(), 2, {.veth = true}, {}, &attachment, &sockets, &error), Errno::kEINVAL);
-  EXPECT_NE(error.find("the device uses 1"), std::string::npos) << error;
+  EXPECT_NE(error.find("steering key"), std::string::npos) << error;
+  // One UMEM for the sockets of several queues, rings for each.
+  ASSERT_EQ(veth.Run(veth.ours(), "ethtool -L sl0 rx 2 tx 2"), 0);
+  ASSERT_EQ(OpenXdpDevice(veth.our_index(), 2, {.veth = true, .rx_queues = 2}, {}, &attachment, &sockets, &error), Errno::kOk)
+      << error;
+  EXPECT_EQ(sockets[1].facts.queue, 1u);
+  EXPECT_EQ(sockets[1].facts.first_chunk, sockets[0].facts.rx_chunks + sockets[0].facts.tx_chunks);
+  HeapBlockPool pool(64 << 20);
+  BlockPool* const pools[] = {&pool, &pool};
+  std::vector<std::unique_ptr<Port>> ports;
+  EXPECT_EQ(XdpPort::CreateQueues(std::move(sockets), {}, pools, &ports, &error), Errno::kOk) << error;
 }
 
 // A device whose queues we feed ourselves: a tap with two descriptors.

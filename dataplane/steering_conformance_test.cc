@@ -13,6 +13,7 @@
 #include "dataplane/pipe_queues.h"
 #include "dataplane/tap_port.h"
 #include "dataplane/testing/test_netns.h"
+#include "dataplane/xdp_port.h"
 
 namespace sluice {
 namespace {
@@ -55,6 +56,8 @@ struct DeviceKind {
   bool tap = false;               // it is in the peer's namespace
 };
 
+XdpAttachment attachment;  // holds the program on the device as long as the test
+
 class SteeringConformance : public ::testing::TestWithParam<DeviceKind> {
  protected:
   void SetUp() override {
@@ -62,6 +65,11 @@ class SteeringConformance : public ::testing::TestWithParam<DeviceKind> {
     veth_ = std::make_unique<testing::VethPair>();
     GetParam().open(*veth_, pool_, &queues_, &sender_);
     ASSERT_EQ(queues_.size(), kQueues);
+  }
+
+  void TearDown() override {
+    queues_.clear();
+    attachment = XdpAttachment();
   }
 
   void Send(uint32_t count) {
@@ -134,6 +142,32 @@ TEST_P(SteeringConformance, EveryFlowComesToItsQueueOnce) {
   for (const uint32_t n : came_) EXPECT_GT(n, 500u);
 }
 
+// More frames than the sockets of a queue have chunks, from all in turn: what one has sent, another may find completed.
+TEST_P(SteeringConformance, EveryQueueSends) {
+  uint32_t sent = 0, came = 0;
+  const auto collect = [&] {
+    Packet burst[32];
+    const size_t n = sender_->Receive(burst);
+    for (size_t i = 0; i < n; ++i) came += burst[i].size() >= 50 && LoadBe32(burst[i].data() + 42) == kMagic ? 1 : 0;
+    return n != 0;
+  };
+  for (uint32_t round = 0; round < 600; ++round) {
+    std::vector<Packet> frames;
+    for (uint32_t i = 0; i < 8; ++i) frames.push_back(MakeFrame(pool_, rng_, round * 8 + i));
+    sent += static_cast<uint32_t>(queues_[round % kQueues]->Transmit(frames));
+    while (collect()) {
+    }
+  }
+  EXPECT_EQ(sent, 600u * 8);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (came < sent && std::chrono::steady_clock::now() < until) {
+    for (const auto& queue : queues_) queue->Transmit({});
+    sender_->ArmWakeup();
+    if (!collect()) poll(nullptr, 0, 1);
+  }
+  EXPECT_EQ(came, sent);
+}
+
 TEST_P(SteeringConformance, FlowsKeepTheirQueuesWhenTheDeviceGoesDownAndUp) {
   if (GetParam().down_up == nullptr) GTEST_SKIP() << "has no device";
   const int netns = GetParam().tap ? veth_->peer() : veth_->ours();
@@ -149,6 +183,15 @@ TEST_P(SteeringConformance, FlowsKeepTheirQueuesWhenTheDeviceGoesDownAndUp) {
   sender_->Receive(burst);  // on the same device it has to hear of it, or its next frame is answered by the old error
   Send(600);
   CollectAll();
+}
+
+TEST_P(SteeringConformance, FlowsKeepTheirQueuesWhenTheDevicesOwnChange) {
+  if (GetParam().down_up == nullptr || GetParam().tap) GTEST_SKIP() << "has no queues but ours";
+  for (const char* queues : {"rx 2 tx 2", "rx 1 tx 1"}) {
+    ASSERT_EQ(veth_->Run(veth_->ours(), std::string("ethtool -L sl0 ") + queues), 0);
+    Send(300);
+    CollectAll();
+  }
 }
 
 std::unique_ptr<Port> OpenSender(testing::VethPair& veth, IfIndex ifindex, BlockPool& pool) {
@@ -193,13 +236,33 @@ void OpenPipe(testing::VethPair&, BlockPool& pool, std::vector<std::unique_ptr<P
   *sender = std::move(pipe.second[0]);
 }
 
+void OpenXdp(testing::VethPair& veth, BlockPool& pool, std::vector<std::unique_ptr<Port>>* queues, std::unique_ptr<Port>* sender,
+             XdpMode mode) {
+  std::vector<Xsk> sockets;
+  std::string error;
+  {
+    testing::InNetns in(veth.ours());
+    ASSERT_EQ(OpenXdpDevice(veth.our_index(), kQueues, {.veth = true}, {.mode = mode, .steering = &kKey}, &attachment, &sockets,
+                            &error),
+              Errno::kOk)
+        << error;
+  }
+  BlockPool* const pools[kQueues] = {&pool, &pool, &pool};
+  ASSERT_EQ(XdpPort::CreateQueues(std::move(sockets), {}, pools, queues, &error), Errno::kOk) << error;
+  *sender = OpenSender(veth, veth.peer_index(), pool);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Devices, SteeringConformance,
-    ::testing::Values(DeviceKind{"Packet", [](auto& veth, auto& pool, auto* q, auto* s) { OpenPacket(veth, pool, q, s, true); },
-                                 "sl0"},
-                      DeviceKind{"PacketWithoutHeader",
-                                 [](auto& veth, auto& pool, auto* q, auto* s) { OpenPacket(veth, pool, q, s, false); }, "sl0"},
-                      DeviceKind{"Tap", OpenTapDevice, "tp0", true}, DeviceKind{"Pipe", OpenPipe}),
+    ::testing::Values(
+        DeviceKind{"Packet", [](auto& veth, auto& pool, auto* q, auto* s) { OpenPacket(veth, pool, q, s, true); }, "sl0"},
+        DeviceKind{"PacketWithoutHeader", [](auto& veth, auto& pool, auto* q, auto* s) { OpenPacket(veth, pool, q, s, false); },
+                   "sl0"},
+        DeviceKind{"Tap", OpenTapDevice, "tp0", true}, DeviceKind{"Pipe", OpenPipe},
+        DeviceKind{"XdpGeneric", [](auto& veth, auto& pool, auto* q, auto* s) { OpenXdp(veth, pool, q, s, XdpMode::kGeneric); },
+                   "sl0"},
+        DeviceKind{"XdpNative", [](auto& veth, auto& pool, auto* q, auto* s) { OpenXdp(veth, pool, q, s, XdpMode::kNative); },
+                   "sl0"}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

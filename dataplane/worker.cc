@@ -522,7 +522,13 @@ void Worker::Impl::Stop() {
   errno = saved;
 }
 
-WorkerStats Worker::Impl::stats() const { return stats_; }
+WorkerStats Worker::Impl::stats() const {
+  WorkerStats s = stats_;
+  s.poll = options_.poll;
+  s.spin_limit = spin_limit_;
+  s.spins = options_.poll == PollMode::kBusy || (options_.poll == PollMode::kAdaptive && choice_.spin());
+  return s;
+}
 
 // ---- The public face
 

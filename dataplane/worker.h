@@ -55,7 +55,10 @@ struct WorkerStats {
   uint64_t turns = 0, busy_turns = 0, sleeps = 0, wakeups = 0;
   uint64_t spin_ns = 0, sleep_ns = 0;  // spin_ns: turns that found nothing to do
   uint64_t preempted_spins = 0;        // spins that ended because somebody else ran on the core
-  Duration wake_cost{0};
+  Duration wake_cost{0};               // measured where the spin follows from it
+  Duration spin_limit{0};              // how long an adaptive worker spins, where it does
+  bool spins = false;                  // what the last trial found (adaptive); always (busy), never (interrupt)
+  PollMode poll = PollMode::kAdaptive;
 };
 
 class Worker {

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <net/if.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -154,6 +156,77 @@ TEST_F(WorkerTest, UsesNoProcessorTimeWhenIdle) {
     EXPECT_LT(used, 5'000'000) << "1 % of half a second";
     EXPECT_LT(turns() - before, 2000u);
   }
+}
+
+// Of the first two cores that this process may use; false where there is one.
+bool TwoCores(int* first, int* second) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0 || CPU_COUNT(&set) < 2) return false;
+  *first = *second = -1;
+  for (int i = 0; i < CPU_SETSIZE && *second < 0; ++i) {
+    if (CPU_ISSET(static_cast<size_t>(i), &set)) (*first < 0 ? *first : *second) = i;
+  }
+  return true;
+}
+
+void MoveTo(std::thread& thread, int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<size_t>(core), &set);
+  EXPECT_EQ(pthread_setaffinity_np(thread.native_handle(), sizeof set, &set), 0);
+}
+
+TEST_F(WorkerTest, GoesOnWhenItsCoreIsTakenAway) {
+  int first, second;
+  if (!TwoCores(&first, &second)) GTEST_SKIP() << "needs two cores";
+  for (const PollMode poll : {PollMode::kAdaptive, PollMode::kBusy, PollMode::kInterrupt}) {
+    Worker worker({.poll = poll, .cpu = first}, stack_);
+    WorkerThread thread(worker);
+    EXPECT_EQ(thread.Call([] { return sched_getcpu(); }), first);
+    MoveTo(thread.thread(), second);
+    EXPECT_EQ(thread.Call([] { return sched_getcpu(); }), second);
+    MoveTo(thread.thread(), first);
+    EXPECT_EQ(thread.Call([] { return sched_getcpu(); }), first);
+  }
+}
+
+// As where the workers of several sandboxes share a core: each turn of a spinning worker lets the others run, and it sees that.
+TEST_F(WorkerTest, YieldsTheCoreToOthersAndCountsIt) {
+  int first, second;
+  if (!TwoCores(&first, &second)) GTEST_SKIP() << "needs two cores";
+  Worker worker({.poll = PollMode::kBusy, .cpu = first}, stack_);
+  WorkerThread thread(worker);
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> worked{0};
+  std::thread other([&] {
+    while (!stop) ++worked;
+  });
+  MoveTo(other, first);
+  const Instant begin = Now();
+  const auto preempted = [&] { return thread.Call([&] { return worker.stats().preempted_spins; }); };
+  while (preempted() < 3 && Now() - begin < Duration::Seconds(30)) {
+  }
+  EXPECT_GE(preempted(), 3u);
+  EXPECT_GT(worked.load(), 0u);
+  stop = true;
+  other.join();
+  thread.Call([] { return 0; });
+}
+
+TEST_F(WorkerTest, InterruptModeNeverSpins) {
+  Worker worker({.poll = PollMode::kInterrupt}, stack_);
+  WorkerThread thread(worker);
+  for (int i = 0; i < 100; ++i) thread.Call([] { return 0; });
+  EXPECT_EQ(thread.Call([&] { return worker.stats().spin_ns; }), 0u);
+  EXPECT_GT(thread.Call([&] { return worker.stats().sleeps; }), 0u);
+}
+
+TEST_F(WorkerTest, BusyModeNeverSleeps) {
+  Worker worker({.poll = PollMode::kBusy}, stack_);
+  WorkerThread thread(worker);
+  for (int i = 0; i < 100; ++i) thread.Call([] { return 0; });
+  EXPECT_EQ(thread.Call([&] { return worker.stats().sleeps; }), 0u);
 }
 
 TEST_F(WorkerTest, MeasuresWhatAWakeUpCosts) {

@@ -19,20 +19,39 @@ constexpr int kMaxKicks = 64;       // in copy mode a call moves 32 descriptors
 }  // namespace
 
 std::unique_ptr<XdpPort> XdpPort::Create(UniqueFd fd, UniqueFd umem, const XskFacts& facts, const XdpPortOptions& options,
-                                         BlockPool& pool, std::string* error) {
+                                         BlockPool& pool, std::string* error, std::shared_ptr<XdpShare> share) {
   std::unique_ptr<XskMapping> rings;
+  SLUICE_CHECK(facts.sharers == 1 || share != nullptr);
   if (Errno e = XskMapping::Map(fd.get(), umem.get(), facts, &rings, error); e != Errno::kOk) return nullptr;
-  return std::unique_ptr<XdpPort>(new XdpPort(std::move(fd), facts, options, pool, std::move(rings)));
+  return std::unique_ptr<XdpPort>(new XdpPort(std::move(fd), facts, options, pool, std::move(rings), std::move(share)));
+}
+
+Errno XdpPort::CreateQueues(std::vector<Xsk> sockets, const XdpPortOptions& options, std::span<BlockPool* const> pools,
+                            std::vector<std::unique_ptr<Port>>* out, std::string* error) {
+  SLUICE_CHECK(sockets.size() == pools.size());
+  std::shared_ptr<XdpShare> share;
+  if (!sockets.empty() && sockets[0].facts.sharers > 1) share = std::make_shared<XdpShare>(sockets[0].facts.sharers);
+  for (size_t i = 0; i < sockets.size(); ++i) {
+    Xsk& s = sockets[i];
+    auto port = Create(std::move(s.fd), std::move(s.umem), s.facts, options, *pools[i], error, share);
+    if (port == nullptr) return Errno::kEINVAL;
+    out->push_back(std::move(port));
+  }
+  return Errno::kOk;
 }
 
 XdpPort::XdpPort(UniqueFd fd, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool,
-                 std::unique_ptr<XskMapping> rings)
-    : fd_(std::move(fd)), facts_(facts), options_(options), pool_(pool), rings_(std::move(rings)) {
+                 std::unique_ptr<XskMapping> rings, std::shared_ptr<XdpShare> share)
+    : fd_(std::move(fd)), facts_(facts), options_(options), pool_(pool), rings_(std::move(rings)), share_(std::move(share)) {
+  const uint64_t part = uint64_t{facts_.first_chunk} * facts_.chunk_size;
+  const auto lock = LockShared();
+  if (share_ != nullptr) share_->sent[facts_.share()].reserve(facts_.tx_chunks);
   XskRing& fill = rings_->fill;
   const uint32_t at = __atomic_load_n(fill.producer, __ATOMIC_RELAXED);
-  for (uint32_t i = 0; i < facts_.rx_chunks; ++i) fill.At<uint64_t>(at + i) = uint64_t{i} * facts_.chunk_size;
+  for (uint32_t i = 0; i < facts_.rx_chunks; ++i) fill.At<uint64_t>(at + i) = part + uint64_t{i} * facts_.chunk_size;
   __atomic_store_n(fill.producer, at + facts_.rx_chunks, __ATOMIC_RELEASE);
-  for (uint32_t i = facts_.tx_chunks; i > 0; --i) free_tx_.push_back(uint64_t{facts_.rx_chunks + i - 1} * facts_.chunk_size);
+  for (uint32_t i = facts_.tx_chunks; i > 0; --i)
+    free_tx_.push_back(part + uint64_t{facts_.rx_chunks + i - 1} * facts_.chunk_size);
   tx_head_ = __atomic_load_n(rings_->tx.producer, __ATOMIC_RELAXED);
 }
 
@@ -64,7 +83,14 @@ uint32_t XdpPort::FrameDescriptors(uint32_t first, uint32_t available, size_t* b
   return 0;
 }
 
+// Those that share the queue write one fill ring and read one completion ring.
+std::unique_lock<std::mutex> XdpPort::LockShared() const {
+  return share_ == nullptr ? std::unique_lock<std::mutex>() : std::unique_lock(share_->lock);
+}
+
+// Gives the chunks of received descriptors, whoever's they are, back to the device.
 void XdpPort::Recycle(uint32_t first, uint32_t count) {
+  const auto lock = LockShared();
   XskRing& fill = rings_->fill;
   const uint32_t at = __atomic_load_n(fill.producer, __ATOMIC_RELAXED);
   for (uint32_t i = 0; i < count; ++i) {
@@ -119,8 +145,8 @@ void XdpPort::SetOffload(Packet* frame) const {
 
 size_t XdpPort::Receive(std::span<Packet> out) {
   XskRing& rx = rings_->rx;
-  uint32_t at = __atomic_load_n(rx.consumer, __ATOMIC_RELAXED);
-  uint32_t available = rx.Available();
+  const uint32_t first = __atomic_load_n(rx.consumer, __ATOMIC_RELAXED);
+  uint32_t at = first, available = rx.Available();
   size_t taken = 0;
   if (available == 0 || dead_) return 0;
   while (available > 0 && taken < out.size()) {
@@ -134,10 +160,10 @@ size_t XdpPort::Receive(std::span<Packet> out) {
     } else {
       ++stats_.rx_dropped;
     }
-    Recycle(at, count);
     at += count;
     available -= count;
   }
+  Recycle(first, at - first);
   __atomic_store_n(rx.consumer, at, __ATOMIC_RELEASE);
   if (rings_->fill.NeedsWakeup()) {
     ++stats_.rx_syscalls;
@@ -162,16 +188,24 @@ void XdpPort::CheckDevice() {
 
 // ---- Transmit
 
+void XdpPort::Reclaim(uint64_t address) {
+  const auto owner = static_cast<uint32_t>(address / facts_.part_size());
+  const uint64_t chunk = address - address % facts_.chunk_size;
+  (share_ == nullptr || owner == facts_.share() ? free_tx_ : share_->sent[owner]).push_back(chunk);
+}
+
 void XdpPort::ReapCompletions() {
   XskRing& done = rings_->completion;
+  if (share_ == nullptr && done.Available() == 0) return;
+  const auto lock = LockShared();
   const uint32_t count = done.Available();
-  if (count == 0) return;
   const uint32_t at = __atomic_load_n(done.consumer, __ATOMIC_RELAXED);
-  for (uint32_t i = 0; i < count; ++i) {
-    const uint64_t address = done.At<uint64_t>(at + i);
-    free_tx_.push_back(address - address % facts_.chunk_size);
-  }
+  for (uint32_t i = 0; i < count; ++i) Reclaim(done.At<uint64_t>(at + i));
   __atomic_store_n(done.consumer, at + count, __ATOMIC_RELEASE);
+  if (share_ == nullptr) return;
+  std::vector<uint64_t>& found = share_->sent[facts_.share()];
+  free_tx_.insert(free_tx_.end(), found.begin(), found.end());
+  found.clear();
 }
 
 void XdpPort::Kick() {
@@ -286,6 +320,7 @@ std::vector<std::string> XdpPort::describe() const {
           std::string("zero_copy=") + (facts_.zero_copy ? "true" : "false"),
           std::string("scatter=") + (facts_.scatter ? "true" : "false"),
           "queue=" + std::to_string(facts_.queue),
+          "sockets_of_queue=" + std::to_string(facts_.sharers),
           std::string("gso=") + (options_.software_gso ? "software" : "off"),
           "umem_bytes=" + std::to_string(facts_.umem_size()),
           "rx_ring_full=" + std::to_string(kernel.rx_ring_full),

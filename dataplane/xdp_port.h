@@ -12,6 +12,8 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,11 +28,22 @@ struct XdpPortOptions {
   bool software_gso = true;  // take GSO frames and cut them here
 };
 
+// What the sockets of one queue share besides the kernel's two rings. The lock is taken once for a burst.
+struct XdpShare {
+  explicit XdpShare(uint32_t sharers) : sent(sharers) {}
+  std::mutex lock;
+  std::vector<std::vector<uint64_t>> sent;  // chunks of each that another found in the completion ring
+};
+
 class XdpPort final : public Port {
  public:
-  // Maps rings and UMEM and fills the fill ring. nullptr with `error` where that fails. `pool` outlives the port.
+  // Maps rings and UMEM and fills the fill ring. nullptr with `error` where that fails. `pool` outlives the port. `share`: the
+  // same for all sockets of a queue that has several.
   static std::unique_ptr<XdpPort> Create(UniqueFd fd, UniqueFd umem, const XskFacts& facts, const XdpPortOptions& options,
-                                         BlockPool& pool, std::string* error);
+                                         BlockPool& pool, std::string* error, std::shared_ptr<XdpShare> share = nullptr);
+  // Of all sockets of a device, one for each pool.
+  static Errno CreateQueues(std::vector<Xsk> sockets, const XdpPortOptions& options, std::span<BlockPool* const> pools,
+                            std::vector<std::unique_ptr<Port>>* out, std::string* error);
   ~XdpPort() override;
 
   LinkFeatures features() const override;
@@ -48,7 +61,8 @@ class XdpPort final : public Port {
   std::vector<std::string> describe() const override;
 
  private:
-  XdpPort(UniqueFd fd, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool, std::unique_ptr<XskMapping> rings);
+  XdpPort(UniqueFd fd, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool, std::unique_ptr<XskMapping> rings,
+          std::shared_ptr<XdpShare> share);
 
   uint32_t FrameDescriptors(uint32_t first, uint32_t available, size_t* bytes) const;
   bool TakeFrame(uint32_t first, uint32_t count, size_t bytes, Packet* out);
@@ -58,7 +72,9 @@ class XdpPort final : public Port {
   void CheckDevice();
 
   bool TxUnsent() const { return rings_->tx.Room() != rings_->tx.size; }
+  std::unique_lock<std::mutex> LockShared() const;
   void ReapCompletions();
+  void Reclaim(uint64_t address);
   void Kick();
   enum class Sent : uint8_t { kTaken, kFull, kNever };
   Sent SendFrame(const Packet& frame);
@@ -70,9 +86,10 @@ class XdpPort final : public Port {
   XdpPortOptions options_;
   BlockPool& pool_;
   std::unique_ptr<XskMapping> rings_;
-  std::vector<uint64_t> free_tx_;  // chunk addresses, last in first out
-  std::vector<uint8_t> scratch_;   // a frame longer than a chunk
-  uint32_t tx_head_ = 0;           // producer index, published once per burst
+  std::shared_ptr<XdpShare> share_;  // nullptr: the queue is ours alone
+  std::vector<uint64_t> free_tx_;    // chunk addresses, last in first out
+  std::vector<uint8_t> scratch_;     // a frame longer than a chunk
+  uint32_t tx_head_ = 0;             // producer index, published once per burst
   bool dead_ = false;
   bool down_ = false;       // the last kick said ENETDOWN
   uint64_t exhausted_ = 0;  // transmissions that found no chunk

@@ -2,6 +2,7 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <fcntl.h>
 #include <linux/if_link.h>
 #include <linux/if_xdp.h>
 #include <net/if.h>
@@ -9,6 +10,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include <bit>
 #include <cerrno>
 #include <cstring>
 
@@ -51,30 +53,33 @@ Errno RegisterUmem(const Xsk& xsk, std::string* error) {
   return Errno::kOk;
 }
 
-Errno MakeSocket(int ifindex, uint32_t queue, uint32_t mtu, const XskOptions& options, Xsk* xsk, std::string* error) {
-  xsk->facts = XskFacts{};
-  xsk->facts.ifindex = ifindex;
-  xsk->facts.queue = queue;
-  xsk->facts.mtu = mtu;
-  xsk->facts.rx_chunks = options.rx_chunks;
-  xsk->facts.tx_chunks = options.tx_chunks;
+// A socket with its rings. `first`: the device's first, which makes the UMEM that the others share.
+Errno MakeSocket(const XskFacts& facts, const Xsk* first, Xsk* xsk, std::string* error) {
+  xsk->facts = facts;
   xsk->fd = UniqueFd(socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!xsk->fd) return FailErrno(error, "AF_XDP socket (needs CAP_NET_RAW and a kernel with CONFIG_XDP_SOCKETS)");
-  xsk->umem = UniqueFd(memfd_create("sluice-umem", MFD_CLOEXEC));
+  const int memory = first == nullptr ? memfd_create("sluice-umem", MFD_CLOEXEC) : fcntl(first->umem.get(), F_DUPFD_CLOEXEC, 0);
+  xsk->umem = UniqueFd(memory);
   if (!xsk->umem) return FailErrno(error, "memfd for the UMEM");
-  if (Errno e = RegisterUmem(*xsk, error); e != Errno::kOk) return e;
+  if (first == nullptr) {
+    if (Errno e = RegisterUmem(*xsk, error); e != Errno::kOk) return e;
+  }
   const int fd = xsk->fd.get();
-  if (!SetSize(fd, XDP_UMEM_FILL_RING, options.rx_chunks) || !SetSize(fd, XDP_UMEM_COMPLETION_RING, options.tx_chunks) ||
-      !SetSize(fd, XDP_RX_RING, options.rx_chunks) || !SetSize(fd, XDP_TX_RING, options.tx_chunks)) {
+  const bool first_of_queue = first == nullptr || facts.sharers == 1;
+  if ((first_of_queue &&
+       (!SetSize(fd, XDP_UMEM_FILL_RING, facts.fill_size) || !SetSize(fd, XDP_UMEM_COMPLETION_RING, facts.completion_size))) ||
+      !SetSize(fd, XDP_RX_RING, facts.rx_chunks) || !SetSize(fd, XDP_TX_RING, facts.tx_chunks)) {
     return FailErrno(error, "sizing the rings (powers of two)");
   }
   return Errno::kOk;
 }
 
-Errno Bind(const Xsk& xsk, uint16_t flags) {
+// `umem`: the socket whose UMEM is shared, or -1. The flags are that one's then.
+Errno Bind(const Xsk& xsk, int flags, int umem) {
   sockaddr_xdp address{};
   address.sxdp_family = AF_XDP;
-  address.sxdp_flags = flags;
+  address.sxdp_flags = static_cast<uint16_t>(umem >= 0 ? XDP_SHARED_UMEM : flags);
+  address.sxdp_shared_umem_fd = umem >= 0 ? static_cast<uint32_t>(umem) : 0;
   address.sxdp_ifindex = static_cast<uint32_t>(xsk.facts.ifindex);
   address.sxdp_queue_id = xsk.facts.queue;
   for (int i = 0; i < kBusyTries; ++i) {
@@ -86,48 +91,65 @@ Errno Bind(const Xsk& xsk, uint16_t flags) {
   return Errno::kEBUSY;
 }
 
-// From the best binding to the plainest; a socket whose bind failed is not used again.
-Errno OpenQueue(int ifindex, uint32_t queue, const XdpDeviceFacts& device, bool native, const XskOptions& options, Xsk* out,
-                std::string* error) {
-  struct Attempt {
-    bool zero_copy, scatter;
-  };
-  Errno last = Errno::kEINVAL;
-  for (const Attempt attempt : {Attempt{true, true}, Attempt{true, false}, Attempt{false, true}, Attempt{false, false}}) {
-    if (attempt.zero_copy && (!native || !options.zero_copy)) continue;
-    if (attempt.scatter && !options.scatter) continue;
-    Xsk xsk;
-    if (Errno e = MakeSocket(ifindex, queue, device.mtu, options, &xsk, error); e != Errno::kOk) return e;
-    const int flags = XDP_USE_NEED_WAKEUP | (attempt.zero_copy ? XDP_ZEROCOPY : XDP_COPY) | (attempt.scatter ? XDP_USE_SG : 0);
-    last = Bind(xsk, static_cast<uint16_t>(flags));
-    if (last == Errno::kOk) {
-      xsk.facts.native = native;
-      xsk.facts.zero_copy = attempt.zero_copy;
-      xsk.facts.scatter = attempt.scatter;
-      xsk.facts.local_peer = device.veth;
-      *out = std::move(xsk);
-      return last;
-    }
-    if (last == Errno::kEBUSY || last == Errno::kENODEV || last == Errno::kENETDOWN) break;
+struct Binding {
+  bool zero_copy, scatter;
+  int flags() const { return XDP_USE_NEED_WAKEUP | (zero_copy ? XDP_ZEROCOPY : XDP_COPY) | (scatter ? XDP_USE_SG : 0); }
+};
+
+// `facts`: of the first socket.
+Errno OpenSockets(uint32_t count, const XskFacts& facts, const Binding& binding, std::vector<Xsk>* out, std::string* error) {
+  std::vector<Xsk> opened(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    XskFacts own = facts;
+    own.first_chunk = i * (facts.rx_chunks + facts.tx_chunks);
+    own.queue = facts.sharers == 1 ? i : 0;
+    if (Errno e = MakeSocket(own, i == 0 ? nullptr : opened.data(), &opened[i], error); e != Errno::kOk) return e;
+    const Errno e = Bind(opened[i], binding.flags(), i == 0 ? -1 : opened[0].fd.get());
+    if (e != Errno::kOk) return Fail(error, "binding an AF_XDP socket to queue " + std::to_string(own.queue), e);
   }
-  return Fail(error, "binding an AF_XDP socket to queue " + std::to_string(queue), last);
+  *out = std::move(opened);
+  return Errno::kOk;
 }
 
-Errno OpenInMode(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options, bool native,
+// From the best binding to the plainest; a socket whose bind failed is not used again.
+Errno OpenBest(uint32_t count, XskFacts facts, const XskOptions& options, std::vector<Xsk>* out, std::string* error) {
+  Errno last = Errno::kEINVAL;
+  for (const Binding binding : {Binding{true, true}, Binding{true, false}, Binding{false, true}, Binding{false, false}}) {
+    if (binding.zero_copy && (!facts.native || !options.zero_copy)) continue;
+    if (binding.scatter && !options.scatter) continue;
+    facts.zero_copy = binding.zero_copy;
+    facts.scatter = binding.scatter;
+    last = OpenSockets(count, facts, binding, out, error);
+    if (last == Errno::kOk || last == Errno::kEBUSY || last == Errno::kENODEV || last == Errno::kENETDOWN) break;
+  }
+  return last;
+}
+
+Errno OpenInMode(int ifindex, uint32_t count, const XdpDeviceFacts& device, const XskOptions& options, bool native,
                  XdpAttachment* attachment, std::vector<Xsk>* sockets, std::string* error) {
+  XskFacts facts;
+  facts.ifindex = ifindex;
+  facts.mtu = device.mtu;
+  facts.rx_chunks = options.rx_chunks;
+  facts.tx_chunks = options.tx_chunks;
+  facts.umem_chunks = count * (options.rx_chunks + options.tx_chunks);
+  facts.sharers = device.rx_queues == 1 ? count : 1;
+  facts.fill_size = std::bit_ceil(facts.sharers * options.rx_chunks);
+  facts.completion_size = std::bit_ceil(facts.sharers * options.tx_chunks);
+  facts.native = native;
+  facts.local_peer = device.veth;
   XdpAttachment attached;
-  if (Errno e = AttachXdp(ifindex, native, options.flows, &attached, error); e != Errno::kOk) return e;
-  std::vector<Xsk> opened(queues);
-  for (uint32_t queue = 0; queue < queues; ++queue) {
-    if (Errno e = OpenQueue(ifindex, queue, device, native, options, &opened[queue], error); e != Errno::kOk) return e;
-    if (!native && device.veth && !opened[queue].facts.scatter) {
-      return Fail(error, "without XDP_USE_SG (kernel 6.6) generic mode loses the super-segments of a local peer",
-                  Errno::kEOPNOTSUPP);
-    }
-    const auto value = static_cast<uint32_t>(opened[queue].fd.get());
-    if (Errno e = bpf::UpdateMap(attached.map_fd(), &queue, &value); e != Errno::kOk) {
-      return Fail(error, "putting the socket of queue " + std::to_string(queue) + " in the map", e);
-    }
+  if (Errno e = AttachXdp(ifindex, native, facts.sharers, options, &attached, error); e != Errno::kOk) return e;
+  std::vector<Xsk> opened;
+  if (Errno e = OpenBest(count, facts, options, &opened, error); e != Errno::kOk) return e;
+  if (!native && device.veth && !opened[0].facts.scatter) {
+    return Fail(error, "without XDP_USE_SG (kernel 6.6) generic mode loses the super-segments of a local peer",
+                Errno::kEOPNOTSUPP);
+  }
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto value = static_cast<uint32_t>(opened[i].fd.get());
+    if (Errno e = bpf::UpdateMap(attached.map_fd(), &i, &value); e != Errno::kOk)
+      return Fail(error, "putting socket " + std::to_string(i) + " in the map", e);
   }
   *attachment = std::move(attached);
   *sockets = std::move(opened);
@@ -143,9 +165,13 @@ struct XdpAttachment::Impl {
     link.Reset();
     sluice_redirect_bpf__destroy(programs);
   }
+  Errno Attach() { return bpf::CreateXdpLink(program, ifindex, native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE, &link); }
   sluice_redirect_bpf* programs = nullptr;
+  int program = -1;  // of `programs`
+  int ifindex = 0;
   UniqueFd link;
   bool native = false;
+  uint64_t restored = 0;
 };
 
 XdpAttachment::XdpAttachment() = default;
@@ -160,20 +186,40 @@ uint64_t XdpAttachment::missed() const {
   return count;
 }
 int XdpAttachment::map_fd() const { return impl_ == nullptr ? -1 : bpf_map__fd(impl_->programs->maps.sluice_xsks); }
+uint64_t XdpAttachment::restored() const { return impl_ == nullptr ? 0 : impl_->restored; }
 
-Errno AttachXdp(int ifindex, bool native, const EngineFlowMaps* flows, XdpAttachment* out, std::string* error) {
+Errno XdpAttachment::Restore(std::string* error) {
+  if (impl_ == nullptr) return Errno::kENOENT;
+  bpf_link_info info{};
+  uint32_t size = sizeof info;
+  if (impl_->link && bpf_obj_get_info_by_fd(impl_->link.get(), &info, &size) == 0 && info.xdp.ifindex != 0) return Errno::kOk;
+  if (Errno e = impl_->Attach(); e != Errno::kOk) {
+    char name[IF_NAMESIZE];
+    const bool gone = if_indextoname(static_cast<unsigned>(impl_->ifindex), name) == nullptr;
+    return Fail(error, "attaching the XDP program again", gone ? Errno::kENODEV : e);
+  }
+  ++impl_->restored;
+  return Errno::kOk;
+}
+
+Errno AttachXdp(int ifindex, bool native, uint32_t sharers, const XskOptions& options, XdpAttachment* out, std::string* error) {
   bpf::QuietLibbpf();
+  if (sharers > 1 && options.steering == nullptr)
+    return Fail(error, "several sockets of one queue need a steering key", Errno::kEINVAL);
   auto impl = std::make_unique<XdpAttachment::Impl>();
   impl->native = native;
+  impl->ifindex = ifindex;
   impl->programs = sluice_redirect_bpf__open();
   if (impl->programs == nullptr) return FailErrno(error, "opening the XDP program");
+  impl->programs->rodata->sluice_sharers = sharers;
+  if (sharers > 1) std::memcpy(&impl->programs->rodata->sluice_key, options.steering, sizeof *options.steering);
   const auto& programs = impl->programs->progs;
+  const EngineFlowMaps* flows = options.flows;
   bpf_program__set_autoload(flows != nullptr ? programs.sluice_redirect : programs.sluice_redirect_flows, false);
   if (UseEngineFlowMaps(impl->programs->obj, flows) != Errno::kOk || sluice_redirect_bpf__load(impl->programs) != 0)
     return FailErrno(error, "loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)");
-  const int program = bpf_program__fd(flows != nullptr ? programs.sluice_redirect_flows : programs.sluice_redirect);
-  const Errno e = bpf::CreateXdpLink(program, ifindex, native ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE, &impl->link);
-  if (e != Errno::kOk) {
+  impl->program = bpf_program__fd(flows != nullptr ? programs.sluice_redirect_flows : programs.sluice_redirect);
+  if (const Errno e = impl->Attach(); e != Errno::kOk) {
     const char* hint =
         e == Errno::kEBUSY ? " (another XDP program is attached: ip link set dev ... xdp off, or --link=packet)" : "";
     return Fail(error, std::string("attaching the XDP program in ") + (native ? "native" : "generic") + " mode" + hint, e);
@@ -182,12 +228,14 @@ Errno AttachXdp(int ifindex, bool native, const EngineFlowMaps* flows, XdpAttach
   return Errno::kOk;
 }
 
-Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options,
+Errno OpenXdpDevice(int ifindex, uint32_t count, const XdpDeviceFacts& device, const XskOptions& options,
                     XdpAttachment* attachment, std::vector<Xsk>* sockets, std::string* error) {
-  if (queues != 1 && queues != device.rx_queues) {
+  // One socket on a device of several queues hears one of them: the caller's choice, and the others are counted (missed).
+  if (count != 1 && device.rx_queues != 1 && count != device.rx_queues) {
     return Fail(error,
                 "an AF_XDP socket serves one receive queue, and the device uses " + std::to_string(device.rx_queues) +
-                    ": give it " + std::to_string(queues) + " (ethtool -L), as many workers as it has queues, or --link=packet",
+                    ": give it one or " + std::to_string(count) +
+                    " (ethtool -L), as many workers as it has queues, or --link=packet",
                 Errno::kEINVAL);
   }
   std::vector<bool> modes;  // native?
@@ -197,7 +245,7 @@ Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, 
   Errno last = Errno::kEINVAL;
   for (const bool native : modes) {
     std::string text;
-    last = OpenInMode(ifindex, queues, device, options, native, attachment, sockets, &text);
+    last = OpenInMode(ifindex, count, device, options, native, attachment, sockets, &text);
     if (last == Errno::kOk) return last;
     all += (all.empty() ? "" : "; ") + std::string(native ? "native: " : "generic: ") + text;
   }
@@ -236,8 +284,8 @@ Errno XskMapping::Map(int fd, int umem, const XskFacts& facts, std::unique_ptr<X
   };
   const Ring rings[] = {{XDP_PGOFF_RX_RING, offsets.rx, sizeof(xdp_desc), facts.rx_chunks, &m->rx},
                         {XDP_PGOFF_TX_RING, offsets.tx, sizeof(xdp_desc), facts.tx_chunks, &m->tx},
-                        {XDP_UMEM_PGOFF_FILL_RING, offsets.fr, sizeof(uint64_t), facts.rx_chunks, &m->fill},
-                        {XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr, sizeof(uint64_t), facts.tx_chunks, &m->completion}};
+                        {XDP_UMEM_PGOFF_FILL_RING, offsets.fr, sizeof(uint64_t), facts.fill_size, &m->fill},
+                        {XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr, sizeof(uint64_t), facts.completion_size, &m->completion}};
   for (const Ring& r : rings) {
     if (Errno e = m->MapRing(fd, r.page_offset, r.at, r.entry, r.size, r.ring); e != Errno::kOk)
       return Fail(error, "mapping an AF_XDP ring", e);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/errno.h"
+#include "base/steering.h"
 #include "xdp/engine_flows.h"
 #include "xdp/unique_fd.h"
 
@@ -31,6 +32,8 @@ struct XskOptions {
   uint32_t rx_chunks = 2048;  // ring sizes: powers of two
   uint32_t tx_chunks = 1024;
   const EngineFlowMaps* flows = nullptr;  // these flows go on to the kernel
+  // The key by which the program chooses among several sockets of the device's only queue (base/steering.h); needed for those.
+  const sluice_steering_key* steering = nullptr;
 };
 
 // Plain values, passed on beside the descriptors.
@@ -39,17 +42,25 @@ struct XskFacts {
   uint32_t queue = 0;
   uint32_t mtu = 1500;
   uint32_t chunk_size = 4096;
-  uint32_t rx_chunks = 0, tx_chunks = 0;  // the UMEM's first rx_chunks chunks are for receiving, the rest for sending
+  // This socket's part of the UMEM, which all sockets of the device share: rx_chunks for receiving, then tx_chunks for sending.
+  uint32_t first_chunk = 0, rx_chunks = 0, tx_chunks = 0;
+  uint32_t umem_chunks = 0;                     // of the whole UMEM
+  uint32_t fill_size = 0, completion_size = 0;  // of those rings
+  // Sockets of this queue. The kernel gives a queue one fill and one completion ring, whoever's chunk it is, so these share them
+  // (XdpPort::CreateQueues).
+  uint32_t sharers = 1;
   bool native = false;
   bool zero_copy = false;
   bool scatter = false;     // frames of several descriptors, both ways
   bool local_peer = false;  // frames may come from a local sender with partial checksums (veth)
-  uint64_t umem_size() const { return uint64_t{chunk_size} * (rx_chunks + tx_chunks); }
+  uint64_t umem_size() const { return uint64_t{chunk_size} * umem_chunks; }
+  uint32_t share() const { return first_chunk / (rx_chunks + tx_chunks); }  // which of the device's sockets
+  uint64_t part_size() const { return uint64_t{chunk_size} * (rx_chunks + tx_chunks); }
 };
 
 struct Xsk {
   UniqueFd fd;    // non-blocking, bound
-  UniqueFd umem;  // memfd
+  UniqueFd umem;  // memfd, the same for all sockets of a device
   XskFacts facts;
 };
 
@@ -65,16 +76,22 @@ class XdpAttachment {
   bool native() const;
   // Frames that came by a queue without a socket, and went on to the kernel: somebody gave the device more queues (ethtool -L).
   uint64_t missed() const;
+  // Puts the program back where somebody took it off (bpftool link detach; `ip link set ... xdp off` is refused by the kernel).
+  // Without it the sockets hear nothing and are not told. kEBUSY: another program took its place; kENODEV: the device is gone.
+  Errno Restore(std::string* error);
+  uint64_t restored() const;  // how often that was needed
   int map_fd() const;
 
  private:
-  friend Errno AttachXdp(int ifindex, bool native, const EngineFlowMaps* flows, XdpAttachment* out, std::string* error);
+  friend Errno AttachXdp(int ifindex, bool native, uint32_t sharers, const XskOptions& options, XdpAttachment* out,
+                         std::string* error);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
-// kEBUSY: the device has an XDP program of somebody else. `flows`: as in XskOptions; may be null.
-Errno AttachXdp(int ifindex, bool native, const EngineFlowMaps* flows, XdpAttachment* out, std::string* error);
+// kEBUSY: the device has an XDP program of somebody else. `sharers`: sockets of queue 0 that the program chooses among; 1: each
+// queue has its own socket.
+Errno AttachXdp(int ifindex, bool native, uint32_t sharers, const XskOptions& options, XdpAttachment* out, std::string* error);
 
 struct XdpDeviceFacts {
   bool veth = false;
@@ -82,12 +99,15 @@ struct XdpDeviceFacts {
   uint32_t rx_queues = 1;  // in use
 };
 
-// An AF_XDP socket gets the frames of one receive queue of the device, and which queue a frame comes by is the device's choice.
-// So `queues` is 1, or as many as the device uses; what belongs to another worker is sent home by SteeredPort.
+// An AF_XDP socket gets the frames of one receive queue of the device. Of `count` sockets, one for each worker:
+// - where the device uses one queue, all are bound to it, and the program gives each frame to the socket that our hash names;
+// - where it uses `count` queues, each has its own, and which queue a frame comes by is the device's choice: what belongs to
+//   another worker is sent home by SteeredPort;
+// - otherwise it is refused: frames of a queue without a socket would be lost.
 //
-// Opens a socket on every queue in [0, queues), attaches the program in the best mode that works and puts the sockets in its map.
+// Opens the sockets, attaches the program in the best mode that works and puts the sockets in its map. All share one UMEM.
 // On failure nothing is left attached and `error` says which step failed for which mode.
-Errno OpenXdpDevice(int ifindex, uint32_t queues, const XdpDeviceFacts& device, const XskOptions& options,
+Errno OpenXdpDevice(int ifindex, uint32_t count, const XdpDeviceFacts& device, const XskOptions& options,
                     XdpAttachment* attachment, std::vector<Xsk>* sockets, std::string* error);
 
 // One ring of a socket, mapped. Producer rings (fill, transmit) and consumer rings (receive, completion) use the same layout.

@@ -31,12 +31,12 @@ Status OpenXdp(const Flags& flags, const BenchOptions& options, const DeviceFact
   std::string error;
   const XdpDeviceFacts facts{.veth = device.kind == "veth", .mtu = device.mtu, .rx_queues = device.rx_queues};
   const auto count = static_cast<uint32_t>(pools.size());
-  if (OpenXdpDevice(device.ifindex, count, facts, {.mode = options.xdp_mode}, &out->xdp, &sockets, &error) != Errno::kOk)
+  const wire::SteeringKey key = NewKey();
+  const XskOptions xsk{.mode = options.xdp_mode, .steering = &key};
+  if (OpenXdpDevice(device.ifindex, count, facts, xsk, &out->xdp, &sockets, &error) != Errno::kOk ||
+      XdpPort::CreateQueues(std::move(sockets), {.software_gso = flags.software_gso}, pools, &out->queues, &error) !=
+          Errno::kOk) {
     return Status::Error("--link=xdp: device " + device.name + ": " + error);
-  for (size_t i = 0; i < pools.size(); ++i) {
-    out->queues.push_back(XdpPort::Create(std::move(sockets[i].fd), std::move(sockets[i].umem), sockets[i].facts,
-                                          {.software_gso = flags.software_gso}, *pools[i], &error));
-    if (out->queues.back() == nullptr) return Status::Error("--link=xdp: device " + device.name + ": " + error);
   }
   return {};
 }

@@ -79,7 +79,7 @@ Status PortOpener::OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob*
   if (OpenXdpDevice(device.ifindex, 1, facts, options, &attachment, &sockets, &error) != Errno::kOk) {
     return Status::Error("device " + device.name + ": " + error);
   }
-  attachments_.insert_or_assign(device.ifindex, std::move(attachment));
+  attachments_.insert_or_assign(device.ifindex, Attached{.program = std::move(attachment)});
   blob->kind = LinkKind::kXdp;
   blob->xdp = sockets[0].facts;
   out->fds.push_back(std::move(sockets[0].fd));
@@ -96,6 +96,30 @@ Status PortOpener::OpenOwnTap(OpenedPort* out, PortBlob* blob) {
   blob->tap.ifindex = plan_.own_link.inside_index;
   out->fds.push_back(std::move(fd));
   return {};
+}
+
+Status PortOpener::Check() {
+  for (auto& [ifindex, attached] : attachments_) CheckXdp(ifindex, &attached);
+  return silencing_.Check();
+}
+
+// Says what changed, once.
+void PortOpener::CheckXdp(int ifindex, Attached* attached) {
+  const uint64_t restored = attached->program.restored(), missed = attached->program.missed();
+  std::string error;
+  const Errno e = attached->program.Restore(&error);
+  if (e == Errno::kOk && attached->program.restored() != restored) {
+    Log(LogLevel::kWarning, "device %d: somebody took sluice's XDP program off; it is attached again (time %llu)", ifindex,
+        static_cast<unsigned long long>(attached->program.restored()));
+  } else if (e != attached->state && e != Errno::kOk && e != Errno::kENODEV) {
+    Log(LogLevel::kWarning, "device %d: sluice's XDP program is off, the sandbox hears nothing: %s", ifindex, error.c_str());
+  }
+  attached->state = e;
+  if (missed != attached->missed) {
+    Log(LogLevel::kWarning, "device %d: %llu frames came by receive queues without a socket and were lost (ethtool -L)", ifindex,
+        static_cast<unsigned long long>(missed));
+  }
+  attached->missed = missed;
 }
 
 void PortOpener::Close(int ifindex) {

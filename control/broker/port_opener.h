@@ -38,8 +38,8 @@ class PortOpener {
   Status Open(int ifindex, OpenedPort* out);
   // The sentry has no port on the device any more; where the device is gone, the end of its silence too.
   void Close(int ifindex);
-  // Are the devices still silent?
-  Status Check() const { return silencing_.Check(); }
+  // Are the devices still silent? Puts an XDP program back that somebody took off.
+  Status Check();
 
  private:
   Status OpenPacket(int ifindex, const char* name, OpenedPort* out, PortBlob* blob);
@@ -48,7 +48,13 @@ class PortOpener {
 
   SandboxPlan& plan_;
   Silencing silencing_;
-  std::map<int, XdpAttachment> attachments_;  // by device; detached with this process
+  struct Attached {
+    XdpAttachment program;  // detached with this process
+    Errno state = Errno::kOk;
+    uint64_t missed = 0;  // of the log's last line
+  };
+  static void CheckXdp(int ifindex, Attached* attached);
+  std::map<int, Attached> attachments_;  // by device
 };
 
 }  // namespace sluice

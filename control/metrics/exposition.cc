@@ -38,6 +38,7 @@ constexpr Spec kParts[] = {
     {"worker", "wakeups", "sluice_worker_wakeups_total", "sleeps that ended with work"},
     {"worker", "spin_ns", "sluice_worker_spin_seconds_total", "time in turns that found nothing to do", MetricType::Counter,
      1e-9},
+    {"worker", "preempted_spins", "sluice_worker_preempted_spins_total", "spins that ended because others wanted the core"},
     {"worker", "sleep_ns", "sluice_worker_sleep_seconds_total", "time asleep", MetricType::Counter, 1e-9},
     {"calls", "calls", "sluice_calls_total", "socket calls of the program that came to the sentry"},
     {"calls", "answered", "sluice_calls_answered_total", "calls that were answered"},

@@ -94,6 +94,10 @@ json PortsJson(Worker& worker) {
   return out;
 }
 
+const char* PollName(PollMode mode) {
+  return mode == PollMode::kBusy ? "busy" : mode == PollMode::kInterrupt ? "interrupt" : "adaptive";
+}
+
 json ContainersJson(const CallServer& calls) {
   json out = json::array();
   for (const ContainerUse& use : calls.Containers()) {
@@ -118,7 +122,11 @@ json StatsJson(const AdminContext& c) {
             {"wakeups", w.wakeups},
             {"spin_ns", w.spin_ns},
             {"sleep_ns", w.sleep_ns},
-            {"wake_cost_ns", w.wake_cost.ns()}}},
+            {"wake_cost_ns", w.wake_cost.ns()},
+            {"preempted_spins", w.preempted_spins},
+            {"spin_limit_ns", w.spin_limit.ns()},
+            {"spins", w.spins},
+            {"poll", PollName(w.poll)}}},
           {"calls",
            {{"calls", s.calls},
             {"answered", s.answered},

@@ -52,11 +52,12 @@ std::string OpenXdpLink(const DeviceFacts& facts, WorkerGroup& group, Opened* ou
   std::vector<Xsk> sockets;
   std::string error;
   const XdpDeviceFacts device{.veth = facts.kind == "veth", .mtu = facts.mtu, .rx_queues = facts.rx_queues};
-  if (OpenXdpDevice(facts.ifindex, group.size(), device, {}, &out->xdp, &sockets, &error) != Errno::kOk) return error;
-  for (uint32_t i = 0; i < group.size(); ++i) {
-    out->queues.push_back(
-        XdpPort::Create(std::move(sockets[i].fd), std::move(sockets[i].umem), sockets[i].facts, {}, group.pool(i), &error));
-    if (out->queues.back() == nullptr) return error;
+  std::vector<BlockPool*> pools;
+  for (uint32_t i = 0; i < group.size(); ++i) pools.push_back(&group.pool(i));
+  const XskOptions options{.steering = &group.key()};
+  if (OpenXdpDevice(facts.ifindex, group.size(), device, options, &out->xdp, &sockets, &error) != Errno::kOk ||
+      XdpPort::CreateQueues(std::move(sockets), {}, pools, &out->queues, &error) != Errno::kOk) {
+    return error;
   }
   return {};
 }

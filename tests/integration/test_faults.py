@@ -1,12 +1,16 @@
 """Faults from outside: sluice's processes killed under load, a device that goes, two sluices, packet filters of others."""
+import hashlib
+import json
 import os
+import re
 import signal
 import socket
 import threading
+import time
 import unittest
 
 import processes
-from harness import INSIDE, PEER, SluiceTest, sandbox_only, wait_for
+from harness import INSIDE, PEER, SLUICE, SluiceTest, sandbox_only, sh, wait_for
 
 READER = ("import socket,sys\n"
           "s=socket.create_connection(('10.77.0.2',7100))\n"
@@ -22,6 +26,16 @@ WRITER = ("import socket\n"
           "print('listening',flush=True)\n"
           "c,_=l.accept()\n"
           "while True: c.sendall(b'x'*65536)\n")
+
+
+def receive_exactly(s, size):
+    got = bytearray()
+    while len(got) < size:
+        data = s.recv(size - len(got))
+        if not data:
+            break
+        got += data
+    return bytes(got)
 
 
 class DeathTest(SluiceTest):
@@ -101,18 +115,27 @@ class DeviceTest(SluiceTest):
         self.assertIn("errno 101", out)
         self.assertIn("b'loop'", out)
 
-    @sandbox_only
-    def test_device_that_goes_down_and_comes_back(self):
-        server = self.inside("socat", "TCP-LISTEN:7000,fork,reuseaddr", "EXEC:cat")
+    def echo_server(self, link):
+        server = self.inside("socat", "TCP-LISTEN:7000,fork,reuseaddr", "EXEC:cat", flags=(f"--link={link}",))
         self.wait_peer_sees(7000, server)
+        return server
+
+    def down_and_up(self, link):
+        server = self.echo_server(link)
         self.net.inside.run("ip", "link", "set", "eth0", "down")
         self.net.inside.run("ip", "link", "set", "eth0", "up")
         self.wait_peer_sees(7000, server)
 
     @sandbox_only
-    def test_mtu_change_is_followed(self):
-        server = self.inside("socat", "TCP-LISTEN:7000,fork,reuseaddr", "EXEC:cat")
-        self.wait_peer_sees(7000, server)
+    def test_device_that_goes_down_and_comes_back(self):
+        self.down_and_up("packet")
+
+    @sandbox_only
+    def test_device_that_goes_down_and_comes_back_under_xdp(self):
+        self.down_and_up("xdp")
+
+    def follow_mtu(self, link):
+        self.echo_server(link)
         for ns in (self.net.inside, self.net.peer):
             ns.run("ip", "link", "set", "eth0", "mtu", "1280")
 
@@ -121,6 +144,124 @@ class DeviceTest(SluiceTest):
                 return s.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 1240
         wait_for(mss, "the segment size does not follow the MTU")
 
+    @sandbox_only
+    def test_mtu_change_is_followed(self):
+        self.follow_mtu("packet")
+
+    @sandbox_only
+    def test_mtu_change_is_followed_under_xdp(self):
+        self.follow_mtu("xdp")
+
+    @sandbox_only
+    def test_queues_that_are_added_and_taken(self):
+        server = self.echo_server("packet")
+        with self.net.peer.connect((INSIDE, 7000)) as s:
+            for count in ("2", "1"):
+                for ns in (self.net.inside, self.net.peer):
+                    ns.run("ethtool", "-L", "eth0", "rx", count, "tx", count)
+                s.sendall(b"still here")
+                self.assertEqual(receive_exactly(s, 10), b"still here")
+                self.wait_peer_sees(7000, server)
+
+    @sandbox_only
+    def test_xdp_program_that_somebody_takes_off_comes_back(self):
+        server = self.echo_server("xdp")
+        program = re.search(r"prog/xdp id (\d+)", self.net.inside.run("ip", "-d", "link", "show", "eth0").stdout).group(1)
+        self.assertNotEqual(self.net.inside.run("ip", "link", "set", "dev", "eth0", "xdpgeneric", "off", check=False).returncode, 0)
+        links = json.loads(self.net.inside.run("/usr/sbin/bpftool", "-j", "link", "show").stdout)
+        link = next(entry["id"] for entry in links if entry.get("prog_id") == int(program))
+        with self.net.peer.connect((INSIDE, 7000)) as s:
+            self.net.inside.run("/usr/sbin/bpftool", "link", "detach", "id", str(link))
+            s.sendall(b"again")
+            self.assertEqual(receive_exactly(s, 5), b"again")
+        server.wait_log("took sluice's XDP program off; it is attached again")
+
+
+class WorkerTest(SluiceTest):
+    """The thread that runs the stack."""
+    ECHO = ("socat", "TCP-LISTEN:7000,fork,reuseaddr", "EXEC:cat")
+
+    def worker(self):
+        return json.loads(sh(SLUICE, "stats", "--json", self.net.inside.name).stdout)["worker"]
+
+    @sandbox_only
+    def test_the_way_of_polling_shows_in_stats(self):
+        for flags, mode in (((), "adaptive"), (("--poll=adaptive", "--poll-spin=70us"), "adaptive"), (("--poll=interrupt",), "interrupt"), (("--poll=busy",), "busy")):
+            server = self.inside(*self.ECHO, flags=flags)
+            self.wait_peer_sees(7000, server)
+            worker = self.worker()
+            self.assertEqual(worker["poll"], mode)
+            self.assertEqual(worker["spin_limit_ns"] > 0, mode == "adaptive")
+            if "--poll-spin=70us" in flags:
+                self.assertEqual(worker["spin_limit_ns"], 70000)
+            if mode == "busy":
+                self.assertEqual(worker["sleeps"], 0)
+            if mode == "interrupt":
+                self.assertEqual(worker["spin_ns"], 0)
+            self.assertIn("preempted_spins", worker)
+            server.stop()
+
+    @sandbox_only
+    def test_idle_it_uses_no_processor_time(self):
+        for link in ("packet", "xdp"):
+            server = self.inside(*self.ECHO, flags=(f"--link={link}",))
+            self.wait_peer_sees(7000, server)
+
+            def second():
+                pids = [server.pid, *processes.children(server.pid)]
+                before = processes.cpu_seconds(pids)
+                time.sleep(1)
+                return processes.cpu_seconds(pids) - before
+            wait_for(lambda: second() <= 0.01, "never a second with less than one tick")
+            server.stop()
+
+    @sandbox_only
+    def test_its_core_is_taken_away_under_load(self):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) < 2:
+            self.skipTest("needs two cores")
+        server = self.inside(*self.ECHO)
+        self.wait_peer_sees(7000, server)
+        sentry = wait_for(lambda: processes.role(server.pid, "sentry"), "no sentry")
+        with self.net.peer.connect((INSIDE, 7000)) as s:
+            for turn in range(20):
+                for task in os.listdir(f"/proc/{sentry}/task"):
+                    os.sched_setaffinity(int(task), {cores[turn % 2]})
+                sent = os.urandom(65536)
+                feeder = threading.Thread(target=s.sendall, args=(sent,))
+                feeder.start()
+                self.assertEqual(receive_exactly(s, len(sent)), sent)
+                feeder.join()
+
+    @sandbox_only
+    def test_a_peer_that_is_stuck_holds_up_nobody_else(self):
+        """One connection's peer reads nothing: the writer waits, memory stays bounded, others go on; all of it arrives in the end."""
+        total = 64 << 20
+        source = ("import socket,hashlib\n"
+                  "l=socket.create_server(('0.0.0.0',7100)); print('listening',flush=True)\n"
+                  "c,_=l.accept(); n=0; h=hashlib.sha256()\n"
+                  f"while n<{total}:\n"
+                  " b=n.to_bytes(8,'big')*8192; c.sendall(b); h.update(b); n+=len(b)\n"
+                  "print('sent',h.hexdigest(),flush=True); c.close()\n")
+        writer = self.python_inside(source)
+        writer.wait_log("listening")
+        stuck = self.net.peer.connect((INSIDE, 7100))
+        self.addCleanup(stuck.close)
+        sentry = wait_for(lambda: processes.role(writer.pid, "sentry"), "no sentry")
+
+        self.peer("ping", "-c", "3", "-i", "0.2", "-W", "15", INSIDE).expect_success()
+        self.assertLess(processes.pss_kib([sentry]) / 1024, 64)
+        self.assertNotIn("sent", writer.output())
+        got = hashlib.sha256()
+        while True:
+            data = stuck.recv(1 << 20)
+            if not data:
+                break
+            got.update(data)
+        self.assertIn(got.hexdigest(), writer.expect_success())
+
+
+class SecondTest(SluiceTest):
     @sandbox_only
     def test_second_sluice_is_refused(self):
         first = self.inside("sh", "-c", "echo ready; exec sleep 600")

@@ -92,12 +92,18 @@ class LibraryTest(SluiceTest):
         self.check_http()
         self.peer("ping", "-c3", "-i0.2", "-W5", ADDRESS).expect_success()
 
-    def test_workers_over_xdp_port(self):
-        refused = self._start(self.net.inside.argv(EXAMPLE, "--device=eth0", f"--address={ADDRESS}/24", "--link=xdp", "--workers=2"))
-        self.assertEqual(refused.wait(), 1)
-        self.assertIn("the device uses 1", refused.output())
+    def test_workers_share_the_only_queue_of_the_xdp_port(self):
+        self.serve("--link=xdp", "--workers=3")
+        self.check_http()
+        self.check_echo()
+        self.check_many()
+
+    def test_workers_over_xdp_port_with_a_queue_each(self):
         for ns in (self.net.inside, self.net.peer):
             ns.run("ethtool", "-L", "eth0", "rx", "2", "tx", "2")
+        refused = self._start(self.net.inside.argv(EXAMPLE, "--device=eth0", f"--address={ADDRESS}/24", "--link=xdp", "--workers=3"))
+        self.assertEqual(refused.wait(), 1)
+        self.assertIn("the device uses 2", refused.output())
         self.serve("--link=xdp", "--workers=2")
         self.check_http()
         self.check_echo()
