@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What our stack adds to the start of a container: `docker run --rm busybox true` with runc and with sluice by turns, on a dockerd of its own.
+"""What our stack adds to the start of a container, and what it keeps: `docker run --rm busybox true` with runc and with sluice by turns, on a dockerd of its own.
 
   bench/container_start.py [--runs=20] [--phases]
 
-Prints the medians, quartiles and the difference; --phases runs as many again with a script around the runtime that notes when each OCI
+Prints the medians, quartiles and the difference, and the memory (PSS) of all processes of the sandbox of an idle container; --phases runs as many again with a script around the runtime that notes when each OCI
 command begins and ends, and prints the medians of each (the script costs both the same few milliseconds).
 Needs root, a release build and Docker (scripts/setup --engines). Nothing is pinned; run it on a quiet machine.
 """
@@ -54,6 +54,19 @@ class Bed(DockerHost):
         self.docker("run", "--rm", f"--runtime={runtime}", "busybox", "true")
         return (time.monotonic() - begin) * 1000
 
+    def idle_memory(self):
+        """MiB of each process of the only sandbox, a container that sleeps."""
+        self.docker("run", "-d", "--name", "idle", "--runtime=sluice", "busybox", "sleep", "1000")
+        time.sleep(3)  # what the start used is given back
+        sizes = {}
+        for line in self.host("ps", "-eo", "pid,comm").stdout.splitlines():
+            pid, name = line.split()
+            if name.startswith("sluice"):
+                rollup = self.host("cat", f"/proc/{pid}/smaps_rollup").stdout
+                sizes[name] = next(int(one.split()[1]) for one in rollup.splitlines() if one.startswith("Pss:")) / 1024
+        self.docker("rm", "-f", "idle")
+        return sizes
+
     def measure(self, runtimes, runs):
         times = collections.defaultdict(list)
         for runtime in runtimes * 2:
@@ -77,6 +90,8 @@ def main():
             low, middle, high = statistics.quantiles(values, n=4)
             print(f"{runtime:7} median {middle:6.1f} ms, quartiles {low:.1f} to {high:.1f}, {len(values)} runs")
         print(f"sluice adds {statistics.median(times['sluice']) - statistics.median(times['runc']):.1f} ms")
+        sizes = bed.idle_memory()
+        print(f"idle: {sum(sizes.values()):.1f} MiB (PSS): " + ", ".join(f"{name} {size:.1f}" for name, size in sizes.items()))
         if not options.phases:
             return
         bed.measure(["runc-timed", "sluice-timed"], options.runs)

@@ -1,5 +1,7 @@
 # Debian packages by cpack: `sluice` with the program, its manual, completion and documentation, and `sluice-dpdk` with the module,
-# so that nobody else installs DPDK. scripts/package makes them.
+# so that nobody else installs DPDK. scripts/package makes them. Who packages it says so:
+#   cmake --preset release -DSLUICE_MAINTAINER="A. Packager <packager@their.org>"
+set(SLUICE_MAINTAINER "The sluice authors <authors@sluice.dev>" CACHE STRING "maintainer of the Debian packages: NAME <ADDRESS>")
 set(generated ${CMAKE_BINARY_DIR}/generated)
 file(MAKE_DIRECTORY ${generated})
 file(WRITE ${generated}/copyright "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -15,7 +17,7 @@ file(WRITE ${generated}/changelog "sluice (${PROJECT_VERSION}) unstable; urgency
 
   * Release ${PROJECT_VERSION}.
 
- -- sluice <maintainers@sluice.dev>  ${date}
+ -- ${SLUICE_MAINTAINER}  ${date}
 ")
 add_custom_command(OUTPUT ${generated}/sluice.1.gz ${generated}/sluice.bash ${generated}/changelog.gz
   COMMAND sh -c "$<TARGET_FILE:sluice> flags --man | gzip -9n > sluice.1.gz"
@@ -42,7 +44,7 @@ endif()
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME sluice)
 set(CPACK_PACKAGE_VENDOR sluice)
-set(CPACK_PACKAGE_CONTACT "sluice <maintainers@sluice.dev>")
+set(CPACK_PACKAGE_CONTACT "${SLUICE_MAINTAINER}")
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
 set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -50,7 +51,10 @@ std::string WithName(std::string text, const std::string& name) {
 std::string OwnPath() {
   char buffer[PATH_MAX];
   const ssize_t n = readlink("/proc/self/exe", buffer, sizeof buffer);
-  return n > 0 ? std::string(buffer, static_cast<size_t>(n)) : "/usr/bin/sluice";
+  if (n > 0) return std::string(buffer, static_cast<size_t>(n));
+  // Without a /proc, as in the root of a node: the path that it was called by.
+  const char* called = reinterpret_cast<const char*>(getauxval(AT_EXECFN));
+  return called != nullptr && called[0] == '/' ? called : "/usr/bin/sluice";
 }
 
 bool IsInPath(const std::string& program) {

@@ -305,7 +305,7 @@ class ManifestTest(unittest.TestCase):
         files = sorted(glob.glob(os.path.join(ROOT, "deploy/kubernetes/*.yaml")))
         done = subprocess.run([build_client(), "check", *files], text=True, capture_output=True, check=False, timeout=60)
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(done.stdout.split(), ["Pod", "web", "Pod", "two", "RuntimeClass", "sluice"])
+        self.assertEqual(done.stdout.split(), ["DaemonSet", "sluice-installer", "Pod", "web", "Pod", "two", "RuntimeClass", "sluice"])
 
     def test_fields_that_the_api_does_not_know_are_found(self):
         with open(os.path.join(ROOT, "deploy/kubernetes/pod-nginx.yaml"), encoding="utf-8") as f:

@@ -92,6 +92,9 @@ class SettingsTest(BundleTest):
             self.assertRegex(text, rf'sluice_up{{sandbox="{RUN[:12]}",container="{RUN}"}} 1')
             subprocess.run(kill, check=True)
             p.wait(60)
+        end = time.monotonic() + 20  # the process that serves it ends after its last sandbox
+        while os.path.exists(path) and time.monotonic() < end:
+            time.sleep(0.02)
         self.assertFalse(os.path.exists(path))
 
     def test_wrong_files(self):
