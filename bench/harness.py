@@ -27,8 +27,8 @@ os.environ.setdefault("SLUICE_TEST_RUN", f"slt{os.getpid()}")
 sys.path.insert(0, os.path.join(ROOT, "tests/integration"))  # its harness, not this file
 import report  # noqa: E402
 from harness import SLUICE  # noqa: E402
-from modes import MODES, Bed  # noqa: E402
-from workloads import RR, WORKS, NotMeasured  # noqa: E402
+from modes import MODES, RR, Bed, NotMeasured  # noqa: E402
+from workloads import WORKS  # noqa: E402
 
 NAMES = [name for work in WORKS for name, *_ in work.figures]
 

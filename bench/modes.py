@@ -13,9 +13,13 @@ import harness
 from harness import INSIDE, ROOT, SLUICE, wait_for
 
 
+RR = os.path.join(ROOT, "build/release/bench/rr")
+HTTP_ECHO = os.path.join(ROOT, "build/release/http_echo")
+
+
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    kind: str  # kernel: the namespace's own stack; netns: `sluice do` in it; tap: `sluice do` joined to the peer by a TAP device; container
+    kind: str  # library: examples/http_echo in the place of rr; kernel: the namespace's own stack; netns: `sluice do` in it; tap: `sluice do` joined to the peer by a TAP device; container
     flags: tuple = ()  # sluice's, or the container runtime's
     binary: str = SLUICE
 
@@ -29,6 +33,7 @@ MODES = {
     "xdp-nogso": Mode("netns", ("--link=xdp", "--gso=false")),
     "tap": Mode("tap", ("--link=tap",)),
     "tap-nogso": Mode("tap", ("--link=tap", "--gso=false")),
+    "library": Mode("library", ("--link=packet",), HTTP_ECHO),
     "host": Mode("netns", ("--network=host",)),
     "runsc": Mode("container", ("--network=sandbox", "--ignore-cgroups"), "runsc"),  # its path: --runsc
 }
@@ -60,6 +65,10 @@ def bundle(directory, netns, argv, cwd):
         json.dump(config, f)
 
 
+class NotMeasured(Exception):
+    """This workload has no figure in this mode."""
+
+
 class Bed(harness.SluiceTest):
     """A server's side and its peer, for one measurement."""
 
@@ -80,12 +89,23 @@ class Bed(harness.SluiceTest):
         m = self.mode
         if m.kind == "kernel":
             return self.net.inside.argv(*argv)
+        if m.kind == "library":
+            return self.library_argv(*argv)
         if m.kind == "tap":
             return self.net.peer.argv(SLUICE, *m.flags, "do", "--", *argv)
         if m.kind == "netns":
             return self.sandbox_argv(*argv, flags=m.flags)
         bundle(self.directory, self.net.inside.path, argv, cwd)
         return self.runtime("run", "--bundle", f"{self.directory}/bundle", self.container)
+
+    def library_argv(self, *argv):
+        if argv[:2] != (RR, "serve"):
+            raise NotMeasured("a program of the kernel's sockets")
+        port = int(argv[2])
+        # The address must not be the kernel's.
+        self.net.inside.run("ip", "-4", "addr", "flush", "dev", "eth0")
+        services = [f"--{name}-port={port + i}" for i, name in enumerate(("echo", "discard", "chargen"))]
+        return self.net.inside.argv(HTTP_ECHO, "--device=eth0", f"--address={INSIDE}/24", *self.mode.flags, *services)
 
     @property
     def container(self):

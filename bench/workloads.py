@@ -8,16 +8,12 @@ import time
 
 import harness
 import processes
-from harness import ROOT, SLUICE
+from harness import SLUICE
+from modes import RR, NotMeasured
 from typing import Callable
 
-RR = os.path.join(ROOT, "build/release/bench/rr")
 IDLE_CONNECTIONS = 10000
 SANDBOXES = 20
-
-
-class NotMeasured(Exception):
-    """This workload has no figure in this mode."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +76,19 @@ def memcached(bed, seconds):
 
 def start_rr(bed):
     server = bed.start(RR, "serve", "7000")
-    server.wait_log("listening")
+    server.wait_log("listening|serving")
     bed.wait_answers(7000, server)
     return server
+
+
+def plain_bulk(direction, streams):
+    """Bulk with nothing but sockets: the client and the kernel's server have one thread each."""
+    def work(bed, seconds):
+        start_rr(bed)
+        port = {"in": "7001", "out": "7002"}[direction]
+        out = bed.peer(RR, direction, bed.address(), port, str(seconds), str(streams)).expect_success()
+        return [json.loads(out.splitlines()[-1])["gbps"]]
+    return Work(work, ((f"bulk {direction}, {streams} stream{'s' if streams > 1 else ''}, one thread", "Gbps", True),))
 
 
 def request_response(kind):
@@ -120,7 +126,7 @@ def idle(bed, seconds):
 
 def sandboxes(bed, _):
     """Several that are started at once, in namespaces of their own: milliseconds for each until all run, MiB of each, CPU of all when idle."""
-    if bed.mode.kind == "container":
+    if bed.mode.kind in ("container", "library"):
         raise NotMeasured("containers want an engine for this: bench/container_start.py")
     argv = ["unshare", "--net"] if bed.mode.kind == "kernel" else [SLUICE, *bed.mode.flags, "do", "--"]
     if bed.mode.kind == "netns" and "--network=host" in bed.mode.flags:
@@ -172,6 +178,7 @@ def round_trips(kind, name):
 
 WORKS = (
     *bulk("in", []), *bulk("out", ["-R"]),
+    *(plain_bulk(direction, streams) for direction in ("in", "out") for streams in (1, 16)),
     *(page(path, size, close) for close in (False, True) for path, size in (("1k", "1 KiB"), ("16k", "16 KiB"), ("1m", "1 MiB"))),
     Work(redis(["-c", "50"], 20000), (("redis GET -c50", "k/s", True),)),
     Work(redis(["-c", "50", "-P", "16"], 200000), (("redis GET -c50 -P16", "k/s", True),)),
