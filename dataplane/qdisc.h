@@ -42,6 +42,18 @@ struct QdiscStats {
   uint64_t dropped() const { return dropped_limit + dropped_flow_limit + dropped_too_long + dropped_memory; }
 };
 
+// Its drops by the names of stats and metrics.
+struct QdiscDrop {
+  std::string_view name;
+  uint64_t QdiscStats::* count;
+};
+inline constexpr QdiscDrop kQdiscDrops[] = {
+    {"DropQdiscLimit", &QdiscStats::dropped_limit},
+    {"DropQdiscFlowLimit", &QdiscStats::dropped_flow_limit},
+    {"DropQdiscTooLong", &QdiscStats::dropped_too_long},
+    {"DropQdiscNoMemory", &QdiscStats::dropped_memory},
+};
+
 class Qdisc {
  public:
   virtual ~Qdisc() = default;

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <string_view>
 
+#include "dataplane/qdisc.h"
 #include "netstack/counters.h"
 
 namespace sluice {
@@ -144,21 +145,29 @@ void AddPorts(const std::vector<SandboxStats>& sandboxes, std::vector<MetricFami
   }
 }
 
+void AddCounter(const std::vector<SandboxStats>& sandboxes, std::string_view counter, MetricFamily* family) {
+  const std::string name(counter);
+  const Spec spec{"counters", name.c_str(), "", ""};
+  for (const SandboxStats& one : sandboxes) {
+    Labels labels = LabelsOf(one);
+    if (name.starts_with(kDrop)) labels.push_back({"reason", Snake(counter.substr(kDrop.size()))});
+    AddField(family, spec, Part(one, "counters"), std::move(labels));
+  }
+}
+
 void AddCounters(const std::vector<SandboxStats>& sandboxes, std::vector<MetricFamily>* out) {
   MetricFamily drops{
       "sluice_drops_total", "frames, segments and datagrams dropped, by reason (sluice drops)", MetricType::Counter, {}};
   for (const CounterInfo& info : kCounterInfo) {
-    const std::string name(info.name);
-    const Spec spec{"counters", name.c_str(), "", ""};
-    const bool drop = info.name.starts_with(kDrop);
-    MetricFamily family{"sluice_" + Snake(info.name) + "_total", std::string(info.help), MetricType::Counter, {}};
-    for (const SandboxStats& one : sandboxes) {
-      Labels labels = LabelsOf(one);
-      if (drop) labels.push_back({"reason", Snake(info.name.substr(kDrop.size()))});
-      AddField(drop ? &drops : &family, spec, Part(one, "counters"), std::move(labels));
+    if (info.name.starts_with(kDrop)) {
+      AddCounter(sandboxes, info.name, &drops);
+      continue;
     }
-    if (!drop) out->push_back(std::move(family));
+    MetricFamily family{"sluice_" + Snake(info.name) + "_total", std::string(info.help), MetricType::Counter, {}};
+    AddCounter(sandboxes, info.name, &family);
+    out->push_back(std::move(family));
   }
+  for (const QdiscDrop& drop : kQdiscDrops) AddCounter(sandboxes, drop.name, &drops);
   out->push_back(std::move(drops));
 }
 

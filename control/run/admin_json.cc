@@ -20,18 +20,11 @@ json CountersJson(Worker& worker, bool drops_only) {
     if (drops_only && !drop) continue;
     out[std::string(kCounterInfo[i].name)] = counters.Get(static_cast<Counter>(i));
   }
-  QdiscStats q;  // of all devices
-  for (const auto& port : worker.ports()) {
-    const QdiscStats one = port->qdisc().value_or(QdiscStats());
-    q.dropped_limit += one.dropped_limit;
-    q.dropped_flow_limit += one.dropped_flow_limit;
-    q.dropped_too_long += one.dropped_too_long;
-    q.dropped_memory += one.dropped_memory;
+  for (const QdiscDrop& drop : kQdiscDrops) {
+    uint64_t sum = 0;  // of all devices
+    for (const auto& port : worker.ports()) sum += port->qdisc().value_or(QdiscStats()).*drop.count;
+    out[std::string(drop.name)] = sum;
   }
-  out["DropQdiscLimit"] = q.dropped_limit;
-  out["DropQdiscFlowLimit"] = q.dropped_flow_limit;
-  out["DropQdiscTooLong"] = q.dropped_too_long;
-  out["DropQdiscNoMemory"] = q.dropped_memory;
   return out;
 }
 

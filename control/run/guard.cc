@@ -24,7 +24,10 @@
 namespace sluice {
 namespace {
 
-constexpr int kForwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+constexpr int kForwarded[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP, SIGTTIN, SIGTTOU};
+
+bool IsStop(uint32_t signal) { return signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU; }
+
 // After this long a wait for what CMD left unsent is explained to whoever waits.
 constexpr int kExplainDrainMs = 3000;
 
@@ -61,6 +64,8 @@ class Guard {
 
   int Watch();
   void OnSignal();
+  void OnStopped();
+  void StopBy(int number);
   int KillBecause(const std::string& why);
   void Drain();
   bool AskedToEnd();
@@ -193,7 +198,10 @@ Status Guard::WaitUntilReady() {
     if (event == Sandbox::Event::kDead) return Status::Error(why);
     if (polled[0].revents != 0) return Status::Error("the program's surroundings could not be set up", kExitKilled);
     signalfd_siginfo info;
-    if (polled[1].revents != 0 && read(signals_.get(), &info, sizeof info) == sizeof info && info.ssi_signo != SIGWINCH) {
+    if (polled[1].revents == 0 || read(signals_.get(), &info, sizeof info) != sizeof info) continue;
+    if (IsStop(info.ssi_signo)) {
+      StopBy(static_cast<int>(info.ssi_signo));
+    } else if (info.ssi_signo != SIGWINCH) {
       return Status::Error(Format("interrupted by signal %d before the program started", static_cast<int>(info.ssi_signo)),
                            128 + static_cast<int>(info.ssi_signo));
     }
@@ -215,10 +223,11 @@ Status Guard::PassListener() {
 
 int Guard::Watch() {
   for (;;) {
-    std::vector<pollfd> polled{{init_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}};
+    std::vector<pollfd> polled{{init_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}, {plan_.init_ready_read.get(), POLLIN, 0}};
     if (plan_.intercepted()) sandbox_.AddPolled(&polled);
     if (poll(polled.data(), polled.size(), -1) < 0) continue;
     if (polled[1].revents != 0) OnSignal();
+    if ((polled[2].revents & POLLIN) != 0) OnStopped();
     if (polled[0].revents != 0) {
       Drain();
       const int code = EndInit();
@@ -226,7 +235,7 @@ int Guard::Watch() {
       return code;
     }
     std::string why;
-    if (plan_.intercepted() && sandbox_.OnPolled(&polled[2], &why) == Sandbox::Event::kDead) return KillBecause(why);
+    if (plan_.intercepted() && sandbox_.OnPolled(&polled[3], &why) == Sandbox::Event::kDead) return KillBecause(why);
   }
 }
 
@@ -237,6 +246,26 @@ void Guard::OnSignal() {
     if (info.ssi_code == SI_KERNEL && info.ssi_signo != SIGHUP) continue;
     PidfdSignal(init_.get(), static_cast<int>(info.ssi_signo));
   }
+}
+
+// CMD has stopped, and so do we: not before it, or the shell would share its terminal with a CMD that still reads. Stopped by
+// SIGSTOP it can be continued by somebody who does not know of us: then we go on.
+void Guard::OnStopped() {
+  int number = 0;
+  if (read(plan_.init_ready_read.get(), &number, sizeof number) != sizeof number || !IsStop(static_cast<uint32_t>(number)))
+    return;
+  StopBy(number);
+  PidfdSignal(init_.get(), SIGCONT);
+}
+
+// Returns when we are continued.
+void Guard::StopBy(int number) {
+  sigset_t one;
+  sigemptyset(&one);
+  sigaddset(&one, number);
+  raise(number);
+  sigprocmask(SIG_UNBLOCK, &one, nullptr);
+  sigprocmask(SIG_BLOCK, &one, nullptr);
 }
 
 int Guard::KillBecause(const std::string& why) {
@@ -274,6 +303,7 @@ bool Guard::AskedToEnd() {
   bool end = false;
   while (read(signals_.get(), &info, sizeof info) == sizeof info) {
     const int number = static_cast<int>(info.ssi_signo);
+    if (IsStop(info.ssi_signo)) StopBy(number);
     end |= number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT;
   }
   return end;

@@ -133,15 +133,18 @@ void KillSession() {
 
 int ExitCode(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status); }
 
-// Until no process is left. Returns CMD's exit code.
-int Serve(pid_t cmd, const sigset_t& signals) {
+// Until no process is left. Returns CMD's exit code. Writes to `stops` the signals that have stopped CMD.
+int Serve(pid_t cmd, const sigset_t& signals, int stops) {
   int code = kExitKilled;
   bool cmd_ended = false, looked = false;
   for (;;) {
     int status;
     pid_t pid;
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-      if (pid == cmd) {
+    while ((pid = waitpid(-1, &status, WNOHANG | WUNTRACED)) > 0) {
+      if (pid == cmd && WIFSTOPPED(status)) {
+        const int number = WSTOPSIG(status);
+        (void)WriteAll(stops, &number, sizeof number);
+      } else if (pid == cmd) {
         cmd_ended = true;
         code = ExitCode(status);
       }
@@ -195,7 +198,6 @@ void RunInit(SandboxPlan& plan) {
 
   const int number = listener.get();
   if (!WriteAll(plan.init_ready_write.get(), &number, sizeof number)) _exit(kExitKilled);
-  plan.init_ready_write.Reset();
   char go = 0;
   ssize_t n;
   do {
@@ -211,8 +213,9 @@ void RunInit(SandboxPlan& plan) {
   if (cmd == 0) Execute(plan);
   if (cmd < 0) Die("cannot fork", errno);
   // Pipes and terminals of the user are CMD's alone from here on.
-  syscall(SYS_close_range, 0U, ~0U, 0);
-  _exit(Serve(cmd, signals));
+  CloseAllBut({plan.init_ready_write.get()});
+  syscall(SYS_close_range, 0U, 2U, 0);
+  _exit(Serve(cmd, signals, plan.init_ready_write.get()));
 }
 
 }  // namespace sluice

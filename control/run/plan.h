@@ -70,7 +70,7 @@ struct SandboxPlan {
   UniqueFd admin_listener;
   UniqueFd pcap;
   UniqueFd sentry_log_read, sentry_log_write;
-  UniqueFd init_ready_read, init_ready_write;  // init tells the number of the listener
+  UniqueFd init_ready_read, init_ready_write;  // init tells the number of the listener, then CMD's stops
   UniqueFd init_go_read, init_go_write;        // guard lets CMD start
 
   bool native_options() const { return static_cast<bool>(option_group.fd); }

@@ -251,6 +251,8 @@ class TerminalTest(SluiceTest):
     def shell(self):
         pid, terminal = pty.fork()
         if pid == 0:
+            for number in (signal.SIGINT, signal.SIGQUIT):  # ignored where the tests run in the background
+                signal.signal(number, signal.SIG_DFL)
             os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], {**os.environ, "PS1": "prompt> ", "TERM": "dumb"})
         self.seen = b""
 

@@ -30,21 +30,21 @@ class Iperf3Client(SluiceTest):
 
 @unittest.skipIf(REFERENCE, "about sluice itself")
 class QdiscTest(Iperf3Client):
-    def qdisc(self):
-        """Of the device of the running sandbox; None where it does not answer (yet)."""
-        r = sh(SLUICE, "stats", "--json", f"--netns={self.net.inside.name}", check=False)
-        return json.loads(r.stdout)["ports"][0]["qdisc"] if r.returncode == 0 else None
+    def wait_qdisc(self, kind, condition, what):
+        """The qdisc of the sandbox's device, once it is of this kind and fulfils the condition. One that ends in the namespace may answer before."""
+        def seen():
+            r = sh(SLUICE, "stats", "--json", f"--netns={self.net.inside.name}", check=False)
+            found = [p["qdisc"] for p in json.loads(r.stdout)["ports"]] if r.returncode == 0 else []
+            return next((q for q in found if q and q["kind"] == kind and condition(q)), None)
+        return wait_for(seen, what)
 
     def test_tbf_bounds_the_rate(self):
         for burst in ("64k", "16384"):  # the second is shorter than a super-segment
             with self.subTest(burst=burst):
                 flags = ("--qdisc=tbf", "--qdisc-tbf-rate=100mbit", f"--qdisc-tbf-burst={burst}")
                 program = self.client("-t", str(SECONDS), flags=flags, ended=False)
-                wait_for(lambda: (self.qdisc() or {}).get("overlimits", 0) > 100 and self.qdisc()["sent_bytes"] > 1 << 20,
-                         "the token bucket held nothing back")
-                seen = self.qdisc()
+                seen = self.wait_qdisc("tbf", lambda q: q["overlimits"] > 100 and q["sent_bytes"] > 1 << 20, "the token bucket held nothing back")
                 rate = self.rate(self.result(program))
-                self.assertEqual(seen["kind"], "tbf")
                 self.assertLess(seen["backlog_bytes"], 100e6 / 8 / 20 + (64 << 10) + (64 << 10) + 1)
                 self.assertLess(rate, 100e6)
                 self.assertGreater(rate, 30e6)
@@ -63,10 +63,8 @@ class QdiscTest(Iperf3Client):
 
     def test_fq_paces_and_counts(self):
         program = self.client("-t", str(SECONDS), "--fq-rate", "80M", "-P", "2", flags=("--qdisc=fq",), ended=False)
-        wait_for(lambda: (self.qdisc() or {}).get("overlimits", 0) > 100, "no frame waited for its departure")
-        seen = self.qdisc()
+        seen = self.wait_qdisc("fq", lambda q: q["overlimits"] > 100, "no frame waited for its departure")
         result = self.result(program)
-        self.assertEqual(seen["kind"], "fq")
         self.assertEqual(seen["dropped"], 0)
         for stream in result["end"]["streams"]:
             self.assertLess(stream["receiver"]["bits_per_second"], 80e6 * 1.05)
@@ -76,8 +74,7 @@ class QdiscTest(Iperf3Client):
         for kind in ("none", "fifo"):
             with self.subTest(kind=kind):
                 program = self.client("-t", "2", flags=(f"--qdisc={kind}",), ended=False)
-                wait_for(lambda: (self.qdisc() or {}).get("sent_bytes", 0) > 1 << 20, "nothing was sent")
-                self.assertEqual(self.qdisc()["kind"], kind)
+                self.wait_qdisc(kind, lambda q: q["sent_bytes"] > 1 << 20, "nothing was sent")
                 self.assertGreater(self.rate(self.result(program)), 10e6)
 
     def test_flags_that_miss_one_another_are_refused(self):
