@@ -464,9 +464,11 @@ void CallEngine::OnTimer() {
 // All that happened before: as long as a read fills the buffer there may be more.
 void CallEngine::OnCloses() {
   alignas(inotify_event) char buffer[8192];
+  bool any = false;
   ssize_t n = 0;
   do {
     n = read(inotify_.get(), buffer, sizeof buffer);
+    any |= n > 0;
     for (char* p = buffer; n > 0 && p < buffer + n;) {
       auto* e = reinterpret_cast<inotify_event*>(p);
       p += sizeof *e + e->len;
@@ -477,7 +479,7 @@ void CallEngine::OnCloses() {
       if (!s->dead_) s->OnLastClose();
     }
   } while (n == sizeof buffer);
-  if (n > 0) WorkDirty();
+  if (any) WorkDirty();
 }
 
 // -- the channel
