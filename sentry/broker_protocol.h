@@ -1,6 +1,9 @@
 // Messages between the broker (receives notified calls, touches the program's memory) and the sentry (owns the sockets), over a
 // SOCK_SEQPACKET pair, one message per packet, at most one descriptor by SCM_RIGHTS each.
 //
+// Connections that wait to be accepted go ahead of their calls, by a pair of their own that the broker reads only when a call
+// asks for one: so accept() needs neither the sentry nor a wake-up of the broker's before it.
+//
 // The broker trusts nothing that comes from the sentry: a result names a call that is pending at the broker, and the broker alone
 // decides where in that call's memory it goes. The sentry trusts the broker's framing, but none of the program's bytes within.
 #pragma once
@@ -20,11 +23,15 @@ enum class MessageType : uint8_t {
   kDelivered,     // Delivered: what became of a Result
   kFetched,       // Fetched; with the descriptor where it was found
   kNetChanged,    // NetChanged
+  kAccepted,      // Accepted: what became of an Offer
+  kWithdrawn,     // Withdrawal: none of them will be accepted any more
   // sentry -> broker
-  kResult,     // Result + PartResult[count] + bytes; with the descriptor to install for accept
+  kResult,     // Result + PartResult[count] + bytes
   kFetch,      // Fetch
   kNetChange,  // NetChangeRequest; with a pidfd of who asked for it where that call has returned (send without an address)
   kRunAhead,   // Fetch, with the sentry's end of the stream: both ends get a send buffer of kRunAheadBytes; no answer
+  kOffered,    // Fetch, of a listening stand-in: there are offers for its accepts that wait
+  kWithdraw,   // Withdrawal
 };
 
 // The calls that are notified, whatever variant the program used.
@@ -102,11 +109,9 @@ struct Part {
 // The answer of a call whose result lies in memory.
 struct Result {
   Envelope envelope;
-  int64_t value = 0;      // return value, or -errno
-  uint32_t fd_flags = 0;  // with a descriptor: O_CLOEXEC or 0 for the installed one
-  uint32_t count = 0;     // PartResults that follow
-  uint32_t report = 1;    // 0: nobody waits for the Delivered of a success, so none is sent
-  uint32_t reserved = 0;
+  int64_t value = 0;    // return value, or -errno
+  uint32_t count = 0;   // PartResults that follow
+  uint32_t report = 1;  // 0: nobody waits for the Delivered of a success, so none is sent
 };
 
 struct PartResult {
@@ -121,11 +126,37 @@ struct PartResult {
 struct Delivered {
   Envelope envelope;
   // 0: the program has it. ENOENT: the call was interrupted or its thread died, undo. EFAULT: memory was bad and the program was
-  // told so; undo where Linux would. EMFILE: no descriptor number was free (accept).
+  // told so; undo where Linux would.
   int32_t error = 0;
-  int32_t fd = -1;     // accept: the number it got
   uint32_t parts = 0;  // recvmmsg: messages whose memory could be written (the rest is to be undone)
+};
+
+inline constexpr size_t kMaxOffers = 16384;  // under way or waiting at the broker
+inline constexpr size_t kMaxPeerName = 32;   // sizeof(sockaddr_in6), and a bit
+
+// A connection that waits to be accepted (over the pair of offers, with the program's end of it). Before it is sent the stand-in
+// has a token for it in its native queue, which makes it readable; the broker takes one for each connection it gives away.
+struct Offer {
+  uint64_t listener = 0;    // SO_COOKIE of the listening stand-in
+  uint64_t life = 0;        // one listen() of it
+  uint64_t connection = 0;  // SO_COOKIE of the program's end
+  uint32_t name_length = 0;
   uint32_t reserved = 0;
+  uint8_t name[kMaxPeerName] = {};  // the peer's, as accept() writes it
+};
+
+struct Accepted {
+  Envelope envelope;  // of the accept
+  uint64_t connection = 0;
+  // 0: the program has it. EFAULT, EINVAL: the address could not be written, as the program was told, and the connection is lost.
+  // EBADF: it was lost on the way. Anything else: it waits for the next accept, and its token is missing.
+  int32_t error = 0;
+  int32_t fd = -1;  // the number it got
+};
+
+struct Withdrawal {
+  Envelope envelope;
+  uint64_t listener = 0, life = 0;
 };
 
 // Asks for a copy of a stand-in that has no call under way: descriptor `fd` of thread `tid`, or, where that is another file by

@@ -194,7 +194,7 @@ CallEngine::CallEngine(Worker& worker, const CallServer::Options& options)
       timers_(Now()),
       buffer_(calls::kMaxMessage),
       incoming_(calls::kMaxMessage) {
-  SLUICE_CHECK(options_.pool != nullptr && options_.calls_fd >= 0);
+  SLUICE_CHECK(options_.pool != nullptr && options_.calls_fd >= 0 && options_.offers_fd >= 0);
   inotify_ = UniqueFd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   timerfd_ = UniqueFd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
   SLUICE_CHECK(inotify_ && timerfd_);
@@ -311,13 +311,11 @@ bool CallEngine::Replace(const Envelope& to, int fd, int number, bool close_on_e
   return ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0;
 }
 
-void CallEngine::Result(const Envelope& to, int64_t value, std::span<const ResultPart> parts, int fd, bool close_on_exec,
-                        StandIn* owner, DeliveryDone done) {
+void CallEngine::Result(const Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner, DeliveryDone done) {
   calls::Result head;
   head.envelope = to;
   head.envelope.type = MessageType::kResult;
   head.value = value;
-  head.fd_flags = close_on_exec ? O_CLOEXEC : 0;
   head.count = static_cast<uint32_t>(parts.size());
   head.report = done ? 1 : 0;
   size_t size = sizeof head + parts.size() * sizeof(calls::PartResult);
@@ -342,8 +340,7 @@ void CallEngine::Result(const Envelope& to, int64_t value, std::span<const Resul
   }
   ++stats_.answered;
   if (done) awaiting_[{to.listener, to.id}] = Awaiting{owner, std::move(done)};
-  // The descriptor is the owner's until `done`: a queued message needs one of its own.
-  Send(message, fd, UniqueFd());
+  Send(message, -1, UniqueFd());
 }
 
 // -- tables
@@ -507,29 +504,15 @@ void CallEngine::FlushQueue() {
 void CallEngine::OnCalls() {
   if (!queue_.empty()) FlushQueue();
   for (int i = 0; i < 64; ++i) {
-    iovec iov{incoming_.data(), incoming_.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-    msghdr h{};
-    h.msg_iov = &iov;
-    h.msg_iovlen = 1;
-    h.msg_control = control;
-    h.msg_controllen = sizeof control;
-    ssize_t n = recvmsg(options_.calls_fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (n <= 0) {
+    std::optional<calls::ReceivedMessage> received = calls::ReceiveMessage(options_.calls_fd, incoming_);
+    if (!received) return;
+    if (received->size == 0) {
       connected_ = false;
       worker_.RemoveFd(options_.calls_fd);
       backend_->Abandon();
       return;
     }
-    UniqueFd fd;
-    cmsghdr* c = CMSG_FIRSTHDR(&h);
-    if (c != nullptr && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-      int number;
-      memcpy(&number, CMSG_DATA(c), sizeof number);
-      fd.reset(number);
-    }
-    OnMessage({incoming_.data(), static_cast<size_t>(n)}, std::move(fd));
+    OnMessage({incoming_.data(), received->size}, received->fds.empty() ? UniqueFd() : std::move(received->fds[0]));
   }
 }
 
@@ -554,6 +537,18 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
       if (message.size() != sizeof d) return;
       memcpy(&d, message.data(), sizeof d);
       return OnDelivered(d);
+    }
+    case MessageType::kAccepted: {
+      calls::Accepted a;
+      if (message.size() != sizeof a) return;
+      memcpy(&a, message.data(), sizeof a);
+      return OnAccepted(a);
+    }
+    case MessageType::kWithdrawn: {
+      calls::Withdrawal w;
+      if (message.size() != sizeof w) return;
+      memcpy(&w, message.data(), sizeof w);
+      return OnWithdrawn(w);
     }
     case MessageType::kFetched: {
       calls::Fetched f;
@@ -635,6 +630,39 @@ void CallEngine::OnDelivered(const calls::Delivered& d) {
   awaiting_.erase(it);
   if (d.error == ENOENT) ++stats_.undone;
   done(d);
+}
+
+bool CallEngine::SendOffer(const calls::Offer& offer, int p) {
+  return calls::SendMessage(options_.offers_fd, {reinterpret_cast<const uint8_t*>(&offer), sizeof offer}, p) !=
+         calls::SendOutcome::kFull;
+}
+
+void CallEngine::TellOffered(const StandIn& listener) {
+  const calls::Fetch f = MakeFetch(MessageType::kOffered, listener);
+  Send({reinterpret_cast<const uint8_t*>(&f), sizeof f}, -1, UniqueFd());
+}
+
+void CallEngine::OnAccepted(const calls::Accepted& a) {
+  if (StandIn* s = Find(a.connection)) s->OnAccepted(a);
+}
+
+void CallEngine::Withdraw(uint64_t listener, uint64_t life, std::vector<uint64_t> connections) {
+  calls::Withdrawal w;
+  w.envelope.type = MessageType::kWithdraw;
+  w.listener = listener;
+  w.life = life;
+  withdrawn_[life] = std::move(connections);
+  Send({reinterpret_cast<const uint8_t*>(&w), sizeof w}, -1, UniqueFd());
+}
+
+void CallEngine::OnWithdrawn(const calls::Withdrawal& w) {
+  const auto it = withdrawn_.find(w.life);
+  if (it == withdrawn_.end()) return;
+  const std::vector<uint64_t> connections = std::move(it->second);
+  withdrawn_.erase(it);
+  for (const uint64_t cookie : connections) {
+    if (StandIn* s = Find(cookie)) s->OnWithdrawn();
+  }
 }
 
 calls::Fetch CallEngine::MakeFetch(MessageType type, const StandIn& s) {

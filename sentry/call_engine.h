@@ -42,6 +42,10 @@ class StandIn {
   virtual void OnLastClose() = 0;
   // The program has set options that the kernel answered (NativeOptions::Take).
   virtual void OnOptionsSet() {}
+  // The broker gave the connection that was offered to an accept, or could not.
+  virtual void OnAccepted(const calls::Accepted&) {}
+  // No accept will get it any more.
+  virtual void OnWithdrawn() {}
   // A Fetch is answered; `fd` is the program's end, or invalid where it could not be found.
   virtual void OnFetched(UniqueFd fd, bool try_again);
 
@@ -100,8 +104,7 @@ class CallEngine : public TurnTask {
   // An answer with results in memory, by way of the broker. `done`, where there is one, hears what became of it, unless `owner`
   // is destroyed first; of success at once or, with kLater, a moment later, which saves a wake-up.
   using DeliveryDone = std::function<void(const calls::Delivered&)>;
-  void Result(const calls::Envelope& to, int64_t value, std::span<const ResultPart> parts, int fd, bool close_on_exec,
-              StandIn* owner, DeliveryDone done);
+  void Result(const calls::Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner, DeliveryDone done);
   bool StillValid(const calls::Envelope& call) const;
 
   // -- tables
@@ -135,6 +138,12 @@ class CallEngine : public TurnTask {
   BlockPool& pool() { return *options_.pool; }
   std::vector<uint8_t>& buffer() { return buffer_; }
   UnreadMemory& unread() { return unread_; }
+  // A connection for an accept to come, with the program's end of it. False where there is no room now.
+  bool SendOffer(const calls::Offer& offer, int p);
+  // `listener` has accepts that wait and has sent offers for them.
+  void TellOffered(const StandIn& listener);
+  // Each of `connections`, by cookie, hears OnAccepted or OnWithdrawn after this.
+  void Withdraw(uint64_t listener, uint64_t life, std::vector<uint64_t> connections);
   // Asks the broker for large send buffers on the program's end and on `s`, the other one. Nothing comes back.
   void RequestRunAhead(StandIn* owner, int s);
   // The next free number for netlink::Caller::call.
@@ -165,6 +174,8 @@ class CallEngine : public TurnTask {
   void OnSocketCall(IncomingCall& call);
   void OnForeignIoctl(IncomingCall& call);
   void OnDelivered(const calls::Delivered& d);
+  void OnAccepted(const calls::Accepted& a);
+  void OnWithdrawn(const calls::Withdrawal& w);
   void OnFetched(const calls::Fetched& f, UniqueFd fd);
   void Send(Bytes message, int fd, UniqueFd owned);
   bool TrySend(Bytes message, int fd);
@@ -205,6 +216,7 @@ class CallEngine : public TurnTask {
   std::vector<std::unique_ptr<StandIn>> graveyard_;
   std::map<std::pair<uint16_t, uint64_t>, Awaiting> awaiting_;
   std::unordered_map<uint64_t, StandIn*> fetches_;
+  std::unordered_map<uint64_t, std::vector<uint64_t>> withdrawn_;  // connections by the life of their listener
   uint64_t next_fetch_ = 1;
   std::vector<Queued> queue_;
   TimerWheel timers_;

@@ -26,10 +26,10 @@ std::vector<ContainerUse> CallServer::Containers() const { return impl_->Contain
 std::span<const int> CallServer::RequiredSyscalls() {
   static constexpr int kCalls[] = {
       SYS_socket,
+      SYS_socketpair,
       SYS_bind,
       SYS_connect,
       SYS_listen,
-      SYS_accept4,
       SYS_shutdown,
       SYS_getsockname,
       SYS_getsockopt,

@@ -23,6 +23,7 @@ class CallServer {
   static constexpr size_t kMaxSockets = 16384;
   struct Options {
     int calls_fd = -1;                               // the sentry's end of the SOCK_SEQPACKET pair; stays the caller's
+    int offers_fd = -1;                              // likewise of the pair of offers (broker_protocol.h)
     BlockPool* pool = nullptr;                       // for payload; must outlive the Stack (the one given to it will do)
     bool net_raw = false;                            // --net-raw: SOCK_RAW for callers with CAP_NET_RAW
     size_t max_sockets = kMaxSockets;                // stand-ins of the sandbox; beyond: ENFILE. RLIMIT_NOFILE must be well above

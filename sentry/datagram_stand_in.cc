@@ -193,7 +193,7 @@ void DatagramStandIn::OnSend(IncomingCall& call, Bytes message) {
     results[sent].return_value = call.parts[sent].head.total_length;
   }
   if (call.head.nr == SYS_sendmmsg && (sent > 0 || call.count() == 0)) {
-    return engine_.Result(call.envelope(), static_cast<int64_t>(sent), {results.data(), sent}, -1, false, this, nullptr);
+    return engine_.Result(call.envelope(), static_cast<int64_t>(sent), {results.data(), sent}, this, nullptr);
   }
   if (would_block && !call.nonblocking() && (call.parts[0].head.flags & MSG_DONTWAIT) == 0) {
     return Hold(call, message, options_.send_timeout, false);
@@ -421,7 +421,7 @@ void DatagramStandIn::AnswerReceived(IncomingCall& call, std::vector<Received> r
     if (!vector) value = part.return_value;
   }
   auto kept = std::make_shared<std::vector<Received>>(std::move(received));
-  engine_.Result(call.envelope(), value, parts, -1, false, this, [this, kept, take](const calls::Delivered& d) {
+  engine_.Result(call.envelope(), value, parts, this, [this, kept, take](const calls::Delivered& d) {
     if (!take) return;
     if (d.error == ENOENT) return PutBack(std::move(*kept), 0);
     if (d.error == 0 && d.parts < kept->size()) PutBack(std::move(*kept), d.parts);
@@ -480,7 +480,7 @@ bool DatagramStandIn::ReceiveError(IncomingCall& call) {
   part.msg_flags =
       MSG_ERRQUEUE | (copied < data.size() ? uint32_t{MSG_TRUNC} : 0u) | (control.truncated() ? uint32_t{MSG_CTRUNC} : 0u);
   int64_t value = call.head.nr == SYS_recvmmsg ? 1 : static_cast<int64_t>(copied);
-  engine_.Result(call.envelope(), value, {&part, 1}, -1, false, this, nullptr);
+  engine_.Result(call.envelope(), value, {&part, 1}, this, nullptr);
   return true;
 }
 

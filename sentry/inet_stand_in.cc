@@ -67,7 +67,7 @@ void InetStandIn::AnswerName(IncomingCall& call, const Endpoint& endpoint) {
   Sockaddr address = FormatSockaddr(endpoint, family_);
   size_t room = std::min<size_t>(call.parts[0].head.name_length, address.length);
   ResultPart part{.name = address.view().first(room), .name_length = address.length};
-  engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
+  engine_.Result(call.envelope(), 0, {&part, 1}, this, nullptr);
 }
 
 void InetStandIn::OnGetOption(IncomingCall& call) {
@@ -75,7 +75,7 @@ void InetStandIn::OnGetOption(IncomingCall& call) {
   Errno error = GetSocketOption(*this, call.int_arg(1), call.int_arg(2), call.parts[0].head.total_length, call.fd.get(), &value);
   if (error != Errno::kOk) return (void)engine_.Answer(call.envelope(), error);
   ResultPart part{.data = value.bytes, .return_value = value.length};
-  engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
+  engine_.Result(call.envelope(), 0, {&part, 1}, this, nullptr);
 }
 
 void InetStandIn::OnSetOption(IncomingCall& call) {
@@ -148,7 +148,7 @@ void InetStandIn::OnIoctl(IncomingCall& call) {
       return AnswerDeviceIoctl(engine_, call, family_);
   }
   ResultPart part{.data = {reinterpret_cast<uint8_t*>(&value), sizeof value}};
-  engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
+  engine_.Result(call.envelope(), 0, {&part, 1}, this, nullptr);
 }
 
 namespace {
@@ -182,7 +182,7 @@ void AnswerDeviceIoctl(CallEngine& engine, IncomingCall& call, int family) {
   }
   if (result.error != Errno::kOk) return (void)engine.Answer(call.envelope(), result.error);
   ResultPart part{.control = result.extra, .data = result.argument};
-  engine.Result(call.envelope(), 0, {&part, 1}, -1, false, nullptr, nullptr);
+  engine.Result(call.envelope(), 0, {&part, 1}, nullptr, nullptr);
 }
 
 // -- held calls

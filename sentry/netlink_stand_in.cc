@@ -120,7 +120,7 @@ void NetlinkStandIn::OnCall(IncomingCall& call, Bytes message) {
 void NetlinkStandIn::AnswerName(IncomingCall& call, const sockaddr_nl& name) {
   ResultPart part{.name = AsBytes(name).first(std::min<size_t>(call.parts[0].head.name_length, sizeof name)),
                   .name_length = sizeof name};
-  engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
+  engine_.Result(call.envelope(), 0, {&part, 1}, this, nullptr);
 }
 
 void NetlinkStandIn::OnSend(IncomingCall& call) {
@@ -141,7 +141,7 @@ void NetlinkStandIn::OnSend(IncomingCall& call) {
   }
   ToProgram();
   if (call.head.nr == SYS_sendmmsg && sent > 0) {
-    return engine_.Result(to, static_cast<int64_t>(sent), {results.data(), sent}, -1, false, this, nullptr);
+    return engine_.Result(to, static_cast<int64_t>(sent), {results.data(), sent}, this, nullptr);
   }
   if (error != Errno::kOk) return (void)engine_.Answer(to, error);
   int64_t value = call.count() == 0 ? 0 : int64_t{call.parts[0].head.total_length};
@@ -312,7 +312,7 @@ void NetlinkStandIn::AnswerReply(IncomingCall& call, netlink::Reply reply, size_
   int64_t value = call.head.nr == SYS_recvmmsg ? 1 : int64_t{part.return_value};
   auto kept = std::make_shared<netlink::Reply>(reply);
   part.data = Bytes(kept->bytes).first(copied);
-  engine_.Result(call.envelope(), value, {&part, 1}, -1, false, this, [this, kept, take](const calls::Delivered& d) {
+  engine_.Result(call.envelope(), value, {&part, 1}, this, [this, kept, take](const calls::Delivered& d) {
     if (d.error != ENOENT || !take) return;
     socket_->Unreceive(std::move(*kept));
     MarkDirty();
@@ -336,7 +336,7 @@ void NetlinkStandIn::OnGetOption(IncomingCall& call) {
     return (void)engine_.Answer(call.envelope(), Errno::kENOPROTOOPT);
   }
   ResultPart part{.data = value, .return_value = static_cast<uint32_t>(length)};
-  engine_.Result(call.envelope(), 0, {&part, 1}, -1, false, this, nullptr);
+  engine_.Result(call.envelope(), 0, {&part, 1}, this, nullptr);
 }
 
 bool NetlinkStandIn::GetSocketLevel(int name, int p, int* value) {

@@ -138,14 +138,6 @@ void StreamStandIn::OnLastClose() {
 }
 
 void StreamStandIn::OnFetched(UniqueFd fd, bool try_again) {
-  if (state_ == State::kListening) {
-    for (auto& h : held_) {
-      if (h->call.head.kind != CallKind::kAccept || !fd) continue;
-      h->call.fd = UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
-    }
-    if (fd) RetryHeld(CallKind::kAccept);
-    return;
-  }
   if (!reset_pending_) return;
   if (fd) return ResetWith(fd.get());
   // On its way in a message, or too many searches just now. Until it is found P hangs, which is better than a stream that looks
@@ -256,12 +248,11 @@ void StreamStandIn::ReceiveFromCopy(IncomingCall& call, Bytes message, int flags
   bool consume = (flags & MSG_PEEK) == 0, discard = (flags & MSG_TRUNC) != 0;
   ResultPart result{.data = Bytes(buffer.data(), discard ? 0 : static_cast<size_t>(n)), .return_value = static_cast<uint32_t>(n)};
   int64_t value = call.head.nr == 299 /* recvmmsg */ ? 1 : n;
-  engine_.Result(call.envelope(), value, {&result, 1}, -1, false, this,
-                 [this, copy, n, consume, flags](const calls::Delivered& d) {
-                   if (d.error != 0 || !consume || n == 0) return;
-                   std::vector<uint8_t>& scratch = engine_.buffer();
-                   (void)!recv(copy->get(), scratch.data(), static_cast<size_t>(n), MSG_DONTWAIT | (flags & MSG_OOB));
-                 });
+  engine_.Result(call.envelope(), value, {&result, 1}, this, [this, copy, n, consume, flags](const calls::Delivered& d) {
+    if (d.error != 0 || !consume || n == 0) return;
+    std::vector<uint8_t>& scratch = engine_.buffer();
+    (void)!recv(copy->get(), scratch.data(), static_cast<size_t>(n), MSG_DONTWAIT | (flags & MSG_OOB));
+  });
 }
 
 }  // namespace sluice

@@ -1,10 +1,10 @@
 // A TCP socket of the program. P is the program's end (an AF_UNIX stream socket), S the sentry's. docs/architecture.md
 // (stand-ins).
 //
-//   fresh      P unconnected, S none                      listening   P listening, one S connected to it per waiting connection
+//   fresh      P unconnected, S none                      listening   P listening, one token in its queue per waiting connection
 //   waiting    blocking connect held, P untouched         connected   P and S joined, bytes flow natively
 //   hidden     P joined to S and filled: not writable      broken      S closed, P shows the error
-//   queued     connected, S waits in a listener's queue
+//   queued     connected, offered to the listener's next accept
 #pragma once
 
 #include <sys/socket.h>
@@ -26,6 +26,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnWork() override;
   void OnLastClose() override;
   void OnFetched(UniqueFd fd, bool try_again) override;
+  void OnAccepted(const calls::Accepted& a) override;
+  void OnWithdrawn() override;
   Socket* socket() override { return socket_; }
   void OnBufferOptions(int p) override;
   StreamSocket* stream() override { return socket_; }
@@ -33,11 +35,6 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
 
  private:
   enum class State : uint8_t { kFresh, kWaiting, kHidden, kConnected, kQueued, kListening, kBroken };
-  // One token in P's native queue: the connection it stands for, and the socket whose connect made it where that is not S.
-  struct Queued {
-    StreamStandIn* connection;
-    UniqueFd token;
-  };
 
   // stream_stand_in.cc: calls, life cycle
   void OnShutdown(IncomingCall& call);
@@ -66,11 +63,11 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnListen(IncomingCall& call);
   void OnAccept(IncomingCall& call, Bytes message);
   void TakeConnections();
-  bool Enqueue(StreamStandIn* connection);
-  void Accept(IncomingCall& call);
-  UniqueFd NextToken(int p);
-  void Requeue(StreamStandIn* connection, UniqueFd end);
-  void OnAccepted(uint32_t tid, int number, uint16_t listener);
+  StreamStandIn* MakeQueued(StreamSocket* accepted);
+  bool AddToken();
+  void SendOffers();
+  void OnTaken(StreamStandIn* connection);
+  void AnswerImpatient();
   void CloseListener();
 
   // stream_pump.cc
@@ -113,8 +110,13 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   // listening
   sockaddr_storage listen_address_{};
   socklen_t listen_address_length_ = 0;
-  std::deque<Queued> queue_;
-  UniqueFd ready_end_;  // of a queued connection: P, where it was taken off the queue and given back
+  uint64_t life_ = 0;                   // names one listen() of it
+  std::deque<StreamStandIn*> offered_;  // connections that wait for an accept
+  size_t unsent_offers_ = 0;            // of these, the last ones, which the broker has not been sent
+  size_t missing_tokens_ = 0;
+  // queued
+  uint64_t listener_cookie_ = 0;
+  UniqueFd queued_end_;  // P; the broker's is a duplicate
 
   void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->StartReset(); };
   Timer retry_timer_{retry_timer_fn_, this};

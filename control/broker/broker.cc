@@ -125,6 +125,7 @@ class Broker {
     }
     CallBroker::Options options;
     options.calls_fd = plan_.calls.a.get();
+    options.offers_fd = plan_.offers.a.get();
     options.netns_cookie = plan_.standin_cookie;
     options.target_netns_fd = plan_.netns.get();
     options.apply_change = [this](const netlink::NetChange& change, bool allowed) { return changer_->Apply(change, allowed); };
@@ -222,6 +223,7 @@ void RunBroker(SandboxPlan& plan) {
   setsid();
   signal(SIGPIPE, SIG_IGN);
   plan.calls.b.Reset();
+  plan.offers.b.Reset();
   plan.control.b.Reset();
   plan.guard.a.Reset();
   plan.pcap.Reset();

@@ -25,6 +25,7 @@
 
 #include "base/check.h"
 #include "base/time.h"
+#include "control/broker/accept_offers.h"
 #include "control/broker/call_reader.h"
 #include "control/broker/call_writer.h"
 #include "control/broker/net_change.h"
@@ -72,7 +73,6 @@ bool NeedsDescriptor(const calls::Call& call, bool is_stream) {
   switch (call.kind) {
     case CallKind::kConnect:
     case CallKind::kListen:
-    case CallKind::kAccept:
     case CallKind::kShutdown:
     case CallKind::kReceive:
       return true;
@@ -129,7 +129,10 @@ uint32_t ProcessInside(pid_t tid) {
 class CallBroker::Impl {
  public:
   explicit Impl(const Options& options)
-      : options_(options), finder_(options.netns_cookie), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+      : options_(options),
+        finder_(options.netns_cookie),
+        offers_(options.offers_fd),
+        wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   void AddListener(UniqueFd listener, std::string container);
   bool RunOnce(int timeout_ms);
@@ -159,14 +162,23 @@ class CallBroker::Impl {
   void FlushQueue();
   void OnCalls();
   void OnMessage(Bytes message, std::vector<UniqueFd> fds);
-  void OnResult(const ResultView& view, UniqueFd fd);
-  int WriteAndAnswer(const PendingCall& pending, const ResultView& view, UniqueFd fd, calls::Delivered* done);
+  void OnResult(const ResultView& view);
+  int WriteAndAnswer(const PendingCall& pending, const ResultView& view, calls::Delivered* done);
   void Refuse(Violation violation);
   bool Congested() const { return queued_bytes_ > kMaxQueuedBytes; }
   bool Open() const { return !sentry_gone_ && violation_ == Violation::kNone; }
-  int Install(const PendingCall& pending, const calls::Result& result, int fd, int* number);
   int SendAnswer(const PendingCall& pending, int64_t value);
+
+  // Accepts.
+  bool AcceptOffered(const PendingCall& pending, const FoundSocket& listener);
+  int GiveConnection(const PendingCall& pending, const AcceptOffer& offer, int* number);
+  int Install(const PendingCall& pending, int fd, bool close_on_exec, int* number);
+  void OnOffered(const calls::Fetch& listener);
+  std::optional<pid_t> FirstAccept(uint64_t listener) const;
+  void OnWithdraw(calls::Withdrawal withdrawal);
+
   FoundSocket FetchInside(const calls::Fetch& fetch);
+  UniqueFd Search(const calls::Fetch& what, bool* too_often);
   void OnFetch(const calls::Fetch& fetch);
   void OnRunAhead(const calls::Fetch& whom, int sentry_end);
   void OnNetChange(const calls::NetChangeRequest& request, UniqueFd sender);
@@ -175,6 +187,7 @@ class CallBroker::Impl {
 
   Options options_;
   StandInFinder finder_;
+  AcceptOffers offers_;
   std::vector<pollfd> polled_;  // the channel, the wake-up, then listeners in the order of the map
   UniqueFd wake_;               // eventfd: there are new listeners
   std::mutex mutex_;
@@ -182,6 +195,7 @@ class CallBroker::Impl {
   std::map<uint16_t, Listener> listeners_;
   uint16_t next_listener_ = 1;
   std::unordered_map<pid_t, PendingCall> pending_;  // a thread is in one call at a time
+  uint64_t next_order_ = 0;
   size_t sweep_at_ = 256;
   CallReader reader_;
   std::deque<Queued> queue_;
@@ -375,6 +389,8 @@ void CallBroker::Impl::PassOn(uint16_t index, const seccomp_notif& notif, FoundS
     pending_.erase(tid);
     return Answer(index, notif.id, -error, false);
   }
+  pending.cookie = found.cookie;
+  pending.order = next_order_++;
   reader_.call().envelope = pending.envelope;
   FillCall(notif, found);
   // Everything above went by numbers that may have changed hands: only now it is certain that they were the caller's.
@@ -384,6 +400,7 @@ void CallBroker::Impl::PassOn(uint16_t index, const seccomp_notif& notif, FoundS
     return;
   }
   if (AnswerAtOnce(index, notif, found)) return;
+  if (reader_.call().kind == CallKind::kAccept && AcceptOffered(pending, found)) return;
   bool with_fd = found.fd && NeedsDescriptor(reader_.call(), found.is_stream);
   ++stats_.passed;
   int number = with_fd ? found.fd.get() : -1;
@@ -430,32 +447,15 @@ void CallBroker::Impl::FlushQueue() {
 
 void CallBroker::Impl::OnCalls() {
   for (int i = 0; i < 64 && Open() && !Congested(); ++i) {
-    iovec iov{incoming_.data(), incoming_.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
-    msghdr h{};
-    h.msg_iov = &iov;
-    h.msg_iovlen = 1;
-    h.msg_control = control;
-    h.msg_controllen = sizeof control;
-    ssize_t n = recvmsg(options_.calls_fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (n <= 0) {
+    std::optional<calls::ReceivedMessage> received = calls::ReceiveMessage(options_.calls_fd, incoming_);
+    if (!received) return;
+    if (received->size == 0) {
       sentry_gone_ = true;
       return;
     }
-    std::vector<UniqueFd> fds;
-    for (cmsghdr* c = CMSG_FIRSTHDR(&h); c != nullptr; c = CMSG_NXTHDR(&h, c)) {
-      if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-      size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-      for (size_t k = 0; k < count; ++k) {
-        int received;
-        memcpy(&received, CMSG_DATA(c) + k * sizeof(int), sizeof received);
-        fds.emplace_back(received);
-      }
-    }
-    if ((h.msg_flags & MSG_TRUNC) != 0) return Refuse(Violation::kLongMessage);
-    if ((h.msg_flags & MSG_CTRUNC) != 0) return Refuse(Violation::kDescriptor);
-    OnMessage({incoming_.data(), static_cast<size_t>(n)}, std::move(fds));
+    if (received->cut) return Refuse(Violation::kLongMessage);
+    if (received->descriptor_lost) return Refuse(Violation::kDescriptor);
+    OnMessage({incoming_.data(), received->size}, std::move(received->fds));
   }
 }
 
@@ -471,11 +471,15 @@ void CallBroker::Impl::OnMessage(Bytes message, std::vector<UniqueFd> fds) {
   if (violation != Violation::kNone) return Refuse(violation);
   switch (parsed.type) {
     case MessageType::kResult:
-      return OnResult(parsed.result, fds.empty() ? UniqueFd() : std::move(fds[0]));
+      return OnResult(parsed.result);
     case MessageType::kFetch:
       return OnFetch(parsed.fetch);
     case MessageType::kRunAhead:
       return OnRunAhead(parsed.fetch, fds.empty() ? -1 : fds[0].get());
+    case MessageType::kOffered:
+      return OnOffered(parsed.fetch);
+    case MessageType::kWithdraw:
+      return OnWithdraw(parsed.withdrawal);
     default:
       return OnNetChange(parsed.change, fds.empty() ? UniqueFd() : std::move(fds[0]));
   }
@@ -494,23 +498,7 @@ int CallBroker::Impl::SendAnswer(const PendingCall& pending, int64_t value) {
   return ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_SEND, &r) == 0 ? 0 : ENOENT;
 }
 
-// Gives the program the descriptor and the answer in one step. 0, ENOENT, or EMFILE (then answered so).
-int CallBroker::Impl::Install(const PendingCall& pending, const calls::Result& result, int fd, int* number) {
-  auto it = listeners_.find(pending.envelope.listener);
-  if (it == listeners_.end()) return ENOENT;
-  seccomp_notif_addfd add{};
-  add.id = pending.envelope.id;
-  add.flags = SECCOMP_ADDFD_FLAG_SEND;
-  add.srcfd = static_cast<uint32_t>(fd);
-  add.newfd_flags = result.fd_flags & O_CLOEXEC;
-  *number = ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
-  if (*number >= 0) return 0;
-  if (errno != EMFILE && errno != ENFILE && errno != ENOMEM) return ENOENT;
-  int error = errno;
-  return SendAnswer(pending, -error) == 0 ? error : ENOENT;
-}
-
-void CallBroker::Impl::OnResult(const ResultView& view, UniqueFd fd) {
+void CallBroker::Impl::OnResult(const ResultView& view) {
   const calls::Result& result = *view.header;
   calls::Delivered done;
   done.envelope = result.envelope;
@@ -519,7 +507,7 @@ void CallBroker::Impl::OnResult(const ResultView& view, UniqueFd fd) {
   auto it = pending_.find(static_cast<pid_t>(result.envelope.tid));
   if (it != pending_.end() && it->second.envelope.id == result.envelope.id &&
       it->second.envelope.listener == result.envelope.listener) {
-    done.error = WriteAndAnswer(it->second, view, std::move(fd), &done);
+    done.error = WriteAndAnswer(it->second, view, &done);
     if (!Open()) return;  // not answered: the sandbox ends
     pending_.erase(it);
   }
@@ -530,14 +518,10 @@ void CallBroker::Impl::OnResult(const ResultView& view, UniqueFd fd) {
 }
 
 // What to tell the sentry (calls::Delivered::error).
-int CallBroker::Impl::WriteAndAnswer(const PendingCall& pending, const ResultView& view, UniqueFd fd, calls::Delivered* done) {
+int CallBroker::Impl::WriteAndAnswer(const PendingCall& pending, const ResultView& view, calls::Delivered* done) {
   if (!StillValid(pending.envelope.listener, pending.envelope.id)) return ENOENT;
   int64_t value = view.header->value;
   int error = 0;
-  if (fd && pending.kind != CallKind::kAccept) {
-    Refuse(Violation::kDescriptor);
-    return 0;
-  }
   if (value >= 0) {
     ThreadMemory memory(static_cast<pid_t>(pending.envelope.tid));
     error = WriteResult(pending, view, memory, &done->parts);
@@ -554,9 +538,101 @@ int CallBroker::Impl::WriteAndAnswer(const PendingCall& pending, const ResultVie
       value = -error;
     }
   }
-  const int delivered = fd && value >= 0 ? Install(pending, *view.header, fd.get(), &done->fd) : SendAnswer(pending, value);
+  const int delivered = SendAnswer(pending, value);
   return delivered != 0 ? delivered : error;
 }
+
+// -- accepts
+
+// One step gives the program the descriptor and the answer. 0, ENOENT, or EMFILE and the like, which it was told.
+int CallBroker::Impl::Install(const PendingCall& pending, int fd, bool close_on_exec, int* number) {
+  auto it = listeners_.find(pending.envelope.listener);
+  if (it == listeners_.end()) return ENOENT;
+  seccomp_notif_addfd add{};
+  add.id = pending.envelope.id;
+  add.flags = SECCOMP_ADDFD_FLAG_SEND;
+  add.srcfd = static_cast<uint32_t>(fd);
+  add.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
+  *number = ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+  if (*number >= 0) return 0;
+  if (errno != EMFILE && errno != ENFILE && errno != ENOMEM) return ENOENT;
+  const int error = errno;
+  return SendAnswer(pending, -error) == 0 ? error : ENOENT;
+}
+
+// As Accepted::error.
+int CallBroker::Impl::GiveConnection(const PendingCall& pending, const AcceptOffer& offer, int* number) {
+  const uint64_t flags = pending.args[3];
+  fcntl(offer.end.get(), F_SETFL, O_RDWR | ((flags & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0));
+  ThreadMemory memory(static_cast<pid_t>(pending.envelope.tid));
+  const int error = WritePeerName(pending, Bytes(offer.head.name).first(offer.head.name_length), memory);
+  if (error != 0) return SendAnswer(pending, -error) == 0 ? error : ENOENT;
+  return Install(pending, offer.end.get(), (flags & SOCK_CLOEXEC) != 0, number);
+}
+
+// Gives the call a connection that waits; false where there is none, or the call is wrong: it is the sentry's then.
+bool CallBroker::Impl::AcceptOffered(const PendingCall& pending, const FoundSocket& listener) {
+  if ((static_cast<int>(pending.args[3]) & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0) return false;
+  std::optional<AcceptOffer> offer = offers_.Take(listener.cookie);
+  if (offers_.violation() != Violation::kNone) Refuse(offers_.violation());
+  if (!offer || !Open()) return false;
+  // Its token. Nobody else accepts natively, so there is one, and this does not wait.
+  pollfd token{listener.fd.get(), POLLIN, 0};
+  if (poll(&token, 1, 0) == 1) UniqueFd(accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  calls::Accepted done;
+  done.envelope = pending.envelope;
+  done.envelope.type = MessageType::kAccepted;
+  done.connection = offer->head.connection;
+  done.error = EBADF;
+  if (offer->end) {
+    done.error = GiveConnection(pending, *offer, &done.fd);
+  } else {
+    SendAnswer(pending, -ECONNABORTED);
+  }
+  const bool lost = done.error == EFAULT || done.error == EINVAL || done.error == EBADF;
+  if (done.error != 0 && !lost) offers_.PutBack(*std::move(offer));
+  ++(done.error == 0 ? stats_.accepted : done.error == ENOENT ? stats_.dead : stats_.faults);
+  pending_.erase(static_cast<pid_t>(done.envelope.tid));
+  Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
+  return true;
+}
+
+// The accept that has waited longest.
+std::optional<pid_t> CallBroker::Impl::FirstAccept(uint64_t listener) const {
+  std::optional<pid_t> first;
+  uint64_t order = UINT64_MAX;
+  for (const auto& [tid, pending] : pending_) {
+    if (pending.kind != CallKind::kAccept || pending.cookie != listener || pending.order >= order) continue;
+    first = tid;
+    order = pending.order;
+  }
+  return first;
+}
+
+// Accepts wait at the sentry for what it has offered meanwhile.
+void CallBroker::Impl::OnOffered(const calls::Fetch& which) {
+  while (const std::optional<pid_t> tid = FirstAccept(which.cookie)) {
+    const PendingCall& pending = pending_.at(*tid);
+    FoundSocket listener = finder_.Fetch(*tid, static_cast<int>(pending.args[0]));
+    if (!StillValid(pending.envelope.listener, pending.envelope.id)) {
+      pending_.erase(*tid);
+      continue;
+    }
+    bool too_often = false;
+    if (!listener.is_stand_in || listener.cookie != which.cookie) listener.fd = Search(which, &too_often);  // closed meanwhile
+    listener.cookie = which.cookie;
+    if (!listener.fd || !AcceptOffered(pending, listener)) return;
+  }
+}
+
+void CallBroker::Impl::OnWithdraw(calls::Withdrawal withdrawal) {
+  offers_.Withdraw(withdrawal);
+  if (offers_.violation() != Violation::kNone) return Refuse(offers_.violation());
+  withdrawal.envelope.type = MessageType::kWithdrawn;
+  Send({reinterpret_cast<uint8_t*>(&withdrawal), sizeof withdrawal}, -1, UniqueFd());
+}
+
+// -- what the sentry asks for
 
 // Descriptors of the sandbox's processes only: even to look at a foreign file and close it again is felt by its owner.
 FoundSocket CallBroker::Impl::FetchInside(const calls::Fetch& fetch) {
@@ -566,28 +642,30 @@ FoundSocket CallBroker::Impl::FetchInside(const calls::Fetch& fetch) {
   return finder_.Fetch(tid, fetch.fd);
 }
 
-void CallBroker::Impl::OnFetch(const calls::Fetch& fetch) {
-  ++stats_.fetches;
+// Through all of the sandbox's processes: dear, so not as often as the sentry likes.
+UniqueFd CallBroker::Impl::Search(const calls::Fetch& what, bool* too_often) {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   if (now.tv_sec != search_second_) {
     search_second_ = now.tv_sec;
     searches_ = 0;
   }
-  auto listener = listeners_.find(fetch.envelope.listener);
-  const uint64_t pid_namespace = listener == listeners_.end() ? 0 : listener->second.pid_namespace;
-  FoundSocket first = FetchInside(fetch);
-  UniqueFd fd;
-  if (first.is_stand_in && first.cookie == fetch.cookie) {
-    fd = std::move(first.fd);
-  } else if (pid_namespace != 0 && ++searches_ <= kFullSearchesPerSecond) {
-    first.fd.reset();
-    fd = finder_.Find(fetch.cookie, fetch.inode, pid_namespace);
-  }
+  const auto listener = listeners_.find(what.envelope.listener);
+  if (listener == listeners_.end() || listener->second.pid_namespace == 0) return UniqueFd();
+  *too_often = ++searches_ > kFullSearchesPerSecond;
+  return *too_often ? UniqueFd() : finder_.Find(what.cookie, what.inode, listener->second.pid_namespace);
+}
+
+void CallBroker::Impl::OnFetch(const calls::Fetch& fetch) {
+  ++stats_.fetches;
+  bool too_often = false;
+  FoundSocket found = FetchInside(fetch);
+  if (!found.is_stand_in || found.cookie != fetch.cookie) found.fd.reset();
+  UniqueFd fd = found.fd ? std::move(found.fd) : Search(fetch, &too_often);
   calls::Fetched reply;
   reply.envelope = fetch.envelope;
   reply.envelope.type = MessageType::kFetched;
-  reply.error = fd ? 0 : searches_ > kFullSearchesPerSecond ? EAGAIN : ENOENT;
+  reply.error = fd ? 0 : too_often ? EAGAIN : ENOENT;
   int number = fd.get();
   Send({reinterpret_cast<uint8_t*>(&reply), sizeof reply}, number, std::move(fd));
 }

@@ -23,6 +23,7 @@ class CallBroker {
  public:
   struct Options {
     int calls_fd = -1;          // the broker's end of the SOCK_SEQPACKET pair; stays the caller's
+    int offers_fd = -1;         // likewise of the pair of offers (broker_protocol.h)
     uint64_t netns_cookie = 0;  // SO_NETNS_COOKIE of the private namespace in which the sentry makes stand-ins
     int target_netns_fd =
         -1;  // the sandbox's network namespace: callers' rights are judged against its owner; stays the caller's
@@ -38,6 +39,7 @@ class CallBroker {
     uint64_t dead = 0;       // interrupted, or the caller died, before an answer
     uint64_t refused = 0;    // messages of the sentry that broke the protocol
     uint64_t fetches = 0;
+    uint64_t accepted = 0;  // connections given away
   };
 
   explicit CallBroker(const Options& options);

@@ -355,6 +355,7 @@ bool CallReader::Read(const seccomp_data& data, CallerMemory& memory, bool is_st
   call().nr = data.nr;
   memcpy(call().args, data.args, sizeof call().args);
   if (data.nr == SYS_accept) call().args[3] = 0;
+  memcpy(pending->args, call().args, sizeof pending->args);
   return true;
 }
 

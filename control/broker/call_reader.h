@@ -27,6 +27,9 @@ struct PendingCall {
   calls::Envelope envelope;
   calls::CallKind kind{};
   int nr = 0;
+  uint64_t cookie = 0;    // of the stand-in
+  uint64_t order = 0;     // of its coming
+  uint64_t args[6] = {};  // as the program passed them, those of accept4 for accept, too
   std::vector<ResultTarget> targets;
   uint64_t extra = 0;                // ioctl: the second buffer,
   size_t extra_room = 0;             // and how much of it the request lets an answer fill

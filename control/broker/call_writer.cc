@@ -113,7 +113,6 @@ int WriteIoctl(CallerMemory& memory, const PendingCall& pending, const ResultTar
 
 int WritePart(CallerMemory& memory, const PendingCall& pending, const ResultTarget& t, const PartView& part) {
   switch (pending.kind) {
-    case CallKind::kAccept:
     case CallKind::kGetSockName:
     case CallKind::kGetPeerName: {
       Writes writes;
@@ -144,6 +143,13 @@ bool ParseResult(Bytes message, ResultView* out) {
   out->parts = reinterpret_cast<const PartResult*>(message.data() + sizeof(calls::Result));
   out->bytes = message.subspan(sizeof(calls::Result) + parts);
   return true;
+}
+
+int WritePeerName(const PendingCall& accept, Bytes name, CallerMemory& memory) {
+  const ResultTarget& target = accept.targets.at(0);
+  const PartResult result{.name_length = static_cast<uint32_t>(name.size())};
+  Writes writes;
+  return WriteName(memory, writes, accept, target, {&result, name.first(NameBytes(target, result)), {}, {}});
 }
 
 int WriteResult(const PendingCall& pending, const ResultView& result, CallerMemory& memory, uint32_t* written) {

@@ -22,4 +22,7 @@ bool ParseResult(Bytes message, ResultView* out);
 // where the result does not fit the call (a bug, or a sentry that was taken over): nothing was written then.
 int WriteResult(const PendingCall& pending, const ResultView& result, CallerMemory& memory, uint32_t* written);
 
+// accept's: the peer's address, to where the call wants it. 0, EFAULT or EINVAL.
+int WritePeerName(const PendingCall& accept, Bytes name, CallerMemory& memory);
+
 }  // namespace sluice

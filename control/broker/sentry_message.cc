@@ -31,11 +31,13 @@ const char* ToText(Violation violation) {
     case Violation::kBadResult:
       return "a result that does not hold what it announces";
     case Violation::kDescriptor:
-      return "descriptors where none belong";
+      return "descriptors where none belong, or none where one does";
     case Violation::kMisfit:
       return "a result that does not fit the call it answers";
     case Violation::kForeignChange:
       return "a change of the namespace for a call that cannot ask for one";
+    case Violation::kTooManyOffers:
+      return "more connections to accept than there can be";
   }
   return "something unknown";
 }
@@ -44,15 +46,17 @@ Violation ParseSentryMessage(Bytes message, size_t descriptors, SentryMessage* o
   if (message.size() < sizeof(calls::Envelope)) return Violation::kShortMessage;
   if (message.size() > calls::kMaxMessage) return Violation::kLongMessage;
   out->type = static_cast<MessageType>(message[0]);
-  const bool may_have_one =
-      out->type == MessageType::kResult || out->type == MessageType::kNetChange || out->type == MessageType::kRunAhead;
+  const bool may_have_one = out->type == MessageType::kNetChange || out->type == MessageType::kRunAhead;
   if (descriptors > (may_have_one ? 1u : 0u)) return Violation::kDescriptor;
   switch (out->type) {
     case MessageType::kResult:
       return ParseResult(message, &out->result) ? Violation::kNone : Violation::kBadResult;
     case MessageType::kFetch:
     case MessageType::kRunAhead:
+    case MessageType::kOffered:
       return Copy(message, &out->fetch);
+    case MessageType::kWithdraw:
+      return Copy(message, &out->withdrawal);
     case MessageType::kNetChange:
       return Copy(message, &out->change);
     default:

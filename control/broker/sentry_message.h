@@ -18,9 +18,10 @@ enum class Violation : uint8_t {
   kUnknownType,    // or one that only the broker sends
   kWrongLength,    // of its type
   kBadResult,      // a table that does not fit into the message
-  kDescriptor,     // attached where none belongs, or more than one
+  kDescriptor,     // attached where none belongs, or more than one; none where one does
   kMisfit,         // a result that does not fit its call
   kForeignChange,  // a change of the namespace on behalf of a call that cannot ask for one
+  kTooManyOffers,  // more connections to accept than a sandbox has sockets
 };
 
 // In words, for the line that says why the sandbox was ended.
@@ -30,8 +31,9 @@ const char* ToText(Violation violation);
 struct SentryMessage {
   calls::MessageType type{};
   ResultView result;               // kResult
-  calls::Fetch fetch;              // kFetch, kRunAhead
+  calls::Fetch fetch;              // kFetch, kRunAhead, kOffered
   calls::NetChangeRequest change;  // kNetChange
+  calls::Withdrawal withdrawal;    // kWithdraw
 };
 
 // `message` lies at an address divisible by 8; `descriptors` is how many came with it.

@@ -67,7 +67,7 @@ void StandardDescriptors(SandboxPlan& plan) {
   if (setns(plan.standin_netns.get(), CLONE_NEWNET) < 0) Fail(plan, "its network namespace");
   if (!EnterEmptyRoot()) Fail(plan, "an empty root");
   const NativeOptionMaps& options = plan.option_group.maps;
-  CloseAllBut({plan.calls.b.get(), plan.control.b.get(), plan.event_netlink.get(), plan.dump_netlink.get(),
+  CloseAllBut({plan.calls.b.get(), plan.offers.b.get(), plan.control.b.get(), plan.event_netlink.get(), plan.dump_netlink.get(),
                plan.admin_listener.get(), plan.pcap.get(), options.slots.get(), options.marks.get(), options.posted.get(),
                plan.flow_maps.held.get()});
   SetLimits();

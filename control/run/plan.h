@@ -64,6 +64,7 @@ struct SandboxPlan {
   UniqueFd lock;  // of the namespace; held by guard and broker
 
   SocketPair calls;                      // a: broker, b: sentry's worker
+  SocketPair offers;                     // likewise; connections for accepts to come
   SocketPair control;                    // a: broker, b: sentry's control thread
   SocketPair guard;                      // a: guard, b: broker
   UniqueFd event_netlink, dump_netlink;  // opened in the namespace, used by the sentry

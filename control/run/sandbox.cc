@@ -30,6 +30,12 @@ namespace sluice {
 
 using control::Type;
 
+namespace {
+
+constexpr int kOffersBytes = 16 << 20;
+
+}  // namespace
+
 Status CheckPrivileges(const char* who) {
   constexpr struct {
     int bit;
@@ -127,12 +133,16 @@ void Sandbox::MakeEngineFlows() {
 
 Status Sandbox::StartBroker() {
   SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.calls));
+  SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.offers));
+  // Room for all there can be: the broker reads them late.
+  setsockopt(plan_.offers.b.get(), SOL_SOCKET, SO_SNDBUFFORCE, &kOffersBytes, sizeof kOffersBytes);
   SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.control));
   SLUICE_RETURN_IF_ERROR(MakeSeqpacketPair(&plan_.guard));
   broker_.pid = CloneProcess(0, &broker_.pidfd);
   if (broker_.pid == 0) RunBroker(plan_);
   if (broker_.pid < 0) return Status::Error("cannot start the broker" + ErrnoText(errno));
   plan_.calls.a.Reset();
+  plan_.offers.a.Reset();
   plan_.control.a.Reset();
   plan_.guard.b.Reset();
   return {};
@@ -152,6 +162,7 @@ Status Sandbox::StartSentry() {
   if (sentry_.pid > 0) sentry_.pidfd = PidfdOpen(sentry_.pid);
   if (!sentry_.running()) return Status::Error("cannot start the sentry", kExitKilled);
   plan_.calls.b.Reset();
+  plan_.offers.b.Reset();
   plan_.control.b.Reset();
   plan_.event_netlink.Reset();
   plan_.dump_netlink.Reset();

@@ -109,6 +109,7 @@ class Sentry {
         worker_(MakeWorkerOptions(plan.flags), stack_),
         native_options_(OpenNativeOptions(plan)),
         calls_(worker_, {.calls_fd = plan.calls.b.get(),
+                         .offers_fd = plan.offers.b.get(),
                          .pool = &pool_,
                          .net_raw = plan.flags.net_raw,
                          .max_sockets = MaxSockets(plan.flags),

@@ -55,7 +55,7 @@ Instant Now() {
   return Instant(int64_t{t.tv_sec} * 1000000000 + t.tv_nsec);
 }
 
-[[noreturn]] void RunSentry(int calls_fd) {
+[[noreturn]] void RunSentry(int calls_fd, int offers_fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   KernelRandom random;
   HeapBlockPool pool(256u << 20);
@@ -65,7 +65,7 @@ Instant Now() {
   const char* poll = getenv("SLUICE_POLL");
   if (poll != nullptr && strcmp(poll, "interrupt") == 0) options.poll = PollMode::kInterrupt;
   Worker worker(options, stack);
-  CallServer server(worker, {.calls_fd = calls_fd, .pool = &pool, .net_raw = true});
+  CallServer server(worker, {.calls_fd = calls_fd, .offers_fd = offers_fd, .pool = &pool, .net_raw = true});
   worker.Run();
   _exit(0);
 }
@@ -101,14 +101,16 @@ int main(int argc, char** argv) {
   if (argc < 2) return fprintf(stderr, "usage: loopback_sandbox [--stats] CMD [ARG...]\n"), 2;
   auto* shared = static_cast<Shared*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   new (shared) Shared;
-  int calls[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, calls) != 0) Die("socketpair");
+  int calls[2], offers[2];
+  for (int* pair : {calls, offers}) {
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) Die("socketpair");
+  }
   // The program's namespace is an empty one: what gets past the interception finds nothing.
   if (unshare(CLONE_NEWNET) != 0) Die("unshare");
   UniqueFd target(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
   pid_t program = fork();
   if (program == 0) {
-    close(calls[0]), close(calls[1]);
+    for (int fd : {calls[0], calls[1], offers[0], offers[1]}) close(fd);
     RunProgram(shared, argv + 1);
   }
   if (unshare(CLONE_NEWNET) != 0) Die("unshare");
@@ -116,11 +118,11 @@ int main(int argc, char** argv) {
   uint64_t cookie = NetnsCookie();
   pid_t sentry = fork();
   if (sentry == 0) {
-    close(calls[0]);
-    RunSentry(calls[1]);
+    close(calls[0]), close(offers[0]);
+    RunSentry(calls[1], offers[1]);
   }
-  close(calls[1]);
-  CallBroker broker({.calls_fd = calls[0], .netns_cookie = cookie, .target_netns_fd = target.get()});
+  close(calls[1]), close(offers[1]);
+  CallBroker broker({.calls_fd = calls[0], .offers_fd = offers[0], .netns_cookie = cookie, .target_netns_fd = target.get()});
   while (shared->listener < 0) {
     int status;
     if (waitpid(program, &status, WNOHANG) == program) return 125;

@@ -1,0 +1,47 @@
+// Connections that the sentry offers to accepts of the program before they are called (calls::Offer). They are read when an accept
+// asks for one, and wait here by listener.
+//
+// One thread, the one that answers calls. Holds a descriptor for each offer that it has read, kMaxOffers at most.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <unordered_map>
+
+#include "base/unique_fd.h"
+#include "control/broker/sentry_message.h"
+#include "sentry/broker_protocol.h"
+
+namespace sluice {
+
+struct AcceptOffer {
+  calls::Offer head;
+  UniqueFd end;  // what the program is to get; invalid where it was lost on the way (no descriptor number was free)
+};
+
+class AcceptOffers {
+ public:
+  // `channel` stays the caller's; -1: there are no offers.
+  explicit AcceptOffers(int channel) : channel_(channel) {}
+
+  // The first one for `listener`, reading no further than to it; nothing where there is none, or the sentry broke the protocol.
+  std::optional<AcceptOffer> Take(uint64_t listener);
+  // It was not accepted: the next accept takes it.
+  void PutBack(AcceptOffer offer);
+  // Gives up those of one life of a listener; its descriptors are closed.
+  void Withdraw(const calls::Withdrawal& which);
+
+  // What the sentry did wrong so far.
+  Violation violation() const { return violation_; }
+
+ private:
+  bool ReadNext();
+
+  int channel_;
+  size_t count_ = 0;
+  Violation violation_ = Violation::kNone;
+  std::unordered_map<uint64_t, std::deque<AcceptOffer>> waiting_;  // by listener; none is empty
+};
+
+}  // namespace sluice
