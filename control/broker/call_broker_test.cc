@@ -22,13 +22,7 @@
 #include <optional>
 #include <vector>
 
-#include "base/bytes.h"
-#include "sentry/broker_protocol.h"
-#include "sentry/filter.h"
-
-#ifndef SO_NETNS_COOKIE
-#define SO_NETNS_COOKIE 71
-#endif
+#include "control/broker/testing/broker_fixture.h"
 
 namespace sluice {
 namespace {
@@ -40,115 +34,6 @@ size_t OpenDescriptors() {
   const auto dir = std::filesystem::directory_iterator("/proc/self/fd");
   return static_cast<size_t>(std::distance(begin(dir), end(dir)));
 }
-
-template <typename T>
-Bytes BytesOf(const T& value) {
-  return {reinterpret_cast<const uint8_t*>(&value), sizeof value};
-}
-
-Envelope To(MessageType type, uint16_t listener, uint32_t tid, uint64_t id) { return {type, 0, listener, tid, id}; }
-
-struct Answered {
-  std::vector<uint8_t> bytes;
-  bool has_fd = false;
-  template <typename T>
-  T As() const {
-    T out{};
-    EXPECT_EQ(sizeof out, bytes.size());
-    std::memcpy(&out, bytes.data(), std::min(sizeof out, bytes.size()));
-    return out;
-  }
-  MessageType type() const { return static_cast<MessageType>(bytes.at(0)); }
-};
-
-// The sentry's end of the channel is the test's.
-class BrokerTest : public ::testing::Test {
- protected:
-  BrokerTest() {
-    int ends[2];
-    EXPECT_EQ(0, socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends));
-    broker_end_ = UniqueFd(ends[0]);
-    sentry_end_ = UniqueFd(ends[1]);
-    UniqueFd s(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    uint64_t cookie = 0;
-    socklen_t length = sizeof cookie;
-    EXPECT_EQ(0, getsockopt(s.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length));
-    netns_ = UniqueFd(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
-    // Every socket of this namespace counts as a stand-in.
-    broker_.emplace(CallBroker::Options{.calls_fd = broker_end_.get(),
-                                        .netns_cookie = cookie,
-                                        .target_netns_fd = netns_.get(),
-                                        .apply_change = [this](const netlink::NetChange&, bool allowed) {
-                                          ++changes_asked_;
-                                          changes_allowed_ += allowed ? 1 : 0;
-                                          return netlink::NetChangeResult{.error = static_cast<uint16_t>(allowed ? 0 : EPERM)};
-                                        }});
-  }
-
-  bool Send(Bytes message, const std::vector<int>& fds = {}) {
-    iovec iov{const_cast<uint8_t*>(message.data()), message.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(8 * sizeof(int))] = {};
-    msghdr h{};
-    h.msg_iov = &iov;
-    h.msg_iovlen = 1;
-    if (!fds.empty()) {
-      h.msg_control = control;
-      h.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
-      cmsghdr* c = CMSG_FIRSTHDR(&h);
-      c->cmsg_level = SOL_SOCKET;
-      c->cmsg_type = SCM_RIGHTS;
-      c->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-      std::memcpy(CMSG_DATA(c), fds.data(), fds.size() * sizeof(int));
-    }
-    return sendmsg(sentry_end_.get(), &h, MSG_NOSIGNAL) >= 0;
-  }
-
-  std::optional<Answered> Receive() {
-    std::vector<uint8_t> buffer(calls::kMaxMessage);
-    iovec iov{buffer.data(), buffer.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-    msghdr h{};
-    h.msg_iov = &iov;
-    h.msg_iovlen = 1;
-    h.msg_control = control;
-    h.msg_controllen = sizeof control;
-    const ssize_t n = recvmsg(sentry_end_.get(), &h, MSG_CMSG_CLOEXEC);
-    if (n <= 0) return std::nullopt;
-    buffer.resize(static_cast<size_t>(n));
-    Answered out{std::move(buffer)};
-    if (cmsghdr* c = CMSG_FIRSTHDR(&h)) {
-      int fd;
-      std::memcpy(&fd, CMSG_DATA(c), sizeof fd);
-      close(fd);
-      out.has_fd = true;
-    }
-    return out;
-  }
-
-  // Lets the broker work until it has sent something.
-  Answered Next() {
-    for (int i = 0; i < 3000; ++i) {
-      if (auto a = Receive()) return *std::move(a);
-      EXPECT_TRUE(broker_->RunOnce(10));
-    }
-    ADD_FAILURE() << "the broker sends nothing";
-    return {std::vector<uint8_t>(1)};
-  }
-
-  void ExpectViolation(const std::vector<uint8_t>& message, const std::vector<int>& fds, const std::string& text) {
-    ASSERT_TRUE(Send(message, fds));
-    EXPECT_FALSE(broker_->RunOnce(1000));
-    ASSERT_NE(nullptr, broker_->violation());
-    EXPECT_NE(std::string::npos, std::string(broker_->violation()).find(text)) << broker_->violation();
-    EXPECT_EQ(1u, broker_->stats().refused);
-  }
-
-  UniqueFd broker_end_, sentry_end_, netns_;
-  std::optional<CallBroker> broker_;
-  int changes_asked_ = 0, changes_allowed_ = 0;
-};
-
-std::vector<uint8_t> Copy(Bytes b) { return {b.begin(), b.end()}; }
 
 TEST_F(BrokerTest, EndsTheSandboxOverAShortMessage) { ExpectViolation({7, 0, 0}, {}, "shorter than its envelope"); }
 
@@ -273,68 +158,26 @@ struct Canary {
   }
 };
 
-// A child that makes one getsockname call under the filter; its exit status says what it saw.
-class LiveCallTest : public BrokerTest {
+// The program makes one getsockname call; its exit status says what it saw.
+class LiveCallTest : public ProgramTest {
  protected:
   void SetUp() override {
-    ASSERT_EQ(0, pipe2(pipe_, O_CLOEXEC));
-    ASSERT_EQ(0, pipe2(go_, O_CLOEXEC));
-    child_ = fork();
-    ASSERT_GE(child_, 0);
-    if (child_ == 0) Program();
-    int number = -1;
-    ASSERT_EQ(static_cast<ssize_t>(sizeof number), read(pipe_[0], &number, sizeof number));
-    if (number < 0) GTEST_SKIP() << "no right to install a seccomp listener";
-    UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, child_, 0)));
-    UniqueFd listener(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd.get(), number, 0)));
-    ASSERT_TRUE(listener);
-    broker_->AddListener(std::move(listener));
-    ASSERT_EQ(1, write(go_[1], "g", 1));
-    Answered a = Next();
-    ASSERT_EQ(MessageType::kListener, a.type());
-    a = Next();
+    Start([] { return socket(AF_UNIX, SOCK_STREAM, 0); }, Program);
+    if (IsSkipped() || HasFatalFailure()) return;
+    const Answered a = Next();
     ASSERT_EQ(MessageType::kCall, a.type());
     std::memcpy(&call_, a.bytes.data(), sizeof call_);
     ASSERT_EQ(calls::CallKind::kGetSockName, call_.kind);
   }
 
-  void TearDown() override {
-    if (child_ > 0 && !reaped_) {
-      kill(child_, SIGKILL);
-      waitpid(child_, nullptr, 0);
-    }
-    for (int fd : {pipe_[0], pipe_[1], go_[0], go_[1]}) close(fd);
-  }
-
-  [[noreturn]] void Program() {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    const int s = socket(AF_UNIX, SOCK_STREAM, 0);
-    std::string error;
-    UniqueFd listener = InstallProgramFilter({.no_new_privs = true}, &error);
-    const int number = listener.get();
-    if (write(pipe_[1], &number, sizeof number) != sizeof number) _exit(1);
-    char c;
-    if (read(go_[0], &c, 1) != 1) _exit(1);
-    listener.reset();
+  static int Program(int s) {
     Canary canary;
     std::memset(&canary, 0x5a, sizeof canary);
     socklen_t length = sizeof canary.name;
     const long result = syscall(SYS_getsockname, s, canary.name.data(), &length);
-    if (!canary.Intact()) _exit(2);
-    if (result != 0) _exit(100 + errno % 100);
-    _exit(canary.name[0] == 'n' && canary.name[15] == 'n' && length == 120 ? 0 : 3);
-  }
-
-  int ExitStatus() {
-    int status = 0;
-    for (int i = 0; i < 6000; ++i) {
-      if (waitpid(child_, &status, WNOHANG) == child_) {
-        reaped_ = true;
-        return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-      }
-      if (!broker_->RunOnce(10)) break;
-    }
-    return -2;
+    if (!canary.Intact()) return 2;
+    if (result != 0) return 100 + errno % 100;
+    return canary.name[0] == 'n' && canary.name[15] == 'n' && length == 120 ? 0 : 3;
   }
 
   std::vector<uint8_t> Answer(uint32_t name, uint32_t control, uint32_t data, size_t bytes, uint32_t count = 1) {
@@ -354,9 +197,6 @@ class LiveCallTest : public BrokerTest {
     return out;
   }
 
-  int pipe_[2] = {-1, -1}, go_[2] = {-1, -1};
-  pid_t child_ = -1;
-  bool reaped_ = false;
   calls::Call call_;
 };
 

@@ -2,9 +2,11 @@
 
 Only what Linux promises whatever the timing: an end, a reset, an error is waited for by poll before it is looked at.
 """
+import ctypes
 import errno
 import hashlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -113,6 +115,99 @@ def accepts():
     s = listener.accept()[0]
     print("from a child:", s.recv(10), s.recv(10))
     os.waitpid(child, 0)
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def raw_accept(s, address, length, flags=0):
+    fd = libc.accept4(s.fileno(), address, length, flags)
+    return socket.socket(fileno=fd) if fd >= 0 else errno.errorcode[ctypes.get_errno()]
+
+
+def failing_accepts():
+    c = socket.create_connection(ADDRESS)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (c.fileno(), limits[1]))
+    full = attempt(listener.accept), events(listener, until=select.POLLIN)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    s, name = listener.accept()
+    print("no descriptor, then one:", full, name == c.getsockname(), events(listener, until=0, timeout=0))
+    c.sendall(b"kept")
+    print("kept:", s.recv(9))
+    size = ctypes.c_int(16)
+    for what, address, length in (("address", 8, ctypes.byref(size)), ("length", ctypes.create_string_buffer(16), 8),
+                                  ("negative length", ctypes.create_string_buffer(16), ctypes.byref(ctypes.c_int(-1)))):
+        c = socket.create_connection(ADDRESS)
+        print("bad", what + ":", raw_accept(listener, address, length), attempt(c.recv, 1))
+    c = socket.create_connection(ADDRESS)
+    print("bad flags:", raw_accept(listener, None, None, 1), type(raw_accept(listener, None, None)).__name__)
+    name, size = ctypes.create_string_buffer(b"\x5a" * 16), ctypes.c_int(4)
+    c = socket.create_connection(ADDRESS)
+    s = raw_accept(listener, name, ctypes.byref(size), socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    print("short name:", name.raw[0], name.raw[2:4] == c.getsockname()[1].to_bytes(2, "big"), name.raw[4:], size.value,
+          os.get_inheritable(s.fileno()), attempt(s.recv, 1))
+
+
+def waiting_accepts():
+    lost = socket.create_server(("127.0.0.1", 0))
+    lost.setblocking(False)
+    print("none:", attempt(lost.accept))
+    edges = select.epoll()
+    edges.register(lost, select.EPOLLIN | select.EPOLLET)
+    clients = [socket.create_connection(lost.getsockname()) for _ in range(3)]
+    got = []
+    while len(got) < 3:
+        edges.poll(10)
+        while (s := attempt(lambda: lost.accept()[0])) == "socket":
+            got.append(s)
+    print("by edges:", len(got), attempt(lost.accept), events(lost, until=0, timeout=0))
+    for c in clients:
+        c.close()
+    c, gone = socket.create_connection(lost.getsockname()), socket.create_connection(lost.getsockname())
+    gone.sendall(b"x")
+    reset(gone)
+    print("reset in the queue:", events(lost, until=select.POLLIN), [attempt(lambda: lost.accept()[0]) for _ in range(2)],
+          events(lost, until=0, timeout=0))
+    c, d = (socket.create_connection(lost.getsockname()) for _ in range(2))
+    d.sendall(b"unread")
+    events(lost, until=select.POLLIN)
+    lost.close()
+    print("closed with a queue:", [attempt(x.recv, 1) for x in (c, d)])
+
+
+def accepting_threads():
+    shared = socket.create_server(("127.0.0.1", 0))
+    said, threads = [], []
+
+    def serve():
+        said.append(attempt(lambda: shared.accept()[0].sendall(b"served")))
+    for _ in range(4):
+        threads.append(threading.Thread(target=serve))
+        threads[-1].start()
+    print("threads:", [socket.create_connection(shared.getsockname()).recv(9) for _ in range(4)])
+    for t in threads:
+        t.join()
+    t = threading.Thread(target=serve)
+    t.start()
+    while open(f"/proc/self/task/{t.native_id}/stat").read().rsplit(")")[1].split()[0] == "R":
+        time.sleep(0.01)
+    shared.shutdown(socket.SHUT_RDWR)
+    t.join()
+    print("shut down:", said, attempt(shared.accept))
+    shared.listen(5)
+    c = socket.create_connection(shared.getsockname())
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 50000))
+    print("listens again:", shared.accept()[1] == c.getsockname(), raw_accept(shared, None, None))
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+    children = []
+    for _ in range(3):
+        children.append(os.fork())
+        if children[-1] == 0:
+            shared.accept()[0].sendall(b"child")
+            os._exit(0)
+    print("children:", [socket.create_connection(shared.getsockname()).recv(9) for _ in range(3)],
+          [os.waitpid(c, 0)[1] for c in children])
 
 
 def writes_until(s):
@@ -231,7 +326,7 @@ def ports_after_close():
     print("ports free after a close:", list(free.values()))
 
 
-for part in (ends, connects, accepts, writers, bulk, options, datagrams, ports_after_close):
+for part in (ends, connects, accepts, failing_accepts, waiting_accepts, accepting_threads, writers, bulk, options, datagrams, ports_after_close):
     part()
 listener.close()
 print("closed:", attempt(socket.create_connection, ADDRESS))
