@@ -65,7 +65,7 @@ inline constexpr int kRunAheadBytes = 2 << 20;
 
 struct Envelope {
   MessageType type{};
-  uint8_t reserved = 0;
+  uint8_t worker = 0;  // of the sentry that is to hear the answer to this message; comes back
   uint16_t listener = 0;
   uint32_t tid = 0;  // the calling thread as the broker's pid namespace names it
   uint64_t id = 0;   // notification id, unique per listener

@@ -1,5 +1,5 @@
-// What all stand-ins share: answering calls, asking the broker, watching for closes, timers, the list of those with work to do.
-// Everything runs on the worker's thread.
+// What the stand-ins of one worker share: answering calls, asking the broker, watching for closes, timers, the list of those with
+// work to do. Everything runs on the worker's thread. The engine of the first worker is the front: it alone hears the broker.
 #pragma once
 
 #include <functional>
@@ -16,6 +16,7 @@
 #include "base/unique_fd.h"
 #include "dataplane/worker.h"
 #include "sentry/call.h"
+#include "sentry/call_hub.h"
 #include "sentry/call_server.h"
 #include "sentry/container_use.h"
 #include "sentry/netlink/netlink_server.h"
@@ -25,6 +26,7 @@
 namespace sluice {
 
 class CallEngine;
+class ListenerShare;
 
 // One socket of the program as the sentry holds it.
 class StandIn {
@@ -54,10 +56,15 @@ class StandIn {
   friend class CallEngine;
   virtual NativeOptions::Kind option_kind() const { return NativeOptions::Kind::kOther; }
   void MarkDirty();
+  bool Watch(int p);
   // Enters the object in the tables by the program's end `p`; watches for its last close. False where a table or limit is full.
   bool Adopt(int p);
   // Takes the object out of the tables again (its program's end is replaced).
   void Forget();
+  // As Forget, of the end that AdoptMoved takes, in the engine `shard`.
+  void GiveAway(uint32_t shard);
+  // As Adopt, of the end `p` that another engine gave away.
+  bool AdoptMoved(int p, uint64_t cookie, uint64_t inode, uint32_t option_slot);
   void NoteHolder(uint32_t tid, int number, uint16_t listener);
   void RequestFetch();
 
@@ -85,7 +92,7 @@ struct ResultPart {
 
 class CallEngine : public TurnTask {
  public:
-  CallEngine(Worker& worker, const CallServer::Options& options);
+  CallEngine(CallHub& hub, uint32_t shard, Worker& worker, BlockPool& pool);
   ~CallEngine() override;
 
   // -- answering
@@ -105,15 +112,14 @@ class CallEngine : public TurnTask {
   bool StillValid(const calls::Envelope& call) const;
 
   // -- tables
-  void Own(std::unique_ptr<StandIn> s, const std::shared_ptr<ContainerUse>& container);  // takes the object
-  void Destroy(StandIn* s);                                                              // at the end of the turn
+  void Own(std::unique_ptr<StandIn> s, SocketCount count);  // takes the object
+  void Destroy(StandIn* s);                                 // at the end of the turn
   StandIn* Find(uint64_t cookie) const;
   std::shared_ptr<ContainerUse> ContainerOf(const calls::Envelope& call) const;
-  // False, and counted, where the container has as many sockets as it may.
-  bool RoomForSocket(ContainerUse& container) const;
-  // Marks `s` dirty when a socket has gone.
-  void WaitForRoom(StandIn* s) { wait_for_room_.insert(s); }
-  // As RoomForSocket, for the message of a call that is to wait.
+  // For a connection that `s` is to accept. False, and counted, where the container has as many sockets as it may: `s` is marked
+  // dirty when a socket has gone.
+  SocketCount RoomForConnection(const std::shared_ptr<ContainerUse>& container, StandIn* s);
+  // False, and counted, where the container may keep no more of the messages of calls that wait.
   bool RoomForHeld(ContainerUse& container, size_t size) const;
 
   // -- services
@@ -122,6 +128,27 @@ class CallEngine : public TurnTask {
   const Sysctls& sysctls() const;
   const CallServer::Options& options() const { return options_; }
   NativeOptions* native_options() { return options_.native_options; }
+  // -- with several workers
+  CallHub& hub() { return hub_; }
+  uint32_t shard() const { return shard_; }
+  bool front() const { return shard_ == 0; }
+  bool alone() const { return hub_.size() == 1; }
+  // The front: calls for the stand-in `cookie` of `family` are handed to the engine `shard`.
+  void SetRoute(uint64_t cookie, uint32_t shard, int family) { routes_[cookie] = {shard, family}; }
+  void ForgetRoute(uint64_t cookie) { routes_.erase(cookie); }
+  // Where it is not the front: tells it that calls for `cookie` come here, and that none come any more.
+  void Announce(uint64_t cookie, int family);
+  void NoteGone(uint64_t cookie);
+  // Not the front. By the cookie of the listening stand-in; nullptr where it has ceased to listen.
+  ListenerShare* FindShare(uint64_t listener) const;
+  Errno AddShare(uint64_t listener, std::unique_ptr<ListenerShare> share, const Endpoint& local);
+  void RemoveShare(uint64_t listener);
+  uint64_t NextNumber() { return ++last_number_; }
+  void MarkDirty(ListenerShare* share) { dirty_shares_.push_back(share); }
+  // As RoomForConnection above.
+  SocketCount RoomForConnection(const std::shared_ptr<ContainerUse>& container, ListenerShare* share);
+  void OnRoom();
+  void OnCloses();
   CallServer::Stats& stats() { return stats_; }
   const CallServer::Stats& stats() const { return stats_; }
   static Instant Now();
@@ -132,7 +159,7 @@ class CallEngine : public TurnTask {
   // A 64 KiB block for reading into, which stays with the engine until Take.
   Block* Scratch();
   BlockRef TakeScratch();
-  BlockPool& pool() { return *options_.pool; }
+  BlockPool& pool() { return pool_; }
   std::vector<uint8_t>& buffer() { return buffer_; }
   UnreadMemory& unread() { return unread_; }
   // Asks the broker for large send buffers on the program's end and on `s`, the other one. Nothing comes back.
@@ -143,7 +170,7 @@ class CallEngine : public TurnTask {
   bool connected() const { return connected_; }
   void OnConfig();
   std::vector<CallServer::Owner> Owners() const;
-  std::vector<ContainerUse> Containers() const;
+  std::vector<std::shared_ptr<const ContainerUse>> Containers() const;
 
   bool OnTurn() override;
   bool HasWork() const override;
@@ -154,7 +181,6 @@ class CallEngine : public TurnTask {
   class FdCallback;
 
   void OnCalls();
-  void OnCloses();
   void OnTimer();
   void OnOptionsPosted() {}  // OnTurn takes them
   void TakePostedOptions();
@@ -162,6 +188,11 @@ class CallEngine : public TurnTask {
   void OnMessage(Bytes message, UniqueFd fd);
   void OnListener(const calls::Envelope& e, std::string_view container, UniqueFd fd);
   void OnCall(IncomingCall& call, Bytes message);
+  void TakeCall(StandIn* s, IncomingCall& call, Bytes message);
+  void HandOver(IncomingCall& call, Bytes message);
+  void OnHandedOver(CarriedCall& carried);
+  void OnReturned(CarriedCall& carried);
+  SocketCount RoomForSocket(const std::shared_ptr<ContainerUse>& container);
   void OnSocketCall(IncomingCall& call);
   void OnForeignIoctl(IncomingCall& call);
   void OnDelivered(const calls::Delivered& d);
@@ -173,6 +204,10 @@ class CallEngine : public TurnTask {
   void SendFetch(StandIn* s);
   void ArmTimer();
   void FlushDead();
+  void ForgetShare(ListenerShare* share);
+  void SetOptionSlot(uint32_t slot, StandIn* s);
+  void TakeOptionsOf(uint32_t slot);
+  friend class ListenerShare;
 
   struct Awaiting {
     StandIn* owner;
@@ -183,24 +218,38 @@ class CallEngine : public TurnTask {
     UniqueFd fd;
   };
 
+  CallHub& hub_;
+  const uint32_t shard_;
   Worker& worker_;
-  CallServer::Options options_;
+  BlockPool& pool_;
+  const CallServer::Options& options_;
   CallServer::Stats stats_;
   UnreadMemory unread_;  // before the stand-ins, which leave it
   bool connected_ = true;
   UniqueFd inotify_, timerfd_;
   std::unique_ptr<FdCallback> calls_handler_, inotify_handler_, timer_handler_, options_handler_;
   struct Listener {
+    Listener(UniqueFd f, std::shared_ptr<ContainerUse> c) : fd(std::move(f)), container(std::move(c)) {}
     UniqueFd fd;
     std::shared_ptr<ContainerUse> container;
   };
-  std::unordered_map<uint16_t, Listener> listeners_;
+  std::unordered_map<uint16_t, std::shared_ptr<const Listener>> listeners_;
+  struct Route {
+    uint32_t shard;
+    int family;
+  };
+  std::unordered_map<uint64_t, Route> routes_;  // the front's: stand-ins of other engines
+  std::vector<uint64_t> gone_;                  // not the front's: whose routes are to be forgotten
+  std::unordered_map<uint64_t, std::unique_ptr<ListenerShare>> shares_;
+  std::vector<ListenerShare*> dirty_shares_;
+  uint64_t last_number_ = 0;
   std::map<std::string, std::shared_ptr<ContainerUse>, std::less<>> containers_;
   std::unordered_map<uint64_t, StandIn*> by_cookie_;
   std::unordered_map<int, StandIn*> by_watch_;
   std::vector<StandIn*> by_option_slot_;
   std::unordered_map<StandIn*, std::unique_ptr<StandIn>> owned_;
   std::unordered_set<StandIn*> wait_for_room_;
+  std::unordered_set<ListenerShare*> shares_wait_;
   std::vector<StandIn*> dirty_, working_;
   std::vector<std::unique_ptr<StandIn>> graveyard_;
   std::map<std::pair<uint16_t, uint64_t>, Awaiting> awaiting_;

@@ -75,7 +75,7 @@ DatagramStandIn::~DatagramStandIn() {
   socket_->Close();
 }
 
-Errno DatagramStandIn::Create(CallEngine& engine, IncomingCall& call, int type, int flags, int protocol) {
+Errno DatagramStandIn::Create(CallEngine& engine, IncomingCall& call, SocketCount count, int type, int flags, int protocol) {
   int family = call.int_arg(0);
   Errno error = Errno::kOk;
   DatagramSocket* socket = MakeSocket(engine, family, type, protocol, call.head.rights, &error);
@@ -83,7 +83,7 @@ Errno DatagramStandIn::Create(CallEngine& engine, IncomingCall& call, int type, 
   if (type == SOCK_DGRAM && protocol == 0) protocol = IPPROTO_UDP;
   auto made = std::make_unique<DatagramStandIn>(engine, family, type, protocol, socket);
   DatagramStandIn* d = made.get();
-  engine.Own(std::move(made), engine.ContainerOf(call.envelope()));
+  engine.Own(std::move(made), std::move(count));
   if (!d->ends_.Make(engine.RandomName(), engine.RandomName(), (flags & SOCK_NONBLOCK) != 0) || !d->Adopt(d->ends_.p.get()) ||
       engine.worker().AddFd(d->ends_.s.get(), EPOLLIN | EPOLLOUT | EPOLLET, d) != Errno::kOk) {
     engine.Destroy(d);

@@ -12,7 +12,7 @@ namespace sluice {
 
 class DatagramStandIn final : public InetStandIn, private FdHandler {
  public:
-  static Errno Create(CallEngine& engine, IncomingCall& call, int type, int flags, int protocol);
+  static Errno Create(CallEngine& engine, IncomingCall& call, SocketCount count, int type, int flags, int protocol);
   DatagramStandIn(CallEngine& engine, int family, int type, int protocol, DatagramSocket* socket);
   ~DatagramStandIn() override;
 

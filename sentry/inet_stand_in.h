@@ -49,6 +49,9 @@ class InetStandIn : public StandIn, public SocketObserver {
   void OnSetOption(IncomingCall& call);
   void OnIoctl(IncomingCall& call);
   virtual uint32_t QueuedOut() = 0;  // SIOCOUTQ
+  virtual Errno BindSocket(const Endpoint& local) { return socket()->Bind(local); }
+  // An option of the socket was set.
+  virtual void OnSettings() {}
   // Hands the stack what the program wrote before this call, where order matters. False where the socket ended over it.
   virtual bool TakeWritten() { return true; }
 

@@ -26,6 +26,7 @@ void StreamStandIn::OnListen(IncomingCall& call) {
   if (state_ != State::kFresh && state_ != State::kListening) return (void)engine_.Answer(call.envelope(), Errno::kEINVAL);
   if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
   Errno error = socket_->Listen(call.int_arg(1));
+  if (error == Errno::kOk && !engine_.alone()) error = ListenElsewhere(call.int_arg(1));
   if (error == Errno::kOk && state_ == State::kFresh) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -53,30 +54,33 @@ void StreamStandIn::OnListen(IncomingCall& call) {
   MarkDirty();
 }
 
-// A token in P's queue for a connection; false where there is no room.
-bool StreamStandIn::Enqueue(StreamStandIn* connection) {
-  bool fresh = !connection->ready_end_;
+// A token in P's queue; invalid where there is no room.
+UniqueFd StreamStandIn::MakeToken() const {
   UniqueFd token(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!token || ::connect(token.get(), reinterpret_cast<sockaddr*>(&listen_address_), listen_address_length_) != 0) return false;
-  if (!fresh) {
-    queue_.push_back({connection, std::move(token)});
-    return true;
+  const auto* address = reinterpret_cast<const sockaddr*>(&listen_address_);
+  if (token && ::connect(token.get(), address, listen_address_length_) != 0) token.reset();
+  return token;
+}
+
+// `end`: P of the connection where it has one already; otherwise the token makes it. False where there is no room.
+bool StreamStandIn::Enqueue(StreamStandIn* connection, UniqueFd end) {
+  UniqueFd token = MakeToken();
+  if (!token) return false;
+  if (!end) {
+    connection->s_ = std::move(token);
+    connection->PrepareEnd();
+    connection->s_readable_ = connection->s_writable_ = true;
+    (void)ToInt(engine_.worker().AddFd(connection->s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, connection));
   }
-  connection->s_ = std::move(token);
-  connection->PrepareEnd();
-  connection->s_readable_ = connection->s_writable_ = true;
-  (void)ToInt(engine_.worker().AddFd(connection->s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, connection));
-  queue_.push_back({connection, UniqueFd()});
+  queue_.push_back({.connection = connection, .end = std::move(end), .token = std::move(token)});
   return true;
 }
 
 void StreamStandIn::TakeConnections() {
   // Connections beyond the container's share wait in the stack's queue, as on a listener whose program has no descriptors left.
   while (queue_.size() < kMaxTokens && (socket_->events() & kReadable) != 0) {
-    if (!engine_.RoomForSocket(*container())) {
-      engine_.WaitForRoom(this);
-      break;
-    }
+    SocketCount room = engine_.RoomForConnection(container(), this);
+    if (!room) break;
     StreamSocket* accepted = socket_->Accept();
     if (accepted == nullptr) break;
     auto made = std::make_unique<StreamStandIn>(engine_, family_, protocol_, accepted);
@@ -84,8 +88,9 @@ void StreamStandIn::TakeConnections() {
     s->state_ = State::kQueued;
     s->connect_reported_ = true;
     s->options_ = options_;
-    engine_.Own(std::move(made), container());
-    if (!Enqueue(s)) {
+    s->listener_cookie_ = cookie_;
+    engine_.Own(std::move(made), std::move(room));
+    if (!Enqueue(s, UniqueFd())) {
       // No descriptors: the peer hears a reset rather than nothing.
       engine_.Destroy(s);
       break;
@@ -124,22 +129,14 @@ UniqueFd StreamStandIn::NextToken(int p) {
   return UniqueFd();
 }
 
-void StreamStandIn::Requeue(StreamStandIn* connection, UniqueFd end) {
-  connection->Forget();
-  connection->ready_end_ = std::move(end);
-  connection->state_ = State::kQueued;
-  if (state_ != State::kListening || !Enqueue(connection)) return engine_.Destroy(connection);
-  MarkDirty();
-}
-
 void StreamStandIn::Accept(IncomingCall& call) {
   const calls::Envelope to = call.envelope();
   UniqueFd end = NextToken(call.fd.get());
   if (!end) return (void)engine_.Answer(to, Errno::kEAGAIN);
   Queued next = std::move(queue_.front());
   queue_.pop_front();
-  StreamStandIn* c = next.connection;
-  if (next.token) end = std::move(c->ready_end_);
+  MarkDirty();  // room for another token
+  if (next.end) end = std::move(next.end);
   int flags = call.int_arg(3);
   if ((flags & SOCK_NONBLOCK) != 0) fcntl(end.get(), F_SETFL, O_RDWR | O_NONBLOCK);
   if (options_.receive_timeout > Duration(0)) {
@@ -147,50 +144,67 @@ void StreamStandIn::Accept(IncomingCall& call) {
   }
   if (options_.send_timeout > Duration(0))
     setsockopt(end.get(), SOL_SOCKET, SO_SNDTIMEO, &options_.send_timeout_raw, sizeof(timeval));
-  c->OnBufferOptions(end.get());
-  if (!c->Adopt(end.get())) {
-    engine_.Answer(to, Errno::kENFILE);
-    return Requeue(c, std::move(end));
+  const AcceptCall accept{.to = to,
+                          .close_on_exec = (flags & SOCK_CLOEXEC) != 0,
+                          .has_name = call.parts[0].head.has_name != 0,
+                          .name_length = call.parts[0].head.name_length};
+  if (next.connection != nullptr) return next.connection->BeAccepted(accept, std::move(end));
+  AcceptElsewhere(accept, next, std::move(end));
+}
+
+// The listener may be gone by the time that the answer was delivered, or not.
+void StreamStandIn::BeAccepted(const AcceptCall& accept, UniqueFd end) {
+  OnBufferOptions(end.get());
+  if (!Adopt(end.get())) {
+    engine_.Answer(accept.to, Errno::kENFILE);
+    return OnAcceptFailed(std::move(end));
   }
-  c->state_ = State::kConnected;
-  MarkDirty();  // room for another token
-  bool close_on_exec = (flags & SOCK_CLOEXEC) != 0;
-  if (call.parts[0].head.has_name == 0) {
-    int number = engine_.Install(to, end.get(), close_on_exec);
-    if (number < 0) return Requeue(c, std::move(end));
-    if (c->reset_pending_) c->ResetWith(end.get());
-    return c->OnAccepted(to.tid, number, to.listener);
+  state_ = State::kConnected;
+  if (!accept.has_name) {
+    int number = engine_.Install(accept.to, end.get(), accept.close_on_exec);
+    if (number < 0) return OnAcceptFailed(std::move(end));
+    if (reset_pending_) ResetWith(end.get());
+    return NoteHolder(accept.to.tid, number, accept.to.listener);
   }
-  std::optional<Endpoint> remote = c->socket_->remote();
+  std::optional<Endpoint> remote = socket_->remote();
   Sockaddr address = FormatSockaddr(remote.value_or(Endpoint{}), family_);
-  ResultPart part{.name = address.view().first(std::min<size_t>(call.parts[0].head.name_length, address.length)),
+  ResultPart part{.name = address.view().first(std::min<size_t>(accept.name_length, address.length)),
                   .name_length = address.length};
   auto kept = std::make_shared<UniqueFd>(std::move(end));
-  uint64_t cookie = c->cookie_;
   int p = kept->get();
-  engine_.Result(to, 0, {&part, 1}, p, close_on_exec, this, [this, kept, cookie](const calls::Delivered& d) {
-    auto* accepted = static_cast<StreamStandIn*>(engine_.Find(cookie));
-    if (accepted == nullptr) return;
+  engine_.Result(accept.to, 0, {&part, 1}, p, accept.close_on_exec, this, [this, kept](const calls::Delivered& d) {
     if (d.error == 0) {
-      if (accepted->reset_pending_) accepted->ResetWith(kept->get());
-      return accepted->OnAccepted(d.envelope.tid, d.fd, d.envelope.listener);
+      if (reset_pending_) ResetWith(kept->get());
+      return NoteHolder(d.envelope.tid, d.fd, d.envelope.listener);
     }
     // Linux drops the connection where the address cannot be written.
-    if (d.error == EFAULT || d.error == EINVAL) return accepted->CloseByProgram(false);
-    Requeue(accepted, std::move(*kept));
+    if (d.error == EFAULT || d.error == EINVAL) return CloseByProgram(false);
+    OnAcceptFailed(std::move(*kept));
   });
 }
 
-void StreamStandIn::OnAccepted(uint32_t tid, int number, uint16_t listener) { NoteHolder(tid, number, listener); }
+// The connection waits for the next accept.
+void StreamStandIn::OnAcceptFailed(UniqueFd end) {
+  Forget();
+  state_ = State::kQueued;
+  if (ListenerShare* share = engine_.FindShare(listener_cookie_)) return share->Offer(this, std::move(end));
+  auto* listener = engine_.front() ? static_cast<StreamStandIn*>(engine_.Find(listener_cookie_)) : nullptr;
+  if (listener == nullptr || listener->state_ != State::kListening || !listener->Enqueue(this, std::move(end)))
+    return engine_.Destroy(this);
+  listener->MarkDirty();
+}
 
 // The last descriptor of the listener is gone, or it was shut down: waiting connections are reset, waiting accepts end.
 void StreamStandIn::CloseListener() {
   if (state_ != State::kListening) return;
   --engine_.stats().listeners;
   state_ = State::kFresh;
+  Unshare();  // with the connections that wait elsewhere
   std::deque<Queued> queue = std::move(queue_);
   queue_.clear();
-  for (Queued& q : queue) q.connection->CloseByProgram(true);
+  for (Queued& q : queue) {
+    if (q.connection != nullptr) q.connection->CloseByProgram(true);
+  }
   auto held = std::move(held_);
   held_.clear();
   for (auto& h : held) engine_.Answer(h->call.envelope(), Errno::kEINVAL);

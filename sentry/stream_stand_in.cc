@@ -25,6 +25,10 @@ StreamStandIn::StreamStandIn(CallEngine& engine, int family, int protocol, Strea
 
 StreamStandIn::~StreamStandIn() {
   --engine_.stats().streams;
+  Unshare();
+  if (share_number_ != 0) {
+    if (ListenerShare* share = engine_.FindShare(listener_cookie_)) share->Forget(share_number_);
+  }
   DropS();
   if (socket_ != nullptr) {
     socket_->set_observer(nullptr);
@@ -32,14 +36,14 @@ StreamStandIn::~StreamStandIn() {
   }
 }
 
-Errno StreamStandIn::Create(CallEngine& engine, IncomingCall& call, int flags, int protocol) {
+Errno StreamStandIn::Create(CallEngine& engine, IncomingCall& call, SocketCount count, int flags, int protocol) {
   if (protocol != 0 && protocol != IPPROTO_TCP) return Errno::kEPROTONOSUPPORT;
   int family = call.int_arg(0);
   StreamSocket* socket = engine.stack().NewTcpSocket(family == AF_INET ? Family::kIpv4 : Family::kIpv6);
   if (socket == nullptr) return Errno::kENOBUFS;
   auto made = std::make_unique<StreamStandIn>(engine, family, IPPROTO_TCP, socket);
   StreamStandIn* s = made.get();
-  engine.Own(std::move(made), engine.ContainerOf(call.envelope()));
+  engine.Own(std::move(made), std::move(count));
   UniqueFd p(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (flags & SOCK_NONBLOCK), 0));
   if (!p || !s->Adopt(p.get())) {
     engine.Destroy(s);

@@ -12,13 +12,14 @@
 #include <deque>
 
 #include "sentry/inet_stand_in.h"
+#include "sentry/listener_share.h"
 
 namespace sluice {
 
 class StreamStandIn final : public InetStandIn, private FdHandler {
  public:
   // socket(): answers the call, or returns the errno to answer with.
-  static Errno Create(CallEngine& engine, IncomingCall& call, int flags, int protocol);
+  static Errno Create(CallEngine& engine, IncomingCall& call, SocketCount count, int flags, int protocol);
   StreamStandIn(CallEngine& engine, int family, int protocol, StreamSocket* socket);
   ~StreamStandIn() override;
 
@@ -33,11 +34,16 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
 
  private:
   enum class State : uint8_t { kFresh, kWaiting, kHidden, kConnected, kQueued, kListening, kBroken };
-  // One token in P's native queue: the connection it stands for, and the socket whose connect made it where that is not S.
+  // One token in P's native queue: the connection it stands for, which may be one of another worker, by its number there.
   struct Queued {
-    StreamStandIn* connection;
-    UniqueFd token;
+    StreamStandIn* connection = nullptr;
+    uint32_t shard = 0;
+    uint64_t number = 0;
+    UniqueFd end;    // P of the connection, where the token is not that
+    UniqueFd token;  // the socket whose connect made the token, where that is not S
   };
+  // On its way to another worker.
+  struct Moved;
 
   // stream_stand_in.cc: calls, life cycle
   void OnShutdown(IncomingCall& call);
@@ -66,12 +72,29 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnListen(IncomingCall& call);
   void OnAccept(IncomingCall& call, Bytes message);
   void TakeConnections();
-  bool Enqueue(StreamStandIn* connection);
+  UniqueFd MakeToken() const;
+  bool Enqueue(StreamStandIn* connection, UniqueFd end);
   void Accept(IncomingCall& call);
   UniqueFd NextToken(int p);
-  void Requeue(StreamStandIn* connection, UniqueFd end);
-  void OnAccepted(uint32_t tid, int number, uint16_t listener);
+  void BeAccepted(const AcceptCall& accept, UniqueFd end);
+  void OnAcceptFailed(UniqueFd end);
   void CloseListener();
+
+  // stream_shards.cc: with several workers
+  friend class ListenerShare;
+  void MoveTo(uint32_t shard, UniqueFd p, std::shared_ptr<CarriedCall> call,
+              std::vector<std::pair<calls::Envelope, Errno>> answers);
+  static void Arrive(CallEngine& engine, Moved& moved);
+  bool MoveToConnect(IncomingCall& call, Bytes message);
+  bool MoveBack(UniqueFd& p, std::vector<std::pair<calls::Envelope, Errno>> answers);
+  bool MoveBackWithHeld(Errno error);
+  Errno BindSocket(const Endpoint& local) override;
+  void OnSettings() override;
+  Errno Share(const Endpoint& local);
+  void Unshare();
+  Errno ListenElsewhere(int backlog);
+  void AcceptElsewhere(const AcceptCall& accept, Queued& next, UniqueFd end);
+  void OfferFrom(uint32_t shard, uint64_t number, UniqueFd end);
 
   // stream_pump.cc
   void Pump();
@@ -114,7 +137,9 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   sockaddr_storage listen_address_{};
   socklen_t listen_address_length_ = 0;
   std::deque<Queued> queue_;
-  UniqueFd ready_end_;  // of a queued connection: P, where it was taken off the queue and given back
+  uint64_t listener_cookie_ = 0;  // of a queued connection
+  uint64_t share_number_ = 0;     // while a share offers it
+  uint64_t shared_as_ = 0;        // the shares' name for a bound or listening socket; 0: it has none
 
   void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->StartReset(); };
   Timer retry_timer_{retry_timer_fn_, this};

@@ -179,7 +179,7 @@ class Broker {
     if (!status.ok()) return SendToSentry(Type::kPortFailed, ifindex, status.line());
     std::vector<int> fds;
     for (const UniqueFd& fd : port.fds) fds.push_back(fd.get());
-    SendToSentry(Type::kPort, ifindex, port.blob, fds);
+    SendToSentry(Type::kPort, ifindex, port.blobs, fds);
   }
 
   // The guard died: nobody else is left who could end the sandbox and put the namespace right. First the program, so

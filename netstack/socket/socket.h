@@ -176,6 +176,12 @@ class Socket {
   SocketObserver* observer_ = nullptr;
 };
 
+// See StreamSocket::Settings.
+class StreamSettings {
+ public:
+  virtual ~StreamSettings() = default;
+};
+
 class StreamSocket : public Socket {
  public:
   virtual Errno Listen(int backlog) = 0;  // again on a listening socket: changes the backlog
@@ -212,6 +218,10 @@ class StreamSocket : public Socket {
   virtual Errno SetCongestionControl(std::string_view name) = 0;  // kENOENT where unknown
   virtual std::string congestion_control() const = 0;
   virtual TcpInfo info() const = 0;
+  // All that options have set, for a socket in another stack of the same host (shard.h): a fresh one that is to replace this one,
+  // or one that listens beside it.
+  virtual std::shared_ptr<const StreamSettings> Settings() const = 0;
+  virtual void TakeSettings(const StreamSettings& settings) = 0;
   // RST and forget. The handle is invalid afterwards.
   virtual void Abort() = 0;
 };

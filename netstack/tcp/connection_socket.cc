@@ -11,9 +11,9 @@ Connection::Connection(Engine& engine, Family family)
       family_(family),
       sndq_(&engine.ctx.stream_memory),
       rcvq_(&engine.ctx.stream_memory),
-      rcvbuf_(static_cast<uint32_t>(engine.sysctls().tcp_rmem[1])),
-      sndbuf_(static_cast<uint32_t>(engine.sysctls().tcp_wmem[1])),
       timer_(&Connection::OnTimer, this) {
+  rcvbuf_ = static_cast<uint32_t>(engine.sysctls().tcp_rmem[1]);
+  sndbuf_ = static_cast<uint32_t>(engine.sysctls().tcp_wmem[1]);
   deadlines_.fill(Instant::Max());
   bound_address = IpAddress::Any(family);
   memory().AddSocket();
@@ -310,17 +310,10 @@ void Connection::InitPassive(Connection& l, const FlowKey& flow, const Handshake
   reuse_address = l.reuse_address;
   reuse_port = l.reuse_port;
   v6_only = l.v6_only;
-  // Options that a child inherits (as Linux clones the listener).
-  rcvbuf_ = l.rcvbuf_, sndbuf_ = l.sndbuf_, rcvbuf_locked_ = l.rcvbuf_locked_, sndbuf_locked_ = l.sndbuf_locked_;
-  linger_ = l.linger_;
-  rcv_lowat_ = l.rcv_lowat_;
-  keep_idle_ = l.keep_idle_, keep_interval_ = l.keep_interval_, keep_count_ = l.keep_count_, keep_alive_ = l.keep_alive_;
-  user_timeout_ms_ = l.user_timeout_ms_, linger2_ = l.linger2_, syn_count_ = l.syn_count_, notsent_lowat_ = l.notsent_lowat_;
-  user_mss_ = l.user_mss_, user_window_clamp_ = l.user_window_clamp_, mark_ = l.mark_, ttl_ = l.ttl_, tclass_ = l.tclass_;
-  tos_ = l.tos_, priority_ = l.priority_, pmtu_discover_ = l.pmtu_discover_, min_ttl_ = l.min_ttl_;
-  nodelay_ = l.nodelay_, cork_ = l.cork_, oob_inline_ = l.oob_inline_, freebind_ = l.freebind_, transparent_ = l.transparent_;
+  // Options are inherited (Linux clones the listener), but for the one that is about listening.
+  static_cast<StreamOptions&>(*this) = l;
+  defer_accept_ = 0;
   max_pacing_rate_ = l.max_pacing_rate_;
-  recv_err_ = l.recv_err_, dont_route_ = l.dont_route_, broadcast_ = l.broadcast_, thin_linear_ = l.thin_linear_;
   (void)SetCongestionControl(l.cc_->name());
   engine_.flows.Insert(this);
   engine_.binds.Add(this, flow.local_port);
