@@ -13,7 +13,7 @@ WorkerGroup::WorkerGroup(const WorkerGroupOptions& options) : gro_(options.gro),
   SLUICE_CHECK(options.workers >= 1 && options.workers <= ShardPeers::kMax);
   SystemRng rng;
   key_ = options.key ? *options.key : wire::NewSteeringKey(rng);
-  hub_ = std::make_unique<ShardHub>(options.workers, key_);
+  if (options.workers > 1) hub_ = std::make_unique<ShardHub>(options.workers, key_, options.ports_have_homes);
   for (uint32_t i = 0; i < options.workers; ++i) {
     shards_.push_back(std::make_unique<Shard>(options));
     Shard& shard = *shards_.back();

@@ -26,6 +26,7 @@ struct WorkerGroupOptions {
   size_t pool_bytes = size_t{256} << 20;  // of each
   bool gro = true;
   QdiscOptions qdisc;                    // of each device; each worker has its share of the rate and the burst of a tbf
+  bool ports_have_homes = false;         // netstack/shard.h
   std::optional<wire::SteeringKey> key;  // of the queues, where those are opened elsewhere; none: a new one
 };
 
@@ -42,7 +43,7 @@ class WorkerGroup {
   Stack& stack(uint32_t i) { return shards_[i]->stack; }
   BlockPool& pool(uint32_t i) { return shards_[i]->pool; }
   // nullptr where there is one worker.
-  const ShardMailbox* mail(uint32_t i) const { return shards_[i]->mail.get(); }
+  ShardMailbox* mail(uint32_t i) const { return shards_[i]->mail.get(); }
 
   // The queues of one device, one for each worker. Any thread; each worker takes its own at its next turn, before Run at once.
   void AddQueues(std::vector<std::unique_ptr<Port>> queues);

@@ -105,6 +105,7 @@ void Stack::SetNow(Instant now) {
 
 void Stack::Input(std::span<Packet> burst, IfIndex ifindex) { impl_->network->Input(burst, ifindex); }
 
+void Stack::InputRaw(Packet packet, bool error) { impl_->network->InputRaw(packet, error); }
 void Stack::InputForwarded(Packet packet, ShardSet seen) { impl_->network->InputForwarded(std::move(packet), seen); }
 
 void Stack::AdvanceTimers() {

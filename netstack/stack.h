@@ -102,6 +102,8 @@ class Stack {
   void Input(std::span<Packet> burst, IfIndex ifindex);
   // A packet at its IP header that another stack of this host passed on.
   void InputForwarded(Packet packet, ShardSet seen);
+  // One that raw sockets here are to see; `error`: an ICMP error that they are to be told.
+  void InputRaw(Packet packet, bool error);
   void AdvanceTimers();
   // Hands queued frames to the links, delivers looped-back packets. Returns false where a link did not take all: call again when
   // it is writable.

@@ -260,6 +260,7 @@ CallEngine::CallEngine(CallHub& hub, uint32_t shard, Worker& worker, BlockPool& 
   SLUICE_CHECK(worker_.AddFd(inotify_.get(), EPOLLIN, inotify_handler_.get()) == Errno::kOk);
   SLUICE_CHECK(worker_.AddFd(timerfd_.get(), EPOLLIN, timer_handler_.get()) == Errno::kOk);
   worker_.AddTask(this);
+  if (!alone()) hub_.mail(shard_)->set_before_packets([this] { OnCloses(); });
   if (!front()) return;
   incoming_.resize(calls::kMaxMessage);
   SLUICE_CHECK(worker_.AddFd(options_.calls_fd, EPOLLIN, calls_handler_.get()) == Errno::kOk);
@@ -278,6 +279,7 @@ CallEngine::~CallEngine() {
   FlushDead();
   netlink_.reset();
   worker_.RemoveTask(this);
+  if (!alone()) hub_.mail(shard_)->set_before_packets({});
   if (options_handler_ != nullptr) worker_.RemoveFd(native_options()->wake_fd());
   worker_.RemoveFd(timerfd_.get());
   worker_.RemoveFd(inotify_.get());
@@ -497,6 +499,13 @@ void CallEngine::NoteGone(uint64_t cookie) {
 void CallEngine::Announce(uint64_t cookie, int family) {
   if (front()) return;
   hub_.Post(0, [cookie, family, shard = shard_](CallEngine& front) { front.SetRoute(cookie, shard, family); });
+}
+
+// The front's own sockets have no route.
+void CallEngine::AnnounceMoved(uint64_t cookie, int family, uint32_t shard) {
+  if (shard == 0) return;
+  if (front()) return SetRoute(cookie, shard, family);
+  hub_.Post(0, [cookie, family, shard](CallEngine& front) { front.SetRoute(cookie, shard, family); });
 }
 
 void CallEngine::SetOptionSlot(uint32_t slot, StandIn* s) {
@@ -769,9 +778,9 @@ void CallEngine::TakeCall(StandIn* s, IncomingCall& call, Bytes message) {
 }
 
 // To the worker that has the stand-in, if one has: otherwise its last descriptor was closed while the call was on its way.
-void CallEngine::HandOver(IncomingCall& call, Bytes message) {
+void CallEngine::HandOver(IncomingCall& call, Bytes message, uint32_t from) {
   const auto route = routes_.find(call.head.cookie);
-  if (route == routes_.end()) return (void)Answer(call.envelope(), Errno::kEBADF);
+  if (route == routes_.end() || route->second.shard == from) return (void)Answer(call.envelope(), Errno::kEBADF);
   // Devices are the front's, whatever socket asks.
   if (call.head.kind == CallKind::kIoctl && netlink::ShapeOfIoctl(static_cast<uint32_t>(call.arg(1))))
     return AnswerDeviceIoctl(*this, call, route->second.family);
@@ -782,14 +791,14 @@ void CallEngine::HandOver(IncomingCall& call, Bytes message) {
 void CallEngine::OnHandedOver(CarriedCall& carried) {
   OnCloses();
   if (StandIn* s = Find(carried.call.head.cookie)) return TakeCall(s, carried.call, carried.storage);
-  // Gone, or moved to the front behind the caller's back.
+  // Gone, or moved behind the caller's back.
   auto back = std::make_shared<CarriedCall>(carried.call, carried.storage);
-  hub_.Post(0, [back](CallEngine& front) { front.OnReturned(*back); });
+  hub_.Post(0, [back, from = shard_](CallEngine& front) { front.OnReturned(*back, from); });
 }
 
-void CallEngine::OnReturned(CarriedCall& carried) {
+void CallEngine::OnReturned(CarriedCall& carried, uint32_t from) {
   StandIn* s = Find(carried.call.head.cookie);
-  if (s == nullptr) return (void)Answer(carried.call.envelope(), Errno::kEBADF);
+  if (s == nullptr) return HandOver(carried.call, carried.storage, from);
   TakeCall(s, carried.call, carried.storage);
 }
 

@@ -138,6 +138,8 @@ class CallEngine : public TurnTask {
   void ForgetRoute(uint64_t cookie) { routes_.erase(cookie); }
   // Where it is not the front: tells it that calls for `cookie` come here, and that none come any more.
   void Announce(uint64_t cookie, int family);
+  // Tells the front, or notes where it is that, that `cookie` was sent to the engine `shard`.
+  void AnnounceMoved(uint64_t cookie, int family, uint32_t shard);
   void NoteGone(uint64_t cookie);
   // Not the front. By the cookie of the listening stand-in; nullptr where it has ceased to listen.
   ListenerShare* FindShare(uint64_t listener) const;
@@ -189,9 +191,10 @@ class CallEngine : public TurnTask {
   void OnListener(const calls::Envelope& e, std::string_view container, UniqueFd fd);
   void OnCall(IncomingCall& call, Bytes message);
   void TakeCall(StandIn* s, IncomingCall& call, Bytes message);
-  void HandOver(IncomingCall& call, Bytes message);
+  // `from`: the engine that did not have it.
+  void HandOver(IncomingCall& call, Bytes message, uint32_t from = 0);
   void OnHandedOver(CarriedCall& carried);
-  void OnReturned(CarriedCall& carried);
+  void OnReturned(CarriedCall& carried, uint32_t from);
   SocketCount RoomForSocket(const std::shared_ptr<ContainerUse>& container);
   void OnSocketCall(IncomingCall& call);
   void OnForeignIoctl(IncomingCall& call);

@@ -34,6 +34,15 @@ void CallHub::AskOthers(const std::function<void(CallEngine&)>& work) {
   done.wait();
 }
 
+void CallHub::Ask(uint32_t to, const std::function<void(CallEngine&)>& work) {
+  std::latch done(1);
+  Post(to, [&](CallEngine& engine) {
+    work(engine);
+    done.count_down();
+  });
+  done.wait();
+}
+
 void CallHub::TellOfRoom() {
   if (size() == 1 || waiting_.load() == 0) return;
   for (ShardSet waiting = waiting_.exchange(0); waiting != 0; waiting &= waiting - 1)

@@ -23,6 +23,7 @@ class CallHub {
   ~CallHub();
 
   uint32_t size() const { return group_.size(); }
+  ShardMailbox* mail(uint32_t i) const { return group_.mail(i); }
   CallEngine& engine(uint32_t i) { return *engines_[i]; }
   const CallServer::Options& options() const { return options_; }
   SandboxUse& use() { return use_; }
@@ -34,8 +35,14 @@ class CallHub {
   // As PostToOthers, and returns when all have done it. For what is rare: the first worker waits meanwhile. Only it ever waits.
   void AskOthers(const std::function<void(CallEngine&)>& work);
 
+  // As AskOthers, of one that is not the first.
+  void Ask(uint32_t to, const std::function<void(CallEngine&)>& work);
+
   // The front: which worker the next active open goes to.
   uint32_t NextWorker() { return next_worker_++ % size(); }
+  // The same of datagram sockets, by a count of their own: programs make one and the other by turns.
+  uint32_t NextDatagramWorker() { return next_datagram_worker_++ % size(); }
+  uint32_t PortHome(uint16_t port) const { return ShardPeers::PortHome(port, size()); }
 
   // The engine `waiter` is to hear (OnRoom) when a socket has gone. Look once more after this.
   void WaitForRoom(uint32_t waiter) { waiting_.fetch_or(ShardSet{1} << waiter); }
@@ -54,7 +61,7 @@ class CallHub {
   const CallServer::Options options_;
   SandboxUse use_;
   std::atomic<ShardSet> waiting_{0};
-  uint32_t next_worker_ = 0;
+  uint32_t next_worker_ = 0, next_datagram_worker_ = 0;
   std::mutex options_mutex_;  // unused where there is one worker
   std::unique_ptr<std::atomic<uint8_t>[]> slot_owners_;
   std::vector<std::unique_ptr<CallEngine>> engines_;

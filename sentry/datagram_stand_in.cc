@@ -14,6 +14,7 @@
 #include <array>
 
 #include "netstack/sysctls.h"
+#include "sentry/call_hub.h"
 #include "sentry/message_control.h"
 #include "sentry/sockaddr.h"
 
@@ -32,7 +33,11 @@ int64_t RealtimeNs() {
   return int64_t{t.tv_sec} * 1000000000 + t.tv_nsec;
 }
 
-DatagramSocket* MakeSocket(CallEngine& engine, int family, int type, int protocol, uint16_t rights, Errno* error) {
+}  // namespace
+
+// `rights`: of a raw socket's maker.
+DatagramSocket* DatagramStandIn::MakeSocket(CallEngine& engine, int family, int type, int protocol, uint16_t rights,
+                                            Errno* error) {
   Family f = family == AF_INET ? Family::kIpv4 : Family::kIpv6;
   *error = Errno::kENOBUFS;
   if (type == SOCK_DGRAM) {
@@ -54,8 +59,6 @@ DatagramSocket* MakeSocket(CallEngine& engine, int family, int type, int protoco
   *error = Errno::kESOCKTNOSUPPORT;
   return nullptr;
 }
-
-}  // namespace
 
 DatagramStandIn::DatagramStandIn(CallEngine& engine, int family, int type, int protocol, DatagramSocket* socket)
     : InetStandIn(engine, family, type, protocol), socket_(socket), unread_(engine.unread()) {
@@ -90,17 +93,22 @@ Errno DatagramStandIn::Create(CallEngine& engine, IncomingCall& call, SocketCoun
     return Errno::kENFILE;
   }
   int number = engine.Install(call.envelope(), d->ends_.p.get(), (flags & SOCK_CLOEXEC) != 0);
-  d->ends_.p.reset();
+  UniqueFd p = std::move(d->ends_.p);
   if (number < 0) {
     engine.Destroy(d);
-  } else {
-    d->NoteHolder(call.envelope().tid, number, call.envelope().listener);
+    return Errno::kOk;
   }
+  d->NoteHolder(call.envelope().tid, number, call.envelope().listener);
+  const uint32_t shard = type == SOCK_RAW ? 0 : engine.hub().NextDatagramWorker();
+  if (shard != engine.shard()) d->MoveTo(shard, std::move(p), nullptr);
   return Errno::kOk;
 }
 
 void DatagramStandIn::OnCall(IncomingCall& call, Bytes message) {
   switch (call.head.kind) {
+    case CallKind::kBind:
+      if (MoveToBind(call, message)) return;
+      return OnCommonCall(call);
     case CallKind::kConnect:
       return OnConnect(call);
     case CallKind::kShutdown:

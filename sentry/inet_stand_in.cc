@@ -268,6 +268,11 @@ void InetStandIn::CheckHeld() {
   ArmHoldTimer();
 }
 
+void InetStandIn::TakeHeld(std::list<std::unique_ptr<HeldCall>> held) {
+  held_.splice(held_.end(), std::move(held));
+  ArmHoldTimer();
+}
+
 void InetStandIn::ArmHoldTimer() {
   Instant next = Instant::Max();
   for (const auto& h : held_) next = std::min({next, h->next_check, h->deadline.value_or(Instant::Max())});

@@ -4,9 +4,11 @@
 #include <sys/socket.h>
 
 #include <atomic>
+#include <optional>
 
 #include "sentry/call_hub.h"
 #include "sentry/listener_share.h"
+#include "sentry/sockaddr.h"
 #include "sentry/stream_stand_in.h"
 
 namespace sluice {
@@ -21,6 +23,7 @@ struct StreamStandIn::Moved {
   uint32_t option_slot, tid;
   int number;
   uint16_t listener;
+  std::optional<Endpoint> bound;  // by the program
   UniqueFd p;
   std::shared_ptr<CarriedCall> call;
   std::vector<std::pair<calls::Envelope, Errno>> answers;
@@ -40,6 +43,7 @@ void StreamStandIn::MoveTo(uint32_t shard, UniqueFd p, std::shared_ptr<CarriedCa
                                              .tid = tid_,
                                              .number = number_,
                                              .listener = listener_,
+                                             .bound = bound_,
                                              .p = std::move(p),
                                              .call = std::move(call),
                                              .answers = std::move(answers)});
@@ -58,6 +62,7 @@ void StreamStandIn::Arrive(CallEngine& engine, Moved& m) {
     auto made = std::make_unique<StreamStandIn>(engine, m.family, m.protocol, socket);
     s = made.get();
     s->options_ = m.options;
+    s->bound_ = m.bound;
     engine.Own(std::move(made), std::move(m.count));
     s->NoteHolder(m.tid, m.number, m.listener);
     if (!s->AdoptMoved(m.p.get(), m.cookie, m.inode, m.option_slot)) {
@@ -65,6 +70,9 @@ void StreamStandIn::Arrive(CallEngine& engine, Moved& m) {
       s = nullptr;
     }
   }
+  // What the program closed before this call is closed.
+  if (m.call != nullptr) engine.OnCloses();
+  if (s != nullptr && m.bound && s->BindSocket(*m.bound) != Errno::kOk) s->bound_.reset();
   for (const auto& [to, error] : m.answers) engine.Answer(to, error);
   if (m.call == nullptr) return;
   if (s == nullptr) return (void)engine.Answer(m.call->call.envelope(), Errno::kENOBUFS);
@@ -72,17 +80,33 @@ void StreamStandIn::Arrive(CallEngine& engine, Moved& m) {
   s->OnCall(m.call->call, m.call->storage);
 }
 
-// True where the call goes on in another worker. A socket that was bound stays: its port was chosen without regard to whom its
-// flow is home.
+// True where the call goes on in another worker: where it has no port yet one after the other, as the port will be chosen so that
+// the flow is at home there; otherwise the home of its flow.
 bool StreamStandIn::MoveToConnect(IncomingCall& call, Bytes message) {
   if (!engine_.front() || state_ != State::kFresh || !call.fd) return false;
   const Endpoint local = socket_->local();
-  if (local.port != 0 || !local.address.IsAny()) return false;
-  const uint32_t shard = engine_.hub().NextWorker();
-  if (shard == engine_.shard()) return false;
+  Endpoint remote;
+  if (ParseSockaddr(call.parts[0].name, family_, false, &remote) != Errno::kOk) return false;
+  const uint32_t shard = local.port == 0 ? engine_.hub().NextWorker() : socket_->HomeOfConnect(remote).value_or(0);
+  if (shard == engine_.shard() || !ShareWith(shard, local)) return false;
+  Unshare();
+  if (local.port != 0 || !local.address.IsAny()) bound_ = local;
   UniqueFd p = std::move(call.fd);
   MoveTo(shard, std::move(p), std::make_shared<CarriedCall>(call, message), {});
   return true;
+}
+
+// Whether the other stack has its port, too, or lets it have it: a port that bind() chose here is in no other yet.
+bool StreamStandIn::ShareWith(uint32_t shard, const Endpoint& local) {
+  if (local.port == 0 || shared_as_ != 0) return true;
+  shared_as_ = cookie_;
+  const ListenerFacts facts{cookie_, family_, protocol_, options_, container(), socket_->Settings()};
+  Errno error = Errno::kOk;
+  engine_.hub().Ask(shard, [&](CallEngine& other) {
+    error = other.AddShare(facts.cookie, std::make_unique<ListenerShare>(other, facts), local);
+  });
+  if (error != Errno::kOk) shared_as_ = 0;
+  return error == Errno::kOk;
 }
 
 // A socket that is fresh again is the front's, before its program hears of it and binds it. False where it is there.

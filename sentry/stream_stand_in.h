@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include <deque>
+#include <optional>
 
 #include "sentry/inet_stand_in.h"
 #include "sentry/listener_share.h"
@@ -91,6 +92,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   Errno BindSocket(const Endpoint& local) override;
   void OnSettings() override;
   Errno Share(const Endpoint& local);
+  bool ShareWith(uint32_t shard, const Endpoint& local);
   void Unshare();
   Errno ListenElsewhere(int backlog);
   void AcceptElsewhere(const AcceptCall& accept, Queued& next, UniqueFd end);
@@ -137,9 +139,10 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   sockaddr_storage listen_address_{};
   socklen_t listen_address_length_ = 0;
   std::deque<Queued> queue_;
-  uint64_t listener_cookie_ = 0;  // of a queued connection
-  uint64_t share_number_ = 0;     // while a share offers it
-  uint64_t shared_as_ = 0;        // the shares' name for a bound or listening socket; 0: it has none
+  uint64_t listener_cookie_ = 0;   // of a queued connection
+  uint64_t share_number_ = 0;      // while a share offers it
+  uint64_t shared_as_ = 0;         // the shares' name for a bound or listening socket; 0: it has none
+  std::optional<Endpoint> bound_;  // by the program, of a socket that moved to connect
 
   void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->StartReset(); };
   Timer retry_timer_{retry_timer_fn_, this};

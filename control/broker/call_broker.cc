@@ -78,6 +78,8 @@ bool NeedsDescriptor(const calls::Call& call, bool is_stream) {
       return true;
     case CallKind::kSend:
       return is_stream;
+    case CallKind::kBind:
+      return !is_stream;
     case CallKind::kGetSockOpt:
     case CallKind::kSetSockOpt:
       return static_cast<int>(call.args[1]) == SOL_SOCKET;

@@ -52,8 +52,6 @@ Status Sandbox::Take() {
                          ": this is the namespace sluice runs in; its kernel would fall silent. Make one with ip netns add");
   }
   plan_.netns_id = *id;
-  if (plan_.flags.num_network_channels > 1 && plan_.flags.net_raw)
-    return Status::Error("--net-raw: not with --num-network-channels above 1 (raw sockets would see a part of the packets only)");
   SystemRng rng;
   plan_.steering_key = wire::NewSteeringKey(rng);
   SLUICE_RETURN_IF_ERROR(TakeNamespace(plan_, &plan_.lock));

@@ -147,6 +147,7 @@ class Sentry {
             .worker = {.poll = plan.flags.poll, .spin = plan.flags.poll_spin},
             .pool_bytes = PacketMemory(plan.flags) / workers,
             .gro = false,  // PortMaker knows where it is worth something
+            .ports_have_homes = true,
             .key = plan.steering_key};
   }
 

@@ -87,6 +87,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void Close() override;
   Errno Listen(int backlog) override;
   Errno Connect(const Endpoint& remote) override;
+  std::optional<uint32_t> HomeOfConnect(const Endpoint& remote) const override;
   Errno Disconnect() override;
   StreamSocket* Accept() override;
   bool listening() const override { return state_ == State::kListen; }
@@ -294,6 +295,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool Synchronized() const;
   bool CanSendData() const;
   Errno PortChoiceRange(uint16_t* low, uint16_t* high) const;
+  Errno FindPath(const Endpoint& to, IpAddress* remote, Route* route) const;
   Errno AllowedToBind(const IpAddress& address) const;
 
   Engine& engine_;

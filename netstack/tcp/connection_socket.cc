@@ -215,6 +215,37 @@ uint16_t Connection::AdvertisedMss(const Route& route, Family wire_family) const
   return static_cast<uint16_t>(std::clamp<uint32_t>(mss, kMinMss, 65495));
 }
 
+Errno Connection::FindPath(const Endpoint& to, IpAddress* out, Route* route) const {
+  if (!to.address || to.address.family() != family_) return Errno::kEAFNOSUPPORT;
+  IpAddress remote = ToWire(to.address);
+  if (family_ == Family::kIpv6 && v6_only && remote.is_v4()) return Errno::kENETUNREACH;
+  if (remote.IsAny()) remote = IpAddress::Loopback(remote.family());  // as Linux: this host
+  if (!bound_address.IsAny() && bound_address.family() != remote.family()) return Errno::kEINVAL;
+  if (to.port == 0) return Errno::kECONNREFUSED;
+  RouteQuery q;
+  q.destination = remote;
+  q.source = bound_address.IsAny() ? IpAddress() : bound_address;
+  q.ifindex = bound_ifindex != 0 ? bound_ifindex : to.scope;
+  q.tos = tos_;
+  q.mark = mark_;
+  q.dont_route = dont_route_;
+  q.any_source = freebind_ || transparent_;
+  *route = engine_.ctx.ip->Lookup(q);
+  if (!route->ok()) return route->error;
+  if (remote.IsMulticast() || remote.IsLimitedBroadcast() || engine_.ctx.ip->IsBroadcastAddress(remote, route->ifindex))
+    return Errno::kENETUNREACH;
+  *out = remote;
+  return Errno::kOk;
+}
+
+std::optional<uint32_t> Connection::HomeOfConnect(const Endpoint& to) const {
+  const ShardPeers* peers = engine_.ctx.peers;
+  IpAddress remote;
+  Route r;
+  if (peers == nullptr || bound_port == 0 || FindPath(to, &remote, &r) != Errno::kOk) return std::nullopt;
+  return peers->Home({r.source, remote, bound_port, to.port});
+}
+
 Errno Connection::Connect(const Endpoint& to) {
   switch (state_) {
     case State::kClosed:
@@ -232,25 +263,10 @@ Errno Connection::Connect(const Endpoint& to) {
     closed_by_time_wait_ = false;
   }
   error_ = Errno::kOk;
-  if (!to.address || to.address.family() != family_) return Errno::kEAFNOSUPPORT;
-  IpAddress remote = ToWire(to.address);
-  if (family_ == Family::kIpv6 && v6_only && remote.is_v4()) return Errno::kENETUNREACH;
-  if (remote.IsAny()) remote = IpAddress::Loopback(remote.family());  // as Linux: this host
-  if (!bound_address.IsAny() && bound_address.family() != remote.family()) return Errno::kEINVAL;
-  if (to.port == 0) return Errno::kECONNREFUSED;
+  IpAddress remote;
+  Route r;
+  if (const Errno e = FindPath(to, &remote, &r); e != Errno::kOk) return e;
   if (to.scope != 0) scope_ = to.scope;
-  RouteQuery q;
-  q.destination = remote;
-  q.source = bound_address.IsAny() ? IpAddress() : bound_address;
-  q.ifindex = bound_ifindex != 0 ? bound_ifindex : to.scope;
-  q.tos = tos_;
-  q.mark = mark_;
-  q.dont_route = dont_route_;
-  q.any_source = freebind_ || transparent_;
-  const Route r = engine_.ctx.ip->Lookup(q);
-  if (!r.ok()) return r.error;
-  if (remote.IsMulticast() || remote.IsLimitedBroadcast() || engine_.ctx.ip->IsBroadcastAddress(remote, r.ifindex))
-    return Errno::kENETUNREACH;
   key.local = r.source;
   key.remote = remote;
   key.remote_port = to.port;

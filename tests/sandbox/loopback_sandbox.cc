@@ -46,12 +46,12 @@ struct Shared {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   const char* number = getenv("SLUICE_WORKERS");
   const uint32_t workers = number == nullptr ? 1 : static_cast<uint32_t>(atoi(number));
-  WorkerGroupOptions options{.workers = workers};
+  WorkerGroupOptions options{.workers = workers, .ports_have_homes = true};
   const char* poll = getenv("SLUICE_POLL");
   if (poll != nullptr && strcmp(poll, "interrupt") == 0) options.worker.poll = PollMode::kInterrupt;
   WorkerGroup group(options);
   group.ApplyConfig(std::make_shared<NetConfig>(LoopbackOnlyConfig()));
-  CallServer server(group, {.calls_fd = calls_fd, .net_raw = workers == 1});
+  CallServer server(group, {.calls_fd = calls_fd, .net_raw = true});
   group.Run();
   _exit(0);
 }
