@@ -20,6 +20,8 @@ enum class LinkFlag : uint8_t { kAuto, kXdp, kPacket, kTap, kDpdk };
 enum class Tristate : uint8_t { kAuto, kTrue, kFalse };
 enum class NetfilterPolicy : uint8_t { kRefuse, kIgnore };
 
+inline constexpr uint32_t kMaxNetworkChannels = 16;
+
 struct Flags {
   NetworkMode network = NetworkMode::kSandbox;
   bool gso = true, software_gso = true, gro = true, tcx = true;
@@ -42,7 +44,8 @@ struct Flags {
   std::string rootless;
   bool allow_flag_override = false;
   size_t container_sockets = 0;  // 0: auto
-  uint64_t sentry_memory = 0;    // bytes; 0: unlimited
+  uint32_t num_network_channels = 1;
+  uint64_t sentry_memory = 0;  // bytes; 0: unlimited
   bool operator==(const Flags&) const = default;
 };
 

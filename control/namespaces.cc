@@ -102,9 +102,11 @@ Status CreatePair(NetlinkClient& client, int netns_fd, const OwnLink& veth) {
   return {};
 }
 
-Status CreateTaps(int netns_fd, OwnLinkKind kind, OwnLink* link) {
+Status CreateTaps(int netns_fd, OwnLinkKind kind, uint32_t queues, const wire::SteeringKey& key, OwnLink* link) {
   std::string error;
-  if (OpenTap({.name = link->host_name, .vnet_header = kind == OwnLinkKind::kTap}, &link->tap, &error) != Errno::kOk) {
+  TapOptions options{.name = link->host_name, .queues = queues, .vnet_header = kind == OwnLinkKind::kTap};
+  if (queues > 1) options.steering = key;
+  if (OpenTap(options, &link->tap, &error) != Errno::kOk) {
     return Status::Error("--link=tap: cannot make " + error);
   }
   ScopedNetns inside(netns_fd);
@@ -194,12 +196,13 @@ Status MakeStandinNetns(UniqueFd* out, uint64_t* cookie) {
   return {};
 }
 
-Status MakeOwnLink(int netns_fd, OwnLinkKind kind, OwnLink* out) {
+Status MakeOwnLink(int netns_fd, OwnLinkKind kind, uint32_t queues, const wire::SteeringKey& key, OwnLink* out) {
   out->host_name = Format("slu%d", getpid());
   UniqueFd fd;
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open({}, &fd));
   NetlinkClient host(std::move(fd));
-  SLUICE_RETURN_IF_ERROR(kind == OwnLinkKind::kVeth ? CreatePair(host, netns_fd, *out) : CreateTaps(netns_fd, kind, out));
+  SLUICE_RETURN_IF_ERROR(kind == OwnLinkKind::kVeth ? CreatePair(host, netns_fd, *out)
+                                                    : CreateTaps(netns_fd, kind, queues, key, out));
   const auto host_index = static_cast<int>(if_nametoindex(out->host_name.c_str()));
   UniqueFd lock(open("/run/sluice/subnets.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock || flock(lock.get(), LOCK_EX) < 0) return Status::Error("cannot lock /run/sluice/subnets.lock" + ErrnoText(errno));

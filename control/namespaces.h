@@ -38,7 +38,8 @@ struct OwnLink {
 enum class OwnLinkKind : uint8_t { kVeth, kTap, kTapWithoutHeader };
 // Makes it with a /30 that nothing on the host uses; the device inside stays down so that it can be silenced first. Called in the
 // host's namespace. A pair goes with the namespace, a TAP device with its descriptors.
-Status MakeOwnLink(int netns_fd, OwnLinkKind kind, OwnLink* out);
+// `queues`: of a TAP device; several are steered by `key`.
+Status MakeOwnLink(int netns_fd, OwnLinkKind kind, uint32_t queues, const wire::SteeringKey& key, OwnLink* out);
 // In the namespace: sets the device up, adds the default route.
 Status StartOwnLink(const OwnLink& link);
 // In the namespace: its kernel loopback up (network mode host).

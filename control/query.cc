@@ -36,6 +36,11 @@ void PrintStats(const json& a) {
     }
     for (const json& fact : port.at("facts")) std::printf("  %s\n", Plain(fact).c_str());
   }
+  size_t number = 0;
+  for (const json& worker : a.value("workers", json::array())) {
+    std::printf("worker %zu\n", number++);
+    PrintNonZero(worker, "  ");
+  }
   for (const char* part : {"worker", "calls", "memory"}) {
     std::printf("%s\n", part);
     PrintNonZero(a.at(part), "  ");

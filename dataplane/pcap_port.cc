@@ -28,14 +28,27 @@ PcapWriter::PcapWriter(UniqueFd fd, uint32_t snaplen) : fd_(std::move(fd)), snap
 PcapWriter::~PcapWriter() { Flush(); }
 
 void PcapWriter::Write(uint32_t interface, FrameTap::Direction direction, const Packet& frame) {
+  const std::lock_guard lock(mutex_);
   if (error_ != 0) return;
   const size_t size = frame.size(), captured = snaplen_ != 0 ? std::min<size_t>(size, snaplen_) : size;
   frame.CopyOut(0, blocks_.AddFrame({interface, direction, RealTime(), captured, size}));
   ++frames_;
-  if (blocks_.bytes().size() >= kFlushAt) Flush();
+  if (blocks_.bytes().size() >= kFlushAt) FlushLocked();
+}
+
+uint32_t PcapWriter::AddInterface(const std::string& name) {
+  const std::lock_guard lock(mutex_);
+  const auto known = interfaces_.find(name);
+  if (known != interfaces_.end()) return known->second;
+  return interfaces_[name] = blocks_.AddInterface(name, snaplen_);
 }
 
 void PcapWriter::Flush() {
+  const std::lock_guard lock(mutex_);
+  FlushLocked();
+}
+
+void PcapWriter::FlushLocked() {
   const std::vector<uint8_t>& bytes = blocks_.bytes();
   for (size_t at = 0; at < bytes.size() && error_ == 0;) {
     const ssize_t n = write(fd_.get(), bytes.data() + at, bytes.size() - at);

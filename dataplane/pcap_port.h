@@ -2,7 +2,9 @@
 // are written whole, as they pass the port; checksums that the device or the peer finishes are seen unfinished.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -12,14 +14,16 @@
 
 namespace sluice {
 
-// One file, any number of devices. One thread. The descriptor was opened by whoever may; only write(2) is used on it.
+// One file, any number of devices and their queues. Any thread. The descriptor was opened by whoever may; only write(2) is used
+// on it.
 class PcapWriter {
  public:
   // Bytes of a frame above `snaplen` are left out (0: none).
   explicit PcapWriter(UniqueFd fd, uint32_t snaplen = 0);
   ~PcapWriter();
 
-  uint32_t AddInterface(const std::string& name) { return blocks_.AddInterface(name, snaplen_); }
+  // The queues of one device are one interface.
+  uint32_t AddInterface(const std::string& name);
   void Write(uint32_t interface, FrameTap::Direction direction, const Packet& frame);
   // What was written so far reaches the file. Called by the port before its worker sleeps.
   void Flush();
@@ -28,8 +32,12 @@ class PcapWriter {
   uint64_t frames() const { return frames_; }
 
  private:
+  void FlushLocked();
+
+  std::mutex mutex_;
   UniqueFd fd_;
   uint32_t snaplen_;
+  std::map<std::string, uint32_t> interfaces_;
   uint64_t frames_ = 0;
   int error_ = 0;
   PcapngEncoder blocks_;

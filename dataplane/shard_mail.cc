@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 
 #include <bit>
+#include <utility>
 
 #include "base/check.h"
 
@@ -14,15 +15,19 @@ constexpr int kMailPerTurn = 128;
 
 }  // namespace
 
-ShardHub::ShardHub(uint32_t n, const wire::SteeringKey& k)
-    : shards(n), key(k), bells_(n), holders_(std::make_unique<std::atomic<ShardSet>[]>(kSpaces * kPorts)) {
+ShardHub::ShardHub(uint32_t n, const wire::SteeringKey& k, bool homes)
+    : shards(n),
+      key(k),
+      ports_have_homes(homes),
+      bells_(n),
+      holders_(std::make_unique<std::atomic<ShardSet>[]>(kSpaces * kPorts)) {
   SLUICE_CHECK(n >= 1 && n <= ShardPeers::kMax);
   for (uint32_t i = 0; i < n * n; ++i)
     rings_.push_back(i % (n + 1) == 0 ? nullptr : std::make_unique<FrameRing>(kFrameRingBytes));
 }
 
 ShardMailbox::ShardMailbox(ShardHub& hub, uint32_t self, Worker& worker, BlockPool& pool)
-    : ShardPeers(self, hub.shards, hub.key), hub_(hub), worker_(worker), pool_(pool) {
+    : ShardPeers(self, hub.shards, hub.key, hub.ports_have_homes), hub_(hub), worker_(worker), pool_(pool) {
   worker_.stack().JoinShards(this);
   worker_.AddTask(this);
   const Errno e = worker_.AddFd(hub_.bells_[self].fd(), EPOLLIN, this);
@@ -59,30 +64,40 @@ void ShardMailbox::Forward(uint32_t to, const Packet& packet, ShardSet seen) {
   hub_.bells_[to].Ring();
 }
 
+void ShardMailbox::ForwardRaw(uint32_t to, const Packet& packet, bool error) {
+  if (!Send(to, packet, kRaw, error ? 1 : 0)) return;
+  ++stats_.packets_sent;
+  hub_.bells_[to].Ring();
+}
+
 // ---- Receiving
 
 bool ShardMailbox::OnTurn() {
   hub_.bells_[self()].Awake();
-  bool any = false;
+  bool any = false, prepared = false;
   for (uint32_t from = 0; from < hub_.shards; ++from) {
     if (from == self()) continue;
     for (int i = 0; i < kMailPerTurn; ++i) {
       FrameRing::Received mail = hub_.ring(from, self()).Receive(pool_);
       if (!mail.any) break;
       any = true;
-      Deliver(std::move(mail));
+      Deliver(std::move(mail), &prepared);
     }
   }
   return any;
 }
 
-void ShardMailbox::Deliver(FrameRing::Received mail) {
+void ShardMailbox::Deliver(FrameRing::Received mail, bool* prepared) {
   if (!mail.packet) {
     ++stats_.dropped;
     return;
   }
   ++stats_.received;
-  if (mail.tag == kPacket) return worker_.stack().InputForwarded(std::move(mail.packet), mail.word);
+  if (mail.tag == kPacket) {
+    if (before_packets_ && !std::exchange(*prepared, true)) before_packets_();
+    return worker_.stack().InputForwarded(std::move(mail.packet), mail.word);
+  }
+  if (mail.tag == kRaw) return worker_.stack().InputRaw(std::move(mail.packet), mail.word != 0);
   mail.packet.answered = mail.tag == kAnswered;
   const IfIndex ifindex = mail.packet.ifindex;
   worker_.stack().Input(std::span(&mail.packet, 1), ifindex);

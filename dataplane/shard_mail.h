@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -19,14 +20,15 @@ namespace sluice {
 class ShardHub {
  public:
   // 1 to ShardPeers::kMax.
-  ShardHub(uint32_t shards, const wire::SteeringKey& key);
+  ShardHub(uint32_t shards, const wire::SteeringKey& key, bool ports_have_homes);
 
   const uint32_t shards;
   const wire::SteeringKey key;
+  const bool ports_have_homes;  // netstack/shard.h
 
  private:
   friend class ShardMailbox;
-  static constexpr size_t kSpaces = 4, kPorts = 65536;
+  static constexpr size_t kSpaces = 6, kPorts = 65536;
   FrameRing& ring(uint32_t from, uint32_t to) { return *rings_[from * shards + to]; }
   std::atomic<ShardSet>& holders(PortSpace space, uint16_t port) { return holders_[static_cast<size_t>(space) * kPorts + port]; }
 
@@ -53,6 +55,9 @@ class ShardMailbox final : public ShardPeers, private TurnTask, private FdHandle
   void SendFrame(uint32_t to, const Packet& frame, bool answered);
   // Wakes whom SendFrame sent to since.
   void RingBells();
+  // Called before the packets of other shards that have come are delivered: what the program closed before it had one of them
+  // sent is closed. Worker's thread, or before it runs.
+  void set_before_packets(std::function<void()> work) { before_packets_ = std::move(work); }
   // Worker's thread, or when it does not run.
   const ShardMailStats& stats() const { return stats_; }
 
@@ -61,19 +66,21 @@ class ShardMailbox final : public ShardPeers, private TurnTask, private FdHandle
   bool HoldAlone(PortSpace space, uint16_t port) override;
   void Release(PortSpace space, uint16_t port) override;
   void Forward(uint32_t to, const Packet& packet, ShardSet seen) override;
+  void ForwardRaw(uint32_t to, const Packet& packet, bool error) override;
 
  private:
-  enum Tag : uint8_t { kFrame, kAnswered, kPacket };
+  enum Tag : uint8_t { kFrame, kAnswered, kPacket, kRaw };
   ShardSet bit() const { return ShardSet{1} << self(); }
   bool OnTurn() override;
   bool HasWork() const override;
   void OnFdEvents(uint32_t) override {}  // OnTurn looks in any case
-  void Deliver(FrameRing::Received mail);
+  void Deliver(FrameRing::Received mail, bool* prepared);
   bool Send(uint32_t to, const Packet& packet, Tag tag, uint32_t word);
 
   ShardHub& hub_;
   Worker& worker_;
   BlockPool& pool_;
+  std::function<void()> before_packets_;
   ShardSet unrung_ = 0;
   ShardMailStats stats_;
 };

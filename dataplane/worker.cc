@@ -127,6 +127,7 @@ class Worker::Impl {
   bool Turn(Duration timeout);
   void Loop();
   void Post(std::function<void()> work);
+  bool RunMail();
   void Stop();
   WorkerStats stats() const;
 
@@ -150,7 +151,6 @@ class Worker::Impl {
   bool ReceiveFrom(Port& port);
   bool DispatchHandlers(int count);
   bool RunTasks();
-  bool RunMail();
   bool FlushAll();
   void WaitForRoom(Port& port);
   void BuryDead();
@@ -563,6 +563,7 @@ void Worker::AddTask(TurnTask* task) { impl_->tasks_.push_back(task); }
 void Worker::RemoveTask(TurnTask* task) { std::erase(impl_->tasks_, task); }
 WorkerStats Worker::stats() const { return impl_->stats(); }
 void Worker::Post(std::function<void()> work) { impl_->Post(std::move(work)); }
+void Worker::RunPosted() { (void)impl_->RunMail(); }
 void Worker::Stop() { impl_->Stop(); }
 void Worker::Run() { impl_->Loop(); }
 bool Worker::RunOnce() { return impl_->Turn(Duration(0)); }

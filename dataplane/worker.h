@@ -80,6 +80,8 @@ class Worker {
 
   // Any thread: runs `work` on the worker's thread at its next turn. Control plane only (allocates, takes a lock).
   void Post(std::function<void()> work);
+  // Worker's thread, not within such work: runs what was posted by now.
+  void RunPosted();
   // Any thread or signal handler.
   void Stop();
 

@@ -12,8 +12,8 @@ namespace sluice {
 WorkerGroup::WorkerGroup(const WorkerGroupOptions& options) : gro_(options.gro), qdisc_(options.qdisc.Share(options.workers)) {
   SLUICE_CHECK(options.workers >= 1 && options.workers <= ShardPeers::kMax);
   SystemRng rng;
-  key_ = wire::NewSteeringKey(rng);
-  hub_ = std::make_unique<ShardHub>(options.workers, key_);
+  key_ = options.key ? *options.key : wire::NewSteeringKey(rng);
+  if (options.workers > 1) hub_ = std::make_unique<ShardHub>(options.workers, key_, options.ports_have_homes);
   for (uint32_t i = 0; i < options.workers; ++i) {
     shards_.push_back(std::make_unique<Shard>(options));
     Shard& shard = *shards_.back();
@@ -23,24 +23,41 @@ WorkerGroup::WorkerGroup(const WorkerGroupOptions& options) : gro_(options.gro),
 
 WorkerGroup::~WorkerGroup() { SLUICE_CHECK(!running_); }
 
+// Before Run there is one thread.
+void WorkerGroup::Do(uint32_t i, std::function<void()> work) {
+  if (!running_) return work();
+  shards_[i]->worker.Post(std::move(work));
+}
+
 void WorkerGroup::AddQueues(std::vector<std::unique_ptr<Port>> queues) {
-  SLUICE_CHECK(queues.size() == shards_.size() && !running_);
+  SLUICE_CHECK(queues.size() == shards_.size());
   for (uint32_t i = 0; i < size(); ++i) {
     std::unique_ptr<Port> port = std::move(queues[i]);
     if (shards_[i]->mail != nullptr) port = std::make_unique<SteeredPort>(std::move(port), *shards_[i]->mail);
     if (gro_) port = std::make_unique<GroPort>(std::move(port));
-    shards_[i]->worker.AddPort(WithQdisc(std::move(port), qdisc_, shards_[i]->pool));
+    port = WithQdisc(std::move(port), qdisc_, shards_[i]->pool);
+    // A shared_ptr, because std::function has to be copyable.
+    Do(i, [this, i, holder = std::make_shared<std::unique_ptr<Port>>(std::move(port))] {
+      shards_[i]->worker.AddPort(std::move(*holder));
+    });
   }
 }
 
+void WorkerGroup::RemoveQueues(IfIndex ifindex) {
+  for (uint32_t i = 0; i < size(); ++i) Do(i, [this, i, ifindex] { shards_[i]->worker.RemovePort(ifindex); });
+}
+
 void WorkerGroup::ApplyConfig(std::shared_ptr<const NetConfig> config) {
-  for (const auto& shard : shards_) {
-    Stack& stack = shard->stack;
-    if (running_) {
-      shard->worker.Post([&stack, config] { stack.ApplyConfig(config); });
-    } else {
-      stack.ApplyConfig(config);
-    }
+  PostToAll([this, config](uint32_t i) { shards_[i]->stack.ApplyConfig(config); });
+}
+
+void WorkerGroup::PostToAll(std::function<void(uint32_t)> work, std::function<void()> done) {
+  auto left = std::make_shared<std::atomic<uint32_t>>(size());
+  for (uint32_t i = 0; i < size(); ++i) {
+    Do(i, [i, work, done, left] {
+      work(i);
+      if (left->fetch_sub(1) == 1 && done) done();
+    });
   }
 }
 

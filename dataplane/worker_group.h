@@ -1,5 +1,5 @@
-// Several workers that are one host: a thread, a stack, a pool of memory and a queue of every device each. docs/library.md shows
-// how it goes together; netstack/shard.h says what belongs to which stack.
+// Several workers that are one host (or one that is): a thread, a stack, a pool of memory and a queue of every device each.
+// docs/library.md shows how it goes together; netstack/shard.h says what belongs to which stack.
 //
 //   WorkerGroup group({.workers = 2});
 //   ... open a device with group.size() queues, steered by group.key(), queue i with group.pool(i)
@@ -9,7 +9,9 @@
 //   group.Run();
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "dataplane/shard_mail.h"
@@ -23,7 +25,9 @@ struct WorkerGroupOptions {
   WorkerOptions worker;                   // of each; on_port_dead is called in the thread of the port's worker
   size_t pool_bytes = size_t{256} << 20;  // of each
   bool gro = true;
-  QdiscOptions qdisc;  // of each device; each worker has its share of the rate and the burst of a tbf
+  QdiscOptions qdisc;                    // of each device; each worker has its share of the rate and the burst of a tbf
+  bool ports_have_homes = false;         // netstack/shard.h
+  std::optional<wire::SteeringKey> key;  // of the queues, where those are opened elsewhere; none: a new one
 };
 
 class WorkerGroup {
@@ -39,12 +43,17 @@ class WorkerGroup {
   Stack& stack(uint32_t i) { return shards_[i]->stack; }
   BlockPool& pool(uint32_t i) { return shards_[i]->pool; }
   // nullptr where there is one worker.
-  const ShardMailbox* mail(uint32_t i) const { return shards_[i]->mail.get(); }
+  ShardMailbox* mail(uint32_t i) const { return shards_[i]->mail.get(); }
 
-  // The queues of one device, one for each worker. Before Run.
+  // The queues of one device, one for each worker. Any thread; each worker takes its own at its next turn, before Run at once.
   void AddQueues(std::vector<std::unique_ptr<Port>> queues);
+  void RemoveQueues(IfIndex ifindex);
   // Any thread; each worker takes it at its next turn. Before Run it acts at once.
   void ApplyConfig(std::shared_ptr<const NetConfig> config);
+
+  // Any thread: `work` in the thread of each worker at its next turn, and then `done`, in the thread of the last. Before Run at
+  // once.
+  void PostToAll(std::function<void(uint32_t)> work, std::function<void()> done = {});
 
   // The first worker runs in the calling thread, the others in threads of their own, which have ended when it returns: after
   // Stop.
@@ -53,6 +62,8 @@ class WorkerGroup {
   void Stop();
 
  private:
+  void Do(uint32_t i, std::function<void()> work);
+
   struct Shard {
     Shard(const WorkerGroupOptions& options)
         : pool(options.pool_bytes), stack(MonotonicNow(), rng, pool), worker(options.worker, stack) {}

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <numeric>
 #include <set>
@@ -396,6 +397,126 @@ TEST_P(WorkerGroupTest, AnEphemeralPortIsHeldByOneWorkerOnly) {
     sockets.push_back(tcp);
   }
   for (Socket* s : sockets) s->Close();
+}
+
+TEST_P(WorkerGroupTest, RawSocketsSeeWhatComesToAnyWorkerOnce) {
+  constexpr uint8_t kUdp = kIpProtoUdp, kIcmp = kIpProtoIcmp;
+  std::vector<DatagramSocket*> raw{a_.stack(0).NewRawSocket(Family::kIpv4, kUdp), a_.stack(1).NewRawSocket(Family::kIpv4, kUdp)};
+  DatagramSocket* pings = a_.stack(1).NewRawSocket(Family::kIpv4, kIcmp);
+  DatagramSocket* server = Udp(a_.stack(2), 53);
+  EXPECT_EQ(server->SetOption(SockOpt::kBroadcast, 1), Errno::kOk);
+  constexpr size_t kClients = 30;
+  std::vector<DatagramSocket*> clients;
+  for (uint32_t i = 0; i < kClients; ++i) {
+    clients.push_back(Udp(b_.stack(i % kTheir), 0));
+    SendTo(clients.back(), kA, 53, "x");
+    DatagramSocket* ping = b_.stack(i % kTheir).NewPingSocket(Family::kIpv4);
+    uint8_t echo[16] = {wire::kIcmpEcho};
+    const Bytes part{echo, sizeof echo};
+    EXPECT_EQ(ping->Send({.destination = Endpoint{kA, 0, 0}}, {&part, 1}), Errno::kOk);
+    clients.push_back(ping);
+  }
+  EXPECT_EQ(clients[0]->SetOption(SockOpt::kBroadcast, 1), Errno::kOk);
+  SendTo(clients[0], IpAddress::V4(10, 0, 0, 255), 53, "all");
+  std::vector<size_t> seen(raw.size());
+  size_t pinged = 0, served = 0;
+  Datagram d;
+  const auto take = [&] {
+    for (size_t i = 0; i < raw.size(); ++i) seen[i] += raw[i]->Receive(&d);
+    pinged += pings->Receive(&d);
+    served += server->Receive(&d);
+  };
+  EXPECT_TRUE(RunUntil([&] {
+    take();
+    return seen[0] == kClients + 1 && seen[1] == kClients + 1 && pinged == kClients && served == kClients + 1;
+  })) << seen[0]
+      << " " << seen[1] << " " << pinged << " " << served;
+  for (int i = 0; i < 100; ++i) Turn();
+  take();
+  EXPECT_EQ(seen[0] + seen[1] + pinged + served, 4 * kClients + 3) << "twice";
+  for (DatagramSocket* s : clients) s->Close();
+  for (DatagramSocket* s : raw) s->Close();
+  pings->Close();
+  server->Close();
+}
+
+TEST_P(WorkerGroupTest, ARawSocketHearsOfErrorsThatComeToAnotherWorker) {
+  constexpr uint8_t kProtocol = 254;  // nobody has it
+  std::vector<DatagramSocket*> raw;
+  for (uint32_t i = 0; i < kTheir; ++i) {
+    raw.push_back(b_.stack(i).NewRawSocket(Family::kIpv4, kProtocol));
+    EXPECT_EQ(raw.back()->SetOption(SockOpt::kIpRecvErr, 1), Errno::kOk);
+  }
+  const Bytes part = AsBytes("of no protocol");
+  EXPECT_EQ(raw[0]->Send({.destination = Endpoint{kA, 0, 0}}, {&part, 1}), Errno::kOk);
+  EXPECT_TRUE(RunUntil(
+      [&] { return std::all_of(raw.begin(), raw.end(), [](DatagramSocket* s) { return (s->events() & kErrorQueue) != 0; }); }));
+  for (DatagramSocket* s : raw) {
+    SocketError e;
+    EXPECT_TRUE(s->ReceiveError(&e));
+    EXPECT_EQ(e.error, Errno::kENOPROTOOPT);
+    EXPECT_FALSE(s->ReceiveError(&e)) << "twice";
+    s->Close();
+  }
+}
+
+TEST_P(WorkerGroupTest, AGroupThatOneWorkerJoinedIsHeardInAll) {
+  const IpAddress group = IpAddress::V4(239, 1, 2, 3);
+  DatagramSocket* member = a_.stack(1).NewUdpSocket(Family::kIpv4);
+  DatagramSocket* bound = Udp(a_.stack(2), 700);
+  DatagramSocket* peer = Udp(b_.stack(1), 0);
+  EXPECT_EQ(peer->SetMulticastInterface({}, kDevice), Errno::kOk);
+  const auto heard = [&](std::string_view last) {
+    SendTo(peer, group, 700, "group");
+    SendTo(peer, kA, 700, last);
+    std::vector<std::string> all;
+    EXPECT_TRUE(RunUntil([&] {
+      Datagram d;
+      while (bound->Receive(&d)) {
+        std::string text(d.payload.size(), 0);
+        d.payload.CopyOut(0, {reinterpret_cast<uint8_t*>(text.data()), text.size()});
+        all.push_back(text);
+      }
+      return std::ranges::find(all, last) != all.end();
+    }));
+    return std::ranges::count(all, "group");
+  };
+  EXPECT_EQ(heard("before"), 0);
+  EXPECT_EQ(member->JoinGroup({.group = group, .ifindex = kDevice}), Errno::kOk);
+  // The group's packet and the last one come by different queues.
+  EXPECT_TRUE(RunUntil([&] { return heard("joined") > 0; }));
+  EXPECT_EQ(member->LeaveGroup({.group = group, .ifindex = kDevice}), Errno::kOk);
+  for (int i = 0; i < 100; ++i) Turn();
+  (void)heard("late ones");
+  EXPECT_EQ(heard("after"), 0);
+  for (DatagramSocket* s : {member, bound, peer}) s->Close();
+}
+
+TEST(WorkerGroupPorts, APortWithAHomeIsHeldByOneWorkerAtATime) {
+  constexpr uint32_t kWorkers = 3;
+  WorkerGroup group({.workers = kWorkers, .pool_bytes = 32 << 20, .ports_have_homes = true});
+  group.ApplyConfig(ConfigOf(kA, kMacA));
+  const auto udp = [&](uint32_t worker) { return group.stack(worker).NewUdpSocket(Family::kIpv4); };
+  DatagramSocket *one = udp(0), *other = udp(1), *beside = udp(0);
+  for (DatagramSocket* s : {one, other, beside}) EXPECT_EQ(s->SetOption(SockOpt::kReuseAddr, 1), Errno::kOk);
+  EXPECT_EQ(one->Bind({kAny, 53, 0}), Errno::kOk);
+  EXPECT_EQ(other->Bind({kAny, 53, 0}), Errno::kEADDRINUSE);
+  EXPECT_EQ(beside->Bind({kAny, 53, 0}), Errno::kOk);
+  one->Close();
+  EXPECT_EQ(other->Bind({kAny, 53, 0}), Errno::kEADDRINUSE);
+  beside->Close();
+  EXPECT_EQ(other->Bind({kAny, 53, 0}), Errno::kOk);
+  other->Close();
+  // What the stack chooses is at home while it lasts; then any.
+  std::vector<DatagramSocket*> sockets;
+  std::set<uint16_t> ports;
+  for (uint32_t i = 0; i < 600; ++i) {
+    sockets.push_back(udp(i % kWorkers));
+    ASSERT_EQ(sockets.back()->Connect(Endpoint{kA, 9, 0}), Errno::kOk);
+    EXPECT_EQ(group.mail(0)->PortHome(sockets.back()->local().port), i % kWorkers);
+    EXPECT_TRUE(ports.insert(sockets.back()->local().port).second);
+  }
+  for (DatagramSocket* s : sockets) s->Close();
 }
 
 // ---- All threads at once

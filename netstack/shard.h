@@ -7,7 +7,9 @@
 // host does that has no such socket. So a flow costs nothing but its home's own work, and whatever else at most a copy per
 // packet.
 //
-// A port that several shards hold is a group, as with SO_REUSEPORT: each flow belongs to the socket of its home.
+// A port that several shards hold is a group, as with SO_REUSEPORT: each flow belongs to the socket of its home. Or, with
+// `ports_have_homes`, a UDP port or an echo identifier is held by one shard alone: what shares it is in one stack, so binding and
+// the choice of a receiver are as on one host.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +21,9 @@ namespace sluice {
 
 using ShardSet = uint32_t;  // bits by number
 
-// kTcpAway: local ports of flows that are not at home. kEcho: identifiers of ping sockets.
-enum class PortSpace : uint8_t { kTcp, kTcpAway, kUdp, kEcho };
+// kTcpAway: local ports of flows that are not at home. kEcho: identifiers of ping sockets. kGroup: multicast groups, by a hash.
+// kRaw: protocols of raw sockets.
+enum class PortSpace : uint8_t { kTcp, kTcpAway, kUdp, kEcho, kGroup, kRaw };
 
 struct FlowEnds {
   IpAddress local, remote;
@@ -32,7 +35,8 @@ class ShardPeers {
  public:
   static constexpr uint32_t kMax = 32;
 
-  ShardPeers(uint32_t self, uint32_t count, const wire::SteeringKey& key) : self_(self), count_(count), key_(key) {}
+  ShardPeers(uint32_t self, uint32_t count, const wire::SteeringKey& key, bool ports_have_homes)
+      : self_(self), count_(count), key_(key), ports_have_homes_(ports_have_homes) {}
   virtual ~ShardPeers() = default;
 
   uint32_t self() const { return self_; }
@@ -44,6 +48,10 @@ class ShardPeers {
     return wire::SteeringHash(key_, f.local, f.local_port, f.remote, f.remote_port) % count_;
   }
   bool IsHome(const FlowEnds& f) const { return Home(f) == self_; }
+  bool ports_have_homes() const { return ports_have_homes_; }
+  // Where a datagram socket is bound. Not the number modulo the shards: programs have even ports and the odd ones beside them.
+  uint32_t PortHome(uint16_t port) const { return PortHome(port, count_); }
+  static uint32_t PortHome(uint16_t port, uint32_t count) { return (port * 0x9e3779b1u >> 16) % count; }
 
   virtual ShardSet Holders(PortSpace space, uint16_t port) const = 0;
   virtual void Hold(PortSpace space, uint16_t port) = 0;
@@ -54,10 +62,13 @@ class ShardPeers {
   // `packet`, at its IP header, goes to the other shard's Stack::InputForwarded; it is copied, or dropped and counted. `seen`:
   // shards that have had it.
   virtual void Forward(uint32_t to, const Packet& packet, ShardSet seen) = 0;
+  // As Forward, to Stack::InputRaw: what raw sockets are to see. `error`: an ICMP error about a packet of their protocol.
+  virtual void ForwardRaw(uint32_t to, const Packet& packet, bool error) = 0;
 
  private:
   const uint32_t self_, count_;
   const wire::SteeringKey key_;
+  const bool ports_have_homes_;
 };
 
 }  // namespace sluice

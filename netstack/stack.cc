@@ -89,9 +89,9 @@ void Stack::ApplyConfig(std::shared_ptr<const NetConfig> config) {
 
 const NetConfig& Stack::config() const { return *impl_->network->config(); }
 const std::shared_ptr<const NetConfig>& Stack::shared_config() const { return impl_->network->config(); }
-void Stack::PublishHeldPorts(std::span<uint64_t> words, uint16_t peer_port) {
+void Stack::PublishHeldPorts(std::span<uint64_t> words, uint16_t peer_port, HeldPortCounts* counts) {
   SLUICE_CHECK(words.size() == HeldPorts::kWords);
-  impl_->held_ports.Publish(words.first<HeldPorts::kWords>(), peer_port);
+  impl_->held_ports.Publish(words.first<HeldPorts::kWords>(), peer_port, counts);
 }
 void Stack::AttachLink(IfIndex ifindex, Link* link) { impl_->network->AttachLink(ifindex, link); }
 void Stack::AddTap(FrameTap* tap) { impl_->context.taps.push_back(tap); }
@@ -105,6 +105,7 @@ void Stack::SetNow(Instant now) {
 
 void Stack::Input(std::span<Packet> burst, IfIndex ifindex) { impl_->network->Input(burst, ifindex); }
 
+void Stack::InputRaw(Packet packet, bool error) { impl_->network->InputRaw(packet, error); }
 void Stack::InputForwarded(Packet packet, ShardSet seen) { impl_->network->InputForwarded(std::move(packet), seen); }
 
 void Stack::AdvanceTimers() {

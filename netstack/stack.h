@@ -28,6 +28,7 @@ namespace sluice {
 struct Sysctls;
 
 class HeldPorts;
+struct HeldPortCounts;
 
 // What the layers of one shard share.
 struct StackContext {
@@ -86,7 +87,7 @@ class Stack {
   const NetConfig& config() const;
   const std::shared_ptr<const NetConfig>& shared_config() const;
   // See HeldPorts::Publish.
-  void PublishHeldPorts(std::span<uint64_t> words, uint16_t peer_port);
+  void PublishHeldPorts(std::span<uint64_t> words, uint16_t peer_port, HeldPortCounts* counts = nullptr);
   // Joins a device (by the index in the configuration) with where its frames go; nullptr detaches. Not owned.
   void AttachLink(IfIndex ifindex, Link* link);
   // Shows every frame to `tap`, which is not owned, until it is removed.
@@ -101,6 +102,8 @@ class Stack {
   void Input(std::span<Packet> burst, IfIndex ifindex);
   // A packet at its IP header that another stack of this host passed on.
   void InputForwarded(Packet packet, ShardSet seen);
+  // One that raw sockets here are to see; `error`: an ICMP error that they are to be told.
+  void InputRaw(Packet packet, bool error);
   void AdvanceTimers();
   // Hands queued frames to the links, delivers looped-back packets. Returns false where a link did not take all: call again when
   // it is writable.
@@ -124,6 +127,12 @@ class Stack {
   struct LinkCounters {
     uint64_t rx_packets, rx_bytes, rx_dropped, tx_packets, tx_bytes, tx_dropped;
     uint64_t tx_waiting, tx_waiting_bytes;  // in the device's queue now
+    LinkCounters& operator+=(const LinkCounters& o) {
+      rx_packets += o.rx_packets, rx_bytes += o.rx_bytes, rx_dropped += o.rx_dropped;
+      tx_packets += o.tx_packets, tx_bytes += o.tx_bytes, tx_dropped += o.tx_dropped;
+      tx_waiting += o.tx_waiting, tx_waiting_bytes += o.tx_waiting_bytes;
+      return *this;
+    }
   };
   LinkCounters link_counters(IfIndex ifindex) const;
 

@@ -72,7 +72,7 @@ inline constexpr int kRunAheadBytes = 2 << 20;
 
 struct Envelope {
   MessageType type{};
-  uint8_t reserved = 0;
+  uint8_t worker = 0;  // of the sentry that is to hear the answer to this message; comes back
   uint16_t listener = 0;
   uint32_t tid = 0;  // the calling thread as the broker's pid namespace names it
   uint64_t id = 0;   // notification id, unique per listener
@@ -134,24 +134,28 @@ struct Delivered {
 inline constexpr size_t kMaxOffers = 16384;  // under way or waiting at the broker
 inline constexpr size_t kMaxPeerName = 32;   // sizeof(sockaddr_in6), and a bit
 
-// A connection that waits to be accepted (over the pair of offers, with the program's end of it). Before it is sent the stand-in
-// has a token for it in its native queue, which makes it readable; the broker takes one for each connection it gives away.
+// A connection that waits to be accepted (over the pair of offers). Before it is sent the stand-in has a token for it in its
+// native queue, which makes it readable; the broker takes one for each connection it gives away. The program's end does not come
+// with it but is fetched when it is wanted: while descriptors are under way the kernel looks for garbage at each close of an
+// AF_UNIX socket.
 struct Offer {
   uint64_t listener = 0;    // SO_COOKIE of the listening stand-in
   uint64_t life = 0;        // one listen() of it
   uint64_t connection = 0;  // SO_COOKIE of the program's end
+  int32_t end = -1;         // the program's end: its number in the sentry, where it stays until the sentry hears of it
   uint32_t name_length = 0;
-  uint32_t reserved = 0;
   uint8_t name[kMaxPeerName] = {};  // the peer's, as accept() writes it
 };
 
 struct Accepted {
-  Envelope envelope;  // of the accept
-  uint64_t connection = 0;
-  // 0: the program has it. EFAULT, EINVAL: the address could not be written, as the program was told, and the connection is lost.
-  // EBADF: it was lost on the way. Anything else: it waits for the next accept, and its token is missing.
+  Envelope envelope;                                // of the accept
+  uint64_t listener = 0, life = 0, connection = 0;  // of the offer
+  // 0: the program has it. EFAULT, EINVAL: the address could not be written, as the program was told. EBADF: its end was not
+  // there. ENOENT, EMFILE and the like: it waits for the next accept.
   int32_t error = 0;
-  int32_t fd = -1;  // the number it got
+  int32_t fd = -1;     // the number it got
+  uint32_t again = 0;  // 1: it waits, and its token is missing
+  uint32_t reserved = 0;
 };
 
 struct Withdrawal {

@@ -36,6 +36,18 @@ struct IncomingCall {
   int int_arg(int i) const { return static_cast<int>(head.args[i]); }
 };
 
+// A call on its way to another worker.
+struct CarriedCall {
+  explicit CarriedCall(IncomingCall& from, Bytes message) : storage(message.begin(), message.end()) {
+    (void)call.Parse(storage);
+    call.fd = std::move(from.fd);
+  }
+  CarriedCall(const CarriedCall&) = delete;
+  CarriedCall& operator=(const CarriedCall&) = delete;
+  IncomingCall call;
+  std::vector<uint8_t> storage;
+};
+
 // A blocking call that waits: the notification is held, no thread is. The caller may be interrupted or die at any moment without
 // a word; whoever answers it learns that from the answer's failure.
 struct HeldCall {

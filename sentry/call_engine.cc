@@ -14,12 +14,16 @@
 #include <time.h>
 
 #include <algorithm>
+#include <iterator>
+#include <mutex>
 #include <string>
 
 #include "base/check.h"
 #include "netstack/sysctls.h"
 #include "sentry/broker_channel.h"
 #include "sentry/datagram_stand_in.h"
+#include "sentry/inet_stand_in.h"
+#include "sentry/listener_share.h"
 #include "sentry/netlink/if_ioctl.h"
 #include "sentry/netlink_stand_in.h"
 #include "sentry/stream_stand_in.h"
@@ -33,6 +37,10 @@ namespace sluice {
 using calls::CallKind;
 using calls::Envelope;
 using calls::MessageType;
+
+namespace {
+constexpr int kTcpListen = 10;
+}  // namespace
 
 StandIn::~StandIn() = default;
 
@@ -49,18 +57,39 @@ bool StandIn::Adopt(int p) {
   socklen_t length = sizeof cookie_;
   if (fstat(p, &st) != 0 || getsockopt(p, SOL_SOCKET, SO_COOKIE, &cookie_, &length) != 0) return false;
   inode_ = st.st_ino;
+  if (!Watch(p)) return false;
+  if (engine_.native_options() == nullptr) return true;
+  option_slot_ = engine_.hub_.AddOptionSlot(engine_.shard_, p, option_kind());
+  if (option_slot_ == 0) return false;
+  engine_.SetOptionSlot(option_slot_, this);
+  return true;
+}
+
+bool StandIn::Watch(int p) {
   std::string path = "/proc/self/fd/" + std::to_string(p);
   watch_ = inotify_add_watch(engine_.inotify_.get(), path.c_str(), IN_CLOSE);
   if (watch_ < 0) return false;
   engine_.by_watch_[watch_] = this;
   engine_.by_cookie_[cookie_] = this;
-  NativeOptions* options = engine_.native_options();
-  if (options == nullptr) return true;
-  option_slot_ = options->Add(p, option_kind());
-  if (option_slot_ == 0) return false;
-  if (engine_.by_option_slot_.size() <= option_slot_) engine_.by_option_slot_.resize(option_slot_ + 1);
-  engine_.by_option_slot_[option_slot_] = this;
   return true;
+}
+
+// The slot goes with it: what the program sets meanwhile is in it.
+bool StandIn::AdoptMoved(int p, uint64_t cookie, uint64_t inode, uint32_t option_slot) {
+  cookie_ = cookie;
+  inode_ = inode;
+  option_slot_ = option_slot;
+  if (option_slot != 0) engine_.SetOptionSlot(option_slot, this);
+  return Watch(p);
+}
+
+void StandIn::GiveAway(uint32_t shard) {
+  if (option_slot_ != 0) {
+    engine_.by_option_slot_[option_slot_] = nullptr;
+    engine_.hub_.SetSlotOwner(option_slot_, shard);
+    option_slot_ = 0;
+  }
+  Forget();
 }
 
 void StandIn::Forget() {
@@ -75,7 +104,7 @@ void StandIn::Forget() {
     watch_ = -1;
   }
   if (option_slot_ != 0) {
-    engine_.native_options()->Remove(option_slot_);
+    engine_.hub_.RemoveOptionSlot(option_slot_);
     engine_.by_option_slot_[option_slot_] = nullptr;
     option_slot_ = 0;
   }
@@ -126,6 +155,31 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
     it->second.result = c.result;
     it->second.give_up = Now() + Duration::Milliseconds(300);
     engine_.Schedule(timer_, it->second.give_up);
+  }
+
+  // Sockets of all workers. The shares of a listener are one with it.
+  std::vector<SocketInfo> Sockets(bool with_tcp_info) const override {
+    std::vector<SocketInfo> all = StackBackend::Sockets(with_tcp_info);
+    if (engine_.alone()) return all;
+    std::mutex mutex;
+    engine_.hub().AskOthers([&](CallEngine& other) {
+      other.OnCloses();
+      std::vector<SocketInfo> some = other.stack().Sockets(with_tcp_info);
+      const std::lock_guard lock(mutex);
+      std::ranges::copy_if(some, std::back_inserter(all), [](const SocketInfo& s) { return s.state != kTcpListen; });
+    });
+    return all;
+  }
+
+  Stack::LinkCounters link_counters(IfIndex ifindex) const override {
+    Stack::LinkCounters sum = StackBackend::link_counters(ifindex);
+    if (engine_.alone()) return sum;
+    std::mutex mutex;
+    engine_.hub().AskOthers([&](CallEngine& other) {
+      const std::lock_guard lock(mutex);
+      sum += other.stack().link_counters(ifindex);
+    });
+    return sum;
   }
 
   void FinishShown() {
@@ -187,44 +241,49 @@ class CallEngine::FdCallback final : public FdHandler {
   void (CallEngine::*method_)();
 };
 
-CallEngine::CallEngine(Worker& worker, const CallServer::Options& options)
-    : worker_(worker),
-      options_(options),
-      unread_(options.unread_bytes),
+CallEngine::CallEngine(CallHub& hub, uint32_t shard, Worker& worker, BlockPool& pool)
+    : hub_(hub),
+      shard_(shard),
+      worker_(worker),
+      pool_(pool),
+      options_(hub.options()),
+      unread_(options_.unread_bytes / hub.size()),
       timers_(Now()),
-      buffer_(calls::kMaxMessage),
-      incoming_(calls::kMaxMessage) {
-  SLUICE_CHECK(options_.pool != nullptr && options_.calls_fd >= 0 && options_.offers_fd >= 0);
+      buffer_(calls::kMaxMessage) {
+  SLUICE_CHECK(options_.calls_fd >= 0 && options_.offers_fd >= 0);
   inotify_ = UniqueFd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   timerfd_ = UniqueFd(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
   SLUICE_CHECK(inotify_ && timerfd_);
-  calls_handler_ = std::make_unique<FdCallback>(*this, &CallEngine::OnCalls);
+  calls_handler_ = std::make_unique<FdCallback>(*this, front() ? &CallEngine::OnCalls : &CallEngine::FlushQueue);
   inotify_handler_ = std::make_unique<FdCallback>(*this, &CallEngine::OnCloses);
   timer_handler_ = std::make_unique<FdCallback>(*this, &CallEngine::OnTimer);
-  SLUICE_CHECK(worker_.AddFd(options_.calls_fd, EPOLLIN, calls_handler_.get()) == Errno::kOk);
   SLUICE_CHECK(worker_.AddFd(inotify_.get(), EPOLLIN, inotify_handler_.get()) == Errno::kOk);
   SLUICE_CHECK(worker_.AddFd(timerfd_.get(), EPOLLIN, timer_handler_.get()) == Errno::kOk);
+  worker_.AddTask(this);
+  if (!alone()) hub_.mail(shard_)->set_before_packets([this] { OnCloses(); });
+  if (!front()) return;
+  incoming_.resize(calls::kMaxMessage);
+  SLUICE_CHECK(worker_.AddFd(options_.calls_fd, EPOLLIN, calls_handler_.get()) == Errno::kOk);
   if (native_options() != nullptr) {
     stats_.native_options = true;
     options_handler_ = std::make_unique<FdCallback>(*this, &CallEngine::OnOptionsPosted);
     SLUICE_CHECK(worker_.AddFd(native_options()->wake_fd(), EPOLLIN, options_handler_.get()) == Errno::kOk);
   }
-  worker_.AddTask(this);
   backend_ = std::make_unique<NetlinkBackend>(*this);
   netlink_ = std::make_unique<netlink::NetlinkServer>(*backend_);
 }
 
 CallEngine::~CallEngine() {
-  std::vector<StandIn*> all;
-  for (auto& [s, owner] : owned_) all.push_back(s);
+  shares_.clear();
   owned_.clear();
   FlushDead();
   netlink_.reset();
   worker_.RemoveTask(this);
+  if (!alone()) hub_.mail(shard_)->set_before_packets({});
   if (options_handler_ != nullptr) worker_.RemoveFd(native_options()->wake_fd());
   worker_.RemoveFd(timerfd_.get());
   worker_.RemoveFd(inotify_.get());
-  if (connected_) worker_.RemoveFd(options_.calls_fd);
+  worker_.RemoveFd(options_.calls_fd);
 }
 
 Instant CallEngine::Now() {
@@ -263,7 +322,7 @@ BlockRef CallEngine::TakeScratch() { return std::move(scratch_); }
 bool CallEngine::StillValid(const Envelope& call) const {
   auto it = listeners_.find(call.listener);
   uint64_t id = call.id;
-  return it != listeners_.end() && ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+  return it != listeners_.end() && ioctl(it->second->fd.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
 }
 
 bool CallEngine::Answer(const Envelope& to, int64_t value) {
@@ -277,7 +336,7 @@ bool CallEngine::Answer(const Envelope& to, int64_t value) {
     r.val = value;
   }
   ++stats_.answered;
-  if (ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_SEND, &r) == 0) return true;
+  if (ioctl(it->second->fd.get(), SECCOMP_IOCTL_NOTIF_SEND, &r) == 0) return true;
   ++stats_.undone;
   return false;
 }
@@ -290,7 +349,7 @@ int CallEngine::Install(const Envelope& to, int fd, bool close_on_exec) {
   add.flags = SECCOMP_ADDFD_FLAG_SEND;
   add.srcfd = static_cast<uint32_t>(fd);
   add.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
-  int number = ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+  int number = ioctl(it->second->fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
   ++stats_.answered;
   if (number >= 0) return number;
   int error = errno;
@@ -308,13 +367,14 @@ bool CallEngine::Replace(const Envelope& to, int fd, int number, bool close_on_e
   add.srcfd = static_cast<uint32_t>(fd);
   add.newfd = static_cast<uint32_t>(number);
   add.newfd_flags = close_on_exec ? O_CLOEXEC : 0;
-  return ioctl(it->second.fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0;
+  return ioctl(it->second->fd.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add) >= 0;
 }
 
 void CallEngine::Result(const Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner, DeliveryDone done) {
   calls::Result head;
   head.envelope = to;
   head.envelope.type = MessageType::kResult;
+  head.envelope.worker = static_cast<uint8_t>(shard_);
   head.value = value;
   head.count = static_cast<uint32_t>(parts.size());
   head.report = done ? 1 : 0;
@@ -345,23 +405,52 @@ void CallEngine::Result(const Envelope& to, int64_t value, std::span<const Resul
 
 // -- tables
 
-void CallEngine::Own(std::unique_ptr<StandIn> s, const std::shared_ptr<ContainerUse>& container) {
-  s->count_ = SocketCount(container);
+void CallEngine::Own(std::unique_ptr<StandIn> s, SocketCount count) {
+  s->count_ = std::move(count);
   StandIn* key = s.get();
   owned_[key] = std::move(s);
 }
 
 std::shared_ptr<ContainerUse> CallEngine::ContainerOf(const Envelope& call) const {
   auto it = listeners_.find(call.listener);
-  return it == listeners_.end() ? nullptr : it->second.container;
+  return it == listeners_.end() ? nullptr : it->second->container;
 }
 
-bool CallEngine::RoomForSocket(ContainerUse& container) const {
-  const size_t share = FairShare(options_.max_sockets, owned_.size());
-  const size_t most = options_.container_sockets == 0 ? share : std::min(share, options_.container_sockets);
-  if (container.sockets < most) return true;
-  ++container.refused_sockets;
-  return false;
+// What the program closed before it asks for a socket makes room for it, whoever has it.
+SocketCount CallEngine::RoomForSocket(const std::shared_ptr<ContainerUse>& container) {
+  SocketCount room = hub_.use().Take(container);
+  if (!room && !alone()) {
+    hub_.AskOthers([](CallEngine& other) { other.OnCloses(); });
+    room = hub_.use().Take(container);
+  }
+  if (!room) ++container->refused_sockets;
+  return room;
+}
+
+SocketCount CallEngine::RoomForConnection(const std::shared_ptr<ContainerUse>& container, StandIn* s) {
+  SocketCount room = hub_.use().Take(container);
+  if (room) return room;
+  wait_for_room_.insert(s);
+  hub_.WaitForRoom(shard_);
+  // What went in between was not told.
+  if (!alone()) room = hub_.use().Take(container);
+  if (!room) ++container->refused_sockets;
+  return room;
+}
+
+SocketCount CallEngine::RoomForConnection(const std::shared_ptr<ContainerUse>& container, ListenerShare* share) {
+  SocketCount room = hub_.use().Take(container);
+  if (room) return room;
+  shares_wait_.insert(share);
+  hub_.WaitForRoom(shard_);
+  room = hub_.use().Take(container);
+  if (!room) ++container->refused_sockets;
+  return room;
+}
+
+void CallEngine::OnRoom() {
+  for (StandIn* waiting : std::exchange(wait_for_room_, {})) waiting->MarkDirty();
+  for (ListenerShare* waiting : std::exchange(shares_wait_, {})) waiting->MarkDirty();
 }
 
 bool CallEngine::RoomForHeld(ContainerUse& container, size_t size) const {
@@ -378,17 +467,69 @@ StandIn* CallEngine::Find(uint64_t cookie) const {
 void CallEngine::Destroy(StandIn* s) {
   if (s->dead_) return;
   s->dead_ = true;
+  if (s->cookie_ != 0) NoteGone(s->cookie_);
   s->Forget();
   std::erase_if(awaiting_, [s](const auto& a) { return a.second.owner == s; });
   if (s->fetching_) std::erase_if(fetches_, [s](const auto& f) { return f.second == s; });
   wait_for_room_.erase(s);
-  for (StandIn* waiting : std::exchange(wait_for_room_, {})) waiting->MarkDirty();
   auto it = owned_.find(s);
   if (it != owned_.end()) {
     it->second->count_ = SocketCount();
     graveyard_.push_back(std::move(it->second));
     owned_.erase(it);
   }
+  OnRoom();
+  hub_.TellOfRoom();
+}
+
+// The front forgets the routes of what is gone some at a time: their cookies do not come again.
+void CallEngine::NoteGone(uint64_t cookie) {
+  constexpr size_t kBatch = 64;
+  if (front()) return;
+  gone_.push_back(cookie);
+  if (gone_.size() < kBatch) return;
+  hub_.Post(0, [gone = std::exchange(gone_, {})](CallEngine& front) {
+    for (const uint64_t c : gone) front.ForgetRoute(c);
+  });
+}
+
+void CallEngine::Announce(uint64_t cookie, int family) {
+  if (front()) return;
+  hub_.Post(0, [cookie, family, shard = shard_](CallEngine& front) { front.SetRoute(cookie, shard, family); });
+}
+
+// The front's own sockets have no route.
+void CallEngine::AnnounceMoved(uint64_t cookie, int family, uint32_t shard) {
+  if (shard == 0) return;
+  if (front()) return SetRoute(cookie, shard, family);
+  hub_.Post(0, [cookie, family, shard](CallEngine& front) { front.SetRoute(cookie, shard, family); });
+}
+
+void CallEngine::SetOptionSlot(uint32_t slot, StandIn* s) {
+  if (by_option_slot_.size() <= slot) by_option_slot_.resize(slot + 1);
+  by_option_slot_[slot] = s;
+}
+
+// -- listening sockets in several stacks
+
+ListenerShare* CallEngine::FindShare(uint64_t listener) const {
+  auto it = shares_.find(listener);
+  return it == shares_.end() ? nullptr : it->second.get();
+}
+
+// What the program closed before it binds is closed.
+Errno CallEngine::AddShare(uint64_t listener, std::unique_ptr<ListenerShare> share, const Endpoint& local) {
+  OnCloses();
+  const Errno error = share->Bind(local);
+  if (error == Errno::kOk) shares_[listener] = std::move(share);
+  return error;
+}
+
+void CallEngine::RemoveShare(uint64_t listener) { shares_.erase(listener); }
+
+void CallEngine::ForgetShare(ListenerShare* share) {
+  std::erase(dirty_shares_, share);
+  shares_wait_.erase(share);
 }
 
 void CallEngine::FlushDead() {
@@ -399,25 +540,36 @@ void CallEngine::FlushDead() {
 
 // Asked when the worker is about to sleep: from here on a set option wakes it.
 bool CallEngine::HasWork() const {
-  if (!dirty_.empty()) return true;
-  return options_.native_options != nullptr && options_.native_options->PrepareSleep();
+  if (!dirty_.empty() || !dirty_shares_.empty()) return true;
+  return front() && options_.native_options != nullptr && options_.native_options->PrepareSleep();
 }
 
 void CallEngine::TakePostedOptions() {
   for (const uint32_t slot : native_options()->Posted()) {
-    StandIn* s = slot < by_option_slot_.size() ? by_option_slot_[slot] : nullptr;
-    if (s != nullptr && !s->dead_) s->OnOptionsSet();
+    const uint32_t owner = hub_.SlotOwner(slot);
+    if (owner == shard_) {
+      TakeOptionsOf(slot);
+    } else {
+      hub_.Post(owner, [slot](CallEngine& other) { other.TakeOptionsOf(slot); });
+    }
   }
+}
+
+void CallEngine::TakeOptionsOf(uint32_t slot) {
+  StandIn* s = slot < by_option_slot_.size() ? by_option_slot_[slot] : nullptr;
+  if (s != nullptr && !s->dead_) s->OnOptionsSet();
 }
 
 bool CallEngine::OnTurn() {
   if (!queue_.empty()) FlushQueue();
-  if (native_options() != nullptr) TakePostedOptions();
+  if (front() && native_options() != nullptr) TakePostedOptions();
   return WorkDirty();
 }
 
 bool CallEngine::WorkDirty() {
-  if (dirty_.empty() && graveyard_.empty()) return false;
+  if (dirty_.empty() && graveyard_.empty() && dirty_shares_.empty()) return false;
+  // Connections before those who made them: a connect() that has returned is one that can be accepted.
+  for (ListenerShare* share : std::exchange(dirty_shares_, {})) share->TakeConnections();
   working_.swap(dirty_);
   for (StandIn* s : working_) {
     s->dirty_ = false;
@@ -491,14 +643,23 @@ void CallEngine::Send(Bytes message, int fd, UniqueFd) {
   if (queue_.empty() && TrySend(message, fd)) return;
   queue_.push_back(
       {std::vector<uint8_t>(message.begin(), message.end()), UniqueFd(fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1)});
-  (void)ToInt(worker_.ModifyFd(options_.calls_fd, EPOLLIN | EPOLLOUT));
+  if (front()) {
+    (void)ToInt(worker_.ModifyFd(options_.calls_fd, EPOLLIN | EPOLLOUT));
+  } else if (queue_.size() == 1) {
+    (void)ToInt(worker_.AddFd(options_.calls_fd, EPOLLOUT, calls_handler_.get()));
+  }
 }
 
 void CallEngine::FlushQueue() {
   size_t sent = 0;
   while (sent < queue_.size() && TrySend(queue_[sent].bytes, queue_[sent].fd.get())) ++sent;
   queue_.erase(queue_.begin(), queue_.begin() + static_cast<ptrdiff_t>(sent));
-  if (queue_.empty()) (void)ToInt(worker_.ModifyFd(options_.calls_fd, EPOLLIN));
+  if (!queue_.empty()) return;
+  if (front()) {
+    (void)ToInt(worker_.ModifyFd(options_.calls_fd, EPOLLIN));
+  } else {
+    worker_.RemoveFd(options_.calls_fd);
+  }
 }
 
 void CallEngine::OnCalls() {
@@ -525,7 +686,7 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
       return OnListener(e, {reinterpret_cast<const char*>(message.data()) + sizeof e, message.size() - sizeof e}, std::move(fd));
     case MessageType::kListenerGone:
       listeners_.erase(e.listener);
-      return;
+      return hub_.PostToOthers([number = e.listener](CallEngine& other) { other.listeners_.erase(number); });
     case MessageType::kCall: {
       IncomingCall call;
       if (!call.Parse(message)) return;
@@ -536,7 +697,9 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
       calls::Delivered d;
       if (message.size() != sizeof d) return;
       memcpy(&d, message.data(), sizeof d);
-      return OnDelivered(d);
+      if (e.worker == 0) return OnDelivered(d);
+      if (e.worker < hub_.size()) hub_.Post(e.worker, [d](CallEngine& other) { other.OnDelivered(d); });
+      return;
     }
     case MessageType::kAccepted: {
       calls::Accepted a;
@@ -554,7 +717,13 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
       calls::Fetched f;
       if (message.size() != sizeof f) return;
       memcpy(&f, message.data(), sizeof f);
-      return OnFetched(f, std::move(fd));
+      if (e.worker == 0) return OnFetched(f, std::move(fd));
+      if (e.worker < hub_.size()) {
+        hub_.Post(e.worker, [f, end = std::make_shared<UniqueFd>(std::move(fd))](CallEngine& other) {
+          other.OnFetched(f, std::move(*end));
+        });
+      }
+      return;
     }
     case MessageType::kNetChanged: {
       calls::NetChanged c;
@@ -576,21 +745,25 @@ void CallEngine::OnListener(const Envelope& e, std::string_view container, Uniqu
     use->id = container;
     it = containers_.emplace(use->id, std::move(use)).first;
   }
-  listeners_[e.listener] = {std::move(fd), it->second};
+  auto listener = std::make_shared<const Listener>(std::move(fd), it->second);
+  listeners_[e.listener] = listener;
+  hub_.PostToOthers([number = e.listener, listener](CallEngine& other) { other.listeners_[number] = listener; });
 }
 
 void CallEngine::OnCall(IncomingCall& call, Bytes message) {
   ++stats_.calls;
+  // What other workers said before this call came, a connection to be accepted above all.
+  if (!alone()) worker_.RunPosted();
   // What the program closed before this call is closed: the port of an old listener is free for the next.
   OnCloses();
   if (call.head.kind == CallKind::kSocket) return OnSocketCall(call);
   if (call.head.cookie == 0) return OnForeignIoctl(call);
   StandIn* s = Find(call.head.cookie);
-  if (s == nullptr) {
-    // Its last descriptor was closed while the call was on its way.
-    Answer(call.envelope(), Errno::kEBADF);
-    return;
-  }
+  if (s == nullptr) return HandOver(call, message);
+  TakeCall(s, call, message);
+}
+
+void CallEngine::TakeCall(StandIn* s, IncomingCall& call, Bytes message) {
   s->NoteHolder(call.envelope().tid, call.int_arg(0), call.envelope().listener);
   s->OnOptionsSet();  // before this call
   // A call that tells of the connection's end must not be ahead of the last bytes.
@@ -599,22 +772,48 @@ void CallEngine::OnCall(IncomingCall& call, Bytes message) {
   s->OnCall(call, message);
 }
 
+// To the worker that has the stand-in, if one has: otherwise its last descriptor was closed while the call was on its way.
+void CallEngine::HandOver(IncomingCall& call, Bytes message, uint32_t from) {
+  const auto route = routes_.find(call.head.cookie);
+  if (route == routes_.end() || route->second.shard == from) return (void)Answer(call.envelope(), Errno::kEBADF);
+  // Devices are the front's, whatever socket asks.
+  if (call.head.kind == CallKind::kIoctl && netlink::ShapeOfIoctl(static_cast<uint32_t>(call.arg(1))))
+    return AnswerDeviceIoctl(*this, call, route->second.family);
+  auto carried = std::make_shared<CarriedCall>(call, message);
+  hub_.Post(route->second.shard, [carried](CallEngine& other) { other.OnHandedOver(*carried); });
+}
+
+void CallEngine::OnHandedOver(CarriedCall& carried) {
+  OnCloses();
+  if (StandIn* s = Find(carried.call.head.cookie)) return TakeCall(s, carried.call, carried.storage);
+  // Gone, or moved behind the caller's back.
+  auto back = std::make_shared<CarriedCall>(carried.call, carried.storage);
+  hub_.Post(0, [back, from = shard_](CallEngine& front) { front.OnReturned(*back, from); });
+}
+
+void CallEngine::OnReturned(CarriedCall& carried, uint32_t from) {
+  StandIn* s = Find(carried.call.head.cookie);
+  if (s == nullptr) return HandOver(carried.call, carried.storage, from);
+  TakeCall(s, carried.call, carried.storage);
+}
+
 void CallEngine::OnSocketCall(IncomingCall& call) {
   int family = call.int_arg(0), type = call.int_arg(1) & 0xf, flags = call.int_arg(1) & ~0xf, protocol = call.int_arg(2);
   const std::shared_ptr<ContainerUse> container = ContainerOf(call.envelope());
   if (container == nullptr) return;  // the last of its callers is gone
   Errno error = Errno::kEINVAL;
   if ((flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == 0) {
-    if (!RoomForSocket(*container)) {
+    SocketCount room = RoomForSocket(container);
+    if (!room) {
       error = Errno::kENFILE;
     } else if (family == AF_NETLINK) {
-      error = NetlinkStandIn::Create(*this, call, type, flags, protocol);
+      error = NetlinkStandIn::Create(*this, call, std::move(room), type, flags, protocol);
     } else if (family != AF_INET && family != AF_INET6) {
       error = Errno::kEAFNOSUPPORT;
     } else if (type == SOCK_STREAM) {
-      error = StreamStandIn::Create(*this, call, flags, protocol);
+      error = StreamStandIn::Create(*this, call, std::move(room), flags, protocol);
     } else {
-      error = DatagramStandIn::Create(*this, call, type, flags, protocol);
+      error = DatagramStandIn::Create(*this, call, std::move(room), type, flags, protocol);
     }
   }
   if (error != Errno::kOk) Answer(call.envelope(), error);
@@ -632,8 +831,8 @@ void CallEngine::OnDelivered(const calls::Delivered& d) {
   done(d);
 }
 
-bool CallEngine::SendOffer(const calls::Offer& offer, int p) {
-  return calls::SendMessage(options_.offers_fd, {reinterpret_cast<const uint8_t*>(&offer), sizeof offer}, p) !=
+bool CallEngine::SendOffer(const calls::Offer& offer) {
+  return calls::SendMessage(options_.offers_fd, {reinterpret_cast<const uint8_t*>(&offer), sizeof offer}, -1) !=
          calls::SendOutcome::kFull;
 }
 
@@ -642,11 +841,24 @@ void CallEngine::TellOffered(const StandIn& listener) {
   Send({reinterpret_cast<const uint8_t*>(&f), sizeof f}, -1, UniqueFd());
 }
 
-void CallEngine::OnAccepted(const calls::Accepted& a) {
-  if (StandIn* s = Find(a.connection)) s->OnAccepted(a);
+// Behind what was handed over to that engine before, and ahead of the connection's own calls.
+void CallEngine::TellConnection(const OfferedConnection& c, std::function<void(StandIn&)> what) {
+  if (c.shard != shard_) {
+    return hub_.Post(c.shard, [cookie = c.cookie, what = std::move(what)](CallEngine& other) {
+      if (StandIn* s = other.Find(cookie)) what(*s);
+    });
+  }
+  if (StandIn* s = Find(c.cookie)) what(*s);
 }
 
-void CallEngine::Withdraw(uint64_t listener, uint64_t life, std::vector<uint64_t> connections) {
+void CallEngine::OnAccepted(const calls::Accepted& a) {
+  if (StandIn* listener = Find(a.listener)) listener->OnOfferTaken(a);
+  if (a.again != 0) return;
+  const auto route = routes_.find(a.connection);
+  TellConnection({a.connection, route == routes_.end() ? shard_ : route->second.shard}, [a](StandIn& s) { s.OnAccepted(a); });
+}
+
+void CallEngine::Withdraw(uint64_t listener, uint64_t life, std::vector<OfferedConnection> connections) {
   calls::Withdrawal w;
   w.envelope.type = MessageType::kWithdraw;
   w.listener = listener;
@@ -658,16 +870,15 @@ void CallEngine::Withdraw(uint64_t listener, uint64_t life, std::vector<uint64_t
 void CallEngine::OnWithdrawn(const calls::Withdrawal& w) {
   const auto it = withdrawn_.find(w.life);
   if (it == withdrawn_.end()) return;
-  const std::vector<uint64_t> connections = std::move(it->second);
+  const std::vector<OfferedConnection> connections = std::move(it->second);
   withdrawn_.erase(it);
-  for (const uint64_t cookie : connections) {
-    if (StandIn* s = Find(cookie)) s->OnWithdrawn();
-  }
+  for (const OfferedConnection& c : connections) TellConnection(c, [](StandIn& s) { s.OnWithdrawn(); });
 }
 
 calls::Fetch CallEngine::MakeFetch(MessageType type, const StandIn& s) {
   calls::Fetch f;
   f.envelope.type = type;
+  f.envelope.worker = static_cast<uint8_t>(shard_);
   f.envelope.listener = s.listener_;
   f.envelope.tid = s.tid_;
   f.envelope.id = next_fetch_++;
@@ -702,13 +913,14 @@ void CallEngine::OnFetched(const calls::Fetched& f, UniqueFd fd) {
 
 void CallEngine::OnConfig() {
   sysctls_.reset();
+  if (!front()) return;
   netlink_->OnConfig();
   backend_->FinishShown();
 }
 
-std::vector<ContainerUse> CallEngine::Containers() const {
-  std::vector<ContainerUse> out;
-  for (const auto& [id, use] : containers_) out.push_back(*use);
+std::vector<std::shared_ptr<const ContainerUse>> CallEngine::Containers() const {
+  std::vector<std::shared_ptr<const ContainerUse>> out;
+  for (const auto& [id, use] : containers_) out.push_back(use);
   return out;
 }
 

@@ -1,5 +1,5 @@
-// What all stand-ins share: answering calls, asking the broker, watching for closes, timers, the list of those with work to do.
-// Everything runs on the worker's thread.
+// What the stand-ins of one worker share: answering calls, asking the broker, watching for closes, timers, the list of those with
+// work to do. Everything runs on the worker's thread. The engine of the first worker is the front: it alone hears the broker.
 #pragma once
 
 #include <functional>
@@ -16,6 +16,7 @@
 #include "base/unique_fd.h"
 #include "dataplane/worker.h"
 #include "sentry/call.h"
+#include "sentry/call_hub.h"
 #include "sentry/call_server.h"
 #include "sentry/container_use.h"
 #include "sentry/netlink/netlink_server.h"
@@ -25,6 +26,7 @@
 namespace sluice {
 
 class CallEngine;
+class ListenerShare;
 
 // One socket of the program as the sentry holds it.
 class StandIn {
@@ -42,9 +44,10 @@ class StandIn {
   virtual void OnLastClose() = 0;
   // The program has set options that the kernel answered (NativeOptions::Take).
   virtual void OnOptionsSet() {}
-  // The broker gave the connection that was offered to an accept, or could not.
+  // A listening one: an accept got what it had offered, or could not.
+  virtual void OnOfferTaken(const calls::Accepted&) {}
+  // A connection that was offered: it was accepted, or was lost over that; or no accept will get it any more.
   virtual void OnAccepted(const calls::Accepted&) {}
-  // No accept will get it any more.
   virtual void OnWithdrawn() {}
   // A Fetch is answered; `fd` is the program's end, or invalid where it could not be found.
   virtual void OnFetched(UniqueFd fd, bool try_again);
@@ -58,10 +61,15 @@ class StandIn {
   friend class CallEngine;
   virtual NativeOptions::Kind option_kind() const { return NativeOptions::Kind::kOther; }
   void MarkDirty();
+  bool Watch(int p);
   // Enters the object in the tables by the program's end `p`; watches for its last close. False where a table or limit is full.
   bool Adopt(int p);
   // Takes the object out of the tables again (its program's end is replaced).
   void Forget();
+  // As Forget, of the end that AdoptMoved takes, in the engine `shard`.
+  void GiveAway(uint32_t shard);
+  // As Adopt, of the end `p` that another engine gave away.
+  bool AdoptMoved(int p, uint64_t cookie, uint64_t inode, uint32_t option_slot);
   void NoteHolder(uint32_t tid, int number, uint16_t listener);
   void RequestFetch();
 
@@ -89,7 +97,7 @@ struct ResultPart {
 
 class CallEngine : public TurnTask {
  public:
-  CallEngine(Worker& worker, const CallServer::Options& options);
+  CallEngine(CallHub& hub, uint32_t shard, Worker& worker, BlockPool& pool);
   ~CallEngine() override;
 
   // -- answering
@@ -108,15 +116,14 @@ class CallEngine : public TurnTask {
   bool StillValid(const calls::Envelope& call) const;
 
   // -- tables
-  void Own(std::unique_ptr<StandIn> s, const std::shared_ptr<ContainerUse>& container);  // takes the object
-  void Destroy(StandIn* s);                                                              // at the end of the turn
+  void Own(std::unique_ptr<StandIn> s, SocketCount count);  // takes the object
+  void Destroy(StandIn* s);                                 // at the end of the turn
   StandIn* Find(uint64_t cookie) const;
   std::shared_ptr<ContainerUse> ContainerOf(const calls::Envelope& call) const;
-  // False, and counted, where the container has as many sockets as it may.
-  bool RoomForSocket(ContainerUse& container) const;
-  // Marks `s` dirty when a socket has gone.
-  void WaitForRoom(StandIn* s) { wait_for_room_.insert(s); }
-  // As RoomForSocket, for the message of a call that is to wait.
+  // For a connection that `s` is to accept. False, and counted, where the container has as many sockets as it may: `s` is marked
+  // dirty when a socket has gone.
+  SocketCount RoomForConnection(const std::shared_ptr<ContainerUse>& container, StandIn* s);
+  // False, and counted, where the container may keep no more of the messages of calls that wait.
   bool RoomForHeld(ContainerUse& container, size_t size) const;
 
   // -- services
@@ -125,6 +132,28 @@ class CallEngine : public TurnTask {
   const Sysctls& sysctls() const;
   const CallServer::Options& options() const { return options_; }
   NativeOptions* native_options() { return options_.native_options; }
+  // -- with several workers
+  CallHub& hub() { return hub_; }
+  uint32_t shard() const { return shard_; }
+  bool front() const { return shard_ == 0; }
+  bool alone() const { return hub_.size() == 1; }
+  // The front: calls for the stand-in `cookie` of `family` are handed to the engine `shard`.
+  void SetRoute(uint64_t cookie, uint32_t shard, int family) { routes_[cookie] = {shard, family}; }
+  void ForgetRoute(uint64_t cookie) { routes_.erase(cookie); }
+  // Where it is not the front: tells it that calls for `cookie` come here, and that none come any more.
+  void Announce(uint64_t cookie, int family);
+  // Tells the front, or notes where it is that, that `cookie` was sent to the engine `shard`.
+  void AnnounceMoved(uint64_t cookie, int family, uint32_t shard);
+  void NoteGone(uint64_t cookie);
+  // Not the front. By the cookie of the listening stand-in; nullptr where it has ceased to listen.
+  ListenerShare* FindShare(uint64_t listener) const;
+  Errno AddShare(uint64_t listener, std::unique_ptr<ListenerShare> share, const Endpoint& local);
+  void RemoveShare(uint64_t listener);
+  void MarkDirty(ListenerShare* share) { dirty_shares_.push_back(share); }
+  // As RoomForConnection above.
+  SocketCount RoomForConnection(const std::shared_ptr<ContainerUse>& container, ListenerShare* share);
+  void OnRoom();
+  void OnCloses();
   CallServer::Stats& stats() { return stats_; }
   const CallServer::Stats& stats() const { return stats_; }
   static Instant Now();
@@ -135,15 +164,19 @@ class CallEngine : public TurnTask {
   // A 64 KiB block for reading into, which stays with the engine until Take.
   Block* Scratch();
   BlockRef TakeScratch();
-  BlockPool& pool() { return *options_.pool; }
+  BlockPool& pool() { return pool_; }
   std::vector<uint8_t>& buffer() { return buffer_; }
   UnreadMemory& unread() { return unread_; }
-  // A connection for an accept to come, with the program's end of it. False where there is no room now.
-  bool SendOffer(const calls::Offer& offer, int p);
+  // A connection for an accept to come. False where there is no room now.
+  bool SendOffer(const calls::Offer& offer);
   // `listener` has accepts that wait and has sent offers for them.
   void TellOffered(const StandIn& listener);
-  // Each of `connections`, by cookie, hears OnAccepted or OnWithdrawn after this.
-  void Withdraw(uint64_t listener, uint64_t life, std::vector<uint64_t> connections);
+  // Each of `connections` hears OnAccepted or OnWithdrawn after this.
+  struct OfferedConnection {
+    uint64_t cookie;
+    uint32_t shard;
+  };
+  void Withdraw(uint64_t listener, uint64_t life, std::vector<OfferedConnection> connections);
   // Asks the broker for large send buffers on the program's end and on `s`, the other one. Nothing comes back.
   void RequestRunAhead(StandIn* owner, int s);
   // The next free number for netlink::Caller::call.
@@ -152,7 +185,7 @@ class CallEngine : public TurnTask {
   bool connected() const { return connected_; }
   void OnConfig();
   std::vector<CallServer::Owner> Owners() const;
-  std::vector<ContainerUse> Containers() const;
+  std::vector<std::shared_ptr<const ContainerUse>> Containers() const;
 
   bool OnTurn() override;
   bool HasWork() const override;
@@ -163,7 +196,6 @@ class CallEngine : public TurnTask {
   class FdCallback;
 
   void OnCalls();
-  void OnCloses();
   void OnTimer();
   void OnOptionsPosted() {}  // OnTurn takes them
   void TakePostedOptions();
@@ -171,10 +203,17 @@ class CallEngine : public TurnTask {
   void OnMessage(Bytes message, UniqueFd fd);
   void OnListener(const calls::Envelope& e, std::string_view container, UniqueFd fd);
   void OnCall(IncomingCall& call, Bytes message);
+  void TakeCall(StandIn* s, IncomingCall& call, Bytes message);
+  // `from`: the engine that did not have it.
+  void HandOver(IncomingCall& call, Bytes message, uint32_t from = 0);
+  void OnHandedOver(CarriedCall& carried);
+  void OnReturned(CarriedCall& carried, uint32_t from);
+  SocketCount RoomForSocket(const std::shared_ptr<ContainerUse>& container);
   void OnSocketCall(IncomingCall& call);
   void OnForeignIoctl(IncomingCall& call);
   void OnDelivered(const calls::Delivered& d);
   void OnAccepted(const calls::Accepted& a);
+  void TellConnection(const OfferedConnection& c, std::function<void(StandIn&)> what);
   void OnWithdrawn(const calls::Withdrawal& w);
   void OnFetched(const calls::Fetched& f, UniqueFd fd);
   void Send(Bytes message, int fd, UniqueFd owned);
@@ -184,6 +223,10 @@ class CallEngine : public TurnTask {
   void SendFetch(StandIn* s);
   void ArmTimer();
   void FlushDead();
+  void ForgetShare(ListenerShare* share);
+  void SetOptionSlot(uint32_t slot, StandIn* s);
+  void TakeOptionsOf(uint32_t slot);
+  friend class ListenerShare;
 
   struct Awaiting {
     StandIn* owner;
@@ -194,29 +237,42 @@ class CallEngine : public TurnTask {
     UniqueFd fd;
   };
 
+  CallHub& hub_;
+  const uint32_t shard_;
   Worker& worker_;
-  CallServer::Options options_;
+  BlockPool& pool_;
+  const CallServer::Options& options_;
   CallServer::Stats stats_;
   UnreadMemory unread_;  // before the stand-ins, which leave it
   bool connected_ = true;
   UniqueFd inotify_, timerfd_;
   std::unique_ptr<FdCallback> calls_handler_, inotify_handler_, timer_handler_, options_handler_;
   struct Listener {
+    Listener(UniqueFd f, std::shared_ptr<ContainerUse> c) : fd(std::move(f)), container(std::move(c)) {}
     UniqueFd fd;
     std::shared_ptr<ContainerUse> container;
   };
-  std::unordered_map<uint16_t, Listener> listeners_;
+  std::unordered_map<uint16_t, std::shared_ptr<const Listener>> listeners_;
+  struct Route {
+    uint32_t shard;
+    int family;
+  };
+  std::unordered_map<uint64_t, Route> routes_;  // the front's: stand-ins of other engines
+  std::vector<uint64_t> gone_;                  // not the front's: whose routes are to be forgotten
+  std::unordered_map<uint64_t, std::unique_ptr<ListenerShare>> shares_;
+  std::vector<ListenerShare*> dirty_shares_;
   std::map<std::string, std::shared_ptr<ContainerUse>, std::less<>> containers_;
   std::unordered_map<uint64_t, StandIn*> by_cookie_;
   std::unordered_map<int, StandIn*> by_watch_;
   std::vector<StandIn*> by_option_slot_;
   std::unordered_map<StandIn*, std::unique_ptr<StandIn>> owned_;
   std::unordered_set<StandIn*> wait_for_room_;
+  std::unordered_set<ListenerShare*> shares_wait_;
   std::vector<StandIn*> dirty_, working_;
   std::vector<std::unique_ptr<StandIn>> graveyard_;
   std::map<std::pair<uint16_t, uint64_t>, Awaiting> awaiting_;
   std::unordered_map<uint64_t, StandIn*> fetches_;
-  std::unordered_map<uint64_t, std::vector<uint64_t>> withdrawn_;  // connections by the life of their listener
+  std::unordered_map<uint64_t, std::vector<OfferedConnection>> withdrawn_;  // by the life of their listener
   uint64_t next_fetch_ = 1;
   std::vector<Queued> queue_;
   TimerWheel timers_;

@@ -3,25 +3,21 @@
 #include <sys/syscall.h>
 
 #include "sentry/call_engine.h"
+#include "sentry/call_hub.h"
 
 namespace sluice {
 
-class CallServer::Impl : public CallEngine {
- public:
-  using CallEngine::CallEngine;
-};
-
-CallServer::CallServer(Worker& worker, const Options& options) : impl_(std::make_unique<Impl>(worker, options)) {}
+CallServer::CallServer(WorkerGroup& group, const Options& options) : hub_(std::make_unique<CallHub>(group, options)) {}
 CallServer::~CallServer() = default;
-bool CallServer::connected() const { return impl_->connected(); }
-void CallServer::OnConfig() { impl_->OnConfig(); }
-CallServer::Stats CallServer::stats() const {
-  Stats stats = impl_->stats();
-  stats.unread_bytes = impl_->unread().held();
+bool CallServer::connected() const { return hub_->engine(0).connected(); }
+void CallServer::OnConfig(uint32_t worker) { hub_->engine(worker).OnConfig(); }
+CallServer::Stats CallServer::stats(uint32_t worker) const {
+  Stats stats = hub_->engine(worker).stats();
+  stats.unread_bytes = hub_->engine(worker).unread().held();
   return stats;
 }
-std::vector<CallServer::Owner> CallServer::Owners() const { return impl_->Owners(); }
-std::vector<ContainerUse> CallServer::Containers() const { return impl_->Containers(); }
+std::vector<CallServer::Owner> CallServer::Owners(uint32_t worker) const { return hub_->engine(worker).Owners(); }
+std::vector<std::shared_ptr<const ContainerUse>> CallServer::Containers() const { return hub_->engine(0).Containers(); }
 
 std::span<const int> CallServer::RequiredSyscalls() {
   static constexpr int kCalls[] = {

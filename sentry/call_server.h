@@ -1,5 +1,6 @@
 // The sentry's half of the interception: answers the notified calls that the broker passes on, owns the stand-ins' other ends and
-// moves bytes between them and the stack's sockets. Attached to a worker; everything runs on its thread.
+// moves bytes between them and the stacks' sockets. Attached to the workers of a group; what belongs to a worker runs on its
+// thread (docs/architecture.md, "Several workers").
 //
 // Must be made in the private network namespace and, where `native_options` is given, in the control group that has the options
 // program (the stand-ins belong to the maker's), with a private /proc mounted (inotify watches on /proc/self/fd tell of the last
@@ -11,11 +12,12 @@
 #include <span>
 #include <vector>
 
-#include "dataplane/worker.h"
+#include "dataplane/worker_group.h"
 #include "sentry/container_use.h"
 
 namespace sluice {
 
+class CallHub;
 class NativeOptions;
 
 class CallServer {
@@ -24,7 +26,6 @@ class CallServer {
   struct Options {
     int calls_fd = -1;                               // the sentry's end of the SOCK_SEQPACKET pair; stays the caller's
     int offers_fd = -1;                              // likewise of the pair of offers (broker_protocol.h)
-    BlockPool* pool = nullptr;                       // for payload; must outlive the Stack (the one given to it will do)
     bool net_raw = false;                            // --net-raw: SOCK_RAW for callers with CAP_NET_RAW
     size_t max_sockets = kMaxSockets;                // stand-ins of the sandbox; beyond: ENFILE. RLIMIT_NOFILE must be well above
     size_t container_sockets = 0;                    // of one container; 0: FairShare (container_use.h), which holds in any case
@@ -43,33 +44,35 @@ class CallServer {
     uint64_t unread_bytes = 0;       // that programs have not read: not less than there are
   };
 
-  CallServer(Worker& worker, const Options& options);
+  // Before the group runs; the group outlives the object.
+  CallServer(WorkerGroup& group, const Options& options);
   ~CallServer();
   CallServer(const CallServer&) = delete;
   CallServer& operator=(const CallServer&) = delete;
 
   // False once the broker's end of the channel is gone. The worker goes on (the guard ends the sandbox).
   bool connected() const;
-  // After every Stack::ApplyConfig: multicast groups of netlink sockets hear of it, changes under way complete.
-  void OnConfig();
+  // In the thread of `worker`, after every ApplyConfig of its stack: multicast groups of netlink sockets hear of it, changes
+  // under way complete.
+  void OnConfig(uint32_t worker);
 
-  Stats stats() const;
+  // Of what belongs to `worker`, in its thread.
+  Stats stats(uint32_t worker) const;
   struct Owner {
     uint32_t cookie;  // as SocketInfo::owner
     uint32_t tid;     // thread that made or last used it, as the broker's pid namespace names it
     int fd;           // its number there, or -1
   };
-  std::vector<Owner> Owners() const;
-  std::vector<ContainerUse> Containers() const;
+  std::vector<Owner> Owners(uint32_t worker) const;
+  // In the thread of the first worker.
+  std::vector<std::shared_ptr<const ContainerUse>> Containers() const;
 
   // What the object needs of the kernel at run time, for the sentry's own seccomp filter (numbers as in asm/unistd.h; ioctl: the
   // seccomp notification requests, SIOCOUTQ, FIONREAD).
   static std::span<const int> RequiredSyscalls();
 
-  class Impl;
-
  private:
-  std::unique_ptr<Impl> impl_;
+  std::unique_ptr<CallHub> hub_;
 };
 
 }  // namespace sluice

@@ -14,6 +14,7 @@
 #include <array>
 
 #include "netstack/sysctls.h"
+#include "sentry/call_hub.h"
 #include "sentry/message_control.h"
 #include "sentry/sockaddr.h"
 
@@ -32,7 +33,11 @@ int64_t RealtimeNs() {
   return int64_t{t.tv_sec} * 1000000000 + t.tv_nsec;
 }
 
-DatagramSocket* MakeSocket(CallEngine& engine, int family, int type, int protocol, uint16_t rights, Errno* error) {
+}  // namespace
+
+// `rights`: of a raw socket's maker.
+DatagramSocket* DatagramStandIn::MakeSocket(CallEngine& engine, int family, int type, int protocol, uint16_t rights,
+                                            Errno* error) {
   Family f = family == AF_INET ? Family::kIpv4 : Family::kIpv6;
   *error = Errno::kENOBUFS;
   if (type == SOCK_DGRAM) {
@@ -55,8 +60,6 @@ DatagramSocket* MakeSocket(CallEngine& engine, int family, int type, int protoco
   return nullptr;
 }
 
-}  // namespace
-
 DatagramStandIn::DatagramStandIn(CallEngine& engine, int family, int type, int protocol, DatagramSocket* socket)
     : InetStandIn(engine, family, type, protocol), socket_(socket), unread_(engine.unread()) {
   socket_->set_observer(this);
@@ -75,7 +78,7 @@ DatagramStandIn::~DatagramStandIn() {
   socket_->Close();
 }
 
-Errno DatagramStandIn::Create(CallEngine& engine, IncomingCall& call, int type, int flags, int protocol) {
+Errno DatagramStandIn::Create(CallEngine& engine, IncomingCall& call, SocketCount count, int type, int flags, int protocol) {
   int family = call.int_arg(0);
   Errno error = Errno::kOk;
   DatagramSocket* socket = MakeSocket(engine, family, type, protocol, call.head.rights, &error);
@@ -83,24 +86,29 @@ Errno DatagramStandIn::Create(CallEngine& engine, IncomingCall& call, int type, 
   if (type == SOCK_DGRAM && protocol == 0) protocol = IPPROTO_UDP;
   auto made = std::make_unique<DatagramStandIn>(engine, family, type, protocol, socket);
   DatagramStandIn* d = made.get();
-  engine.Own(std::move(made), engine.ContainerOf(call.envelope()));
+  engine.Own(std::move(made), std::move(count));
   if (!d->ends_.Make(engine.RandomName(), engine.RandomName(), (flags & SOCK_NONBLOCK) != 0) || !d->Adopt(d->ends_.p.get()) ||
       engine.worker().AddFd(d->ends_.s.get(), EPOLLIN | EPOLLOUT | EPOLLET, d) != Errno::kOk) {
     engine.Destroy(d);
     return Errno::kENFILE;
   }
   int number = engine.Install(call.envelope(), d->ends_.p.get(), (flags & SOCK_CLOEXEC) != 0);
-  d->ends_.p.reset();
+  UniqueFd p = std::move(d->ends_.p);
   if (number < 0) {
     engine.Destroy(d);
-  } else {
-    d->NoteHolder(call.envelope().tid, number, call.envelope().listener);
+    return Errno::kOk;
   }
+  d->NoteHolder(call.envelope().tid, number, call.envelope().listener);
+  const uint32_t shard = type == SOCK_RAW ? 0 : engine.hub().NextDatagramWorker();
+  if (shard != engine.shard()) d->MoveTo(shard, std::move(p), nullptr);
   return Errno::kOk;
 }
 
 void DatagramStandIn::OnCall(IncomingCall& call, Bytes message) {
   switch (call.head.kind) {
+    case CallKind::kBind:
+      if (MoveToBind(call, message)) return;
+      return OnCommonCall(call);
     case CallKind::kConnect:
       return OnConnect(call);
     case CallKind::kShutdown:

@@ -12,7 +12,7 @@ namespace sluice {
 
 class DatagramStandIn final : public InetStandIn, private FdHandler {
  public:
-  static Errno Create(CallEngine& engine, IncomingCall& call, int type, int flags, int protocol);
+  static Errno Create(CallEngine& engine, IncomingCall& call, SocketCount count, int type, int flags, int protocol);
   DatagramStandIn(CallEngine& engine, int family, int type, int protocol, DatagramSocket* socket);
   ~DatagramStandIn() override;
 
@@ -25,6 +25,8 @@ class DatagramStandIn final : public InetStandIn, private FdHandler {
   Errno TakePendingError() override;
 
  private:
+  // On its way to another worker.
+  struct Moved;
   struct Sent {        // a datagram in P's queue, or read from it since
     int64_t after_ns;  // CLOCK_REALTIME when the send had returned
     DatagramMeta meta;
@@ -34,6 +36,13 @@ class DatagramStandIn final : public InetStandIn, private FdHandler {
     size_t length = 0;  // true length
     DatagramMeta meta;
   };
+
+  static DatagramSocket* MakeSocket(CallEngine& engine, int family, int type, int protocol, uint16_t rights, Errno* error);
+
+  // datagram_shards.cc: with several workers
+  void MoveTo(uint32_t shard, UniqueFd p, std::shared_ptr<CarriedCall> call);
+  static void Arrive(CallEngine& engine, Moved& moved);
+  bool MoveToBind(IncomingCall& call, Bytes message);
 
   void OnConnect(IncomingCall& call);
   void OnShutdown(IncomingCall& call);

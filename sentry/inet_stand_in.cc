@@ -59,7 +59,7 @@ void InetStandIn::OnBind(IncomingCall& call) {
       (call.head.rights & calls::kRightNetBindService) == 0 && protocol_ != IPPROTO_ICMP) {
     error = Errno::kEACCES;
   }
-  if (error == Errno::kOk) error = socket()->Bind(local);
+  if (error == Errno::kOk) error = BindSocket(local);
   engine_.Answer(call.envelope(), error);
 }
 
@@ -83,6 +83,7 @@ void InetStandIn::OnSetOption(IncomingCall& call) {
   if (answered && !TakeWritten()) return;
   Errno error = SetSocketOption(*this, call.int_arg(1), call.int_arg(2), call.parts[0].data, call.parts[0].head.total_length,
                                 call.head.rights, call.fd.get());
+  if (error == Errno::kOk) OnSettings();
   if (!answered) engine_.Answer(call.envelope(), error);
 }
 
@@ -119,6 +120,7 @@ void InetStandIn::ApplyOptions() {
     const Errno error = socket()->SetOption(kNativeSockOpts[i], value);
     if (error == Errno::kOk) ++engine_.stats().options_native;
   }
+  if (due != 0) OnSettings();
 }
 
 void InetStandIn::OnOptionsSet() {
@@ -263,6 +265,11 @@ void InetStandIn::CheckHeld() {
       OnInterrupted(*h);
     }
   }
+  ArmHoldTimer();
+}
+
+void InetStandIn::TakeHeld(std::list<std::unique_ptr<HeldCall>> held) {
+  held_.splice(held_.end(), std::move(held));
   ArmHoldTimer();
 }
 

@@ -49,6 +49,9 @@ class InetStandIn : public StandIn, public SocketObserver {
   void OnSetOption(IncomingCall& call);
   void OnIoctl(IncomingCall& call);
   virtual uint32_t QueuedOut() = 0;  // SIOCOUTQ
+  virtual Errno BindSocket(const Endpoint& local) { return socket()->Bind(local); }
+  // An option of the socket was set.
+  virtual void OnSettings() {}
   // Hands the stack what the program wrote before this call, where order matters. False where the socket ended over it.
   virtual bool TakeWritten() { return true; }
 
@@ -64,6 +67,8 @@ class InetStandIn : public StandIn, public SocketObserver {
   // when Expired is to answer it. `watch_closely`: learn soon that the caller was interrupted.
   void Hold(IncomingCall& call, Bytes message, Duration timeout, bool watch_closely);
   void ForgetHeldOf(uint32_t tid);
+  // Goes on holding what was held where the socket was before.
+  void TakeHeld(std::list<std::unique_ptr<HeldCall>> held);
   // Offers every held call of `kind` to OnCall again (which may hold it anew, its deadline kept).
   void RetryHeld(calls::CallKind kind);
   bool HasHeld(calls::CallKind kind) const;

@@ -165,6 +165,8 @@ class OptionsOnly final : public DatagramSocket {
   Errno SetMulticastInterface(const IpAddress&, IfIndex) override { return Errno::kEINVAL; }
   MulticastInterface multicast_interface() const override { return {}; }
   Errno SetIcmpFilter(uint32_t) override { return Errno::kEINVAL; }
+  std::shared_ptr<const DatagramSettings> Settings() const override { return nullptr; }
+  void TakeSettings(const DatagramSettings&) override {}
 
  private:
   std::vector<SockOpt> on_;

@@ -53,14 +53,14 @@ NetlinkStandIn::~NetlinkStandIn() {
   socket_->set_observer([] {});
 }
 
-Errno NetlinkStandIn::Create(CallEngine& engine, IncomingCall& call, int type, int flags, int protocol) {
+Errno NetlinkStandIn::Create(CallEngine& engine, IncomingCall& call, SocketCount count, int type, int flags, int protocol) {
   Errno error = Errno::kOk;
   std::unique_ptr<netlink::NetlinkSocket> socket = engine.netlink().NewSocket(type, protocol, &error);
   if (socket == nullptr) return error == Errno::kOk ? Errno::kEPROTONOSUPPORT : error;
   auto made = std::make_unique<NetlinkStandIn>(engine, type, protocol, call.head.tgid,
                                                (call.head.rights & calls::kRightNetAdmin) != 0, std::move(socket));
   NetlinkStandIn* n = made.get();
-  engine.Own(std::move(made), engine.ContainerOf(call.envelope()));
+  engine.Own(std::move(made), std::move(count));
   // Connected from the start: send() without an address goes to the kernel on a netlink socket.
   if (!n->ends_.Make(engine.RandomName(), engine.RandomName(), (flags & SOCK_NONBLOCK) != 0) ||
       !n->ends_.ConnectEnd(n->ends_.p.get()) || !n->Adopt(n->ends_.p.get()) ||

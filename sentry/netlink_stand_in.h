@@ -11,7 +11,7 @@ namespace sluice {
 
 class NetlinkStandIn final : public StandIn, private FdHandler {
  public:
-  static Errno Create(CallEngine& engine, IncomingCall& call, int type, int flags, int protocol);
+  static Errno Create(CallEngine& engine, IncomingCall& call, SocketCount count, int type, int flags, int protocol);
   // `net_admin`: who made the socket has CAP_NET_ADMIN; Linux asks that of the maker and of each sender.
   NetlinkStandIn(CallEngine& engine, int type, int protocol, uint32_t tgid, bool net_admin,
                  std::unique_ptr<netlink::NetlinkSocket> socket);

@@ -120,10 +120,15 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
 }
 
 void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
+  if (!engine_.alone() && MoveToConnect(call, message)) return;
   Endpoint remote;
   Errno error = ParseSockaddr(call.parts[0].name, family_, false, &remote);
   if (error == Errno::kOk) error = socket_->Connect(remote);
-  if (error != Errno::kOk && error != Errno::kEINPROGRESS) return (void)engine_.Answer(call.envelope(), error);
+  if (error != Errno::kOk && error != Errno::kEINPROGRESS) {
+    if (!MoveBack(call.fd, {{call.envelope(), error}})) engine_.Answer(call.envelope(), error);
+    return;
+  }
+  Unshare();  // it held the port, too
   connect_reported_ = failed_ = false;
   error_ = Errno::kOk;
   if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
@@ -181,6 +186,7 @@ void StreamStandIn::OnConnectFailed(Errno error) {
   }
   Errno ignored = socket_->Disconnect();
   (void)ToInt(ignored);
+  if (!hidden && MoveBackWithHeld(error)) return;
   auto held = std::move(held_);
   held_.clear();
   for (auto& h : held) {
@@ -201,8 +207,11 @@ bool StreamStandIn::ReplaceEnd(IncomingCall& call) {
   int flags = static_cast<int>(call.head.file_flags);
   UniqueFd p(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | ((flags & O_NONBLOCK) != 0 ? SOCK_NONBLOCK : 0), 0));
   if (!p) return false;
+  engine_.NoteGone(cookie_);
   Forget();
-  if (!Adopt(p.get()) || !engine_.Replace(call.envelope(), p.get(), call.int_arg(0), true)) return false;
+  if (!Adopt(p.get())) return false;
+  engine_.Announce(cookie_, family_);
+  if (!engine_.Replace(call.envelope(), p.get(), call.int_arg(0), true)) return false;
   DropS();
   OnBufferOptions(p.get());
   state_ = State::kFresh;
@@ -222,6 +231,7 @@ void StreamStandIn::OnDisconnect(IncomingCall& call) {
   }
   error_ = Errno::kOk;
   failed_ = connect_reported_ = false;
+  if (state_ == State::kFresh && MoveBack(call.fd, {{call.envelope(), error}})) return;
   engine_.Answer(call.envelope(), error);
 }
 

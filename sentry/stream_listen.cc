@@ -2,15 +2,17 @@
 // to it per waiting connection (a token). All accepts are notified. Connections are offered to the broker ahead of them
 // (broker_protocol.h), with all that an accept needs: it takes the next offer, and a token off P's queue.
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 
+#include "sentry/call_hub.h"
+#include "sentry/listener_share.h"
 #include "sentry/sockaddr.h"
 #include "sentry/stream_stand_in.h"
 
@@ -26,6 +28,7 @@ void StreamStandIn::OnListen(IncomingCall& call) {
   if (state_ != State::kFresh && state_ != State::kListening) return (void)engine_.Answer(call.envelope(), Errno::kEINVAL);
   if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
   Errno error = socket_->Listen(call.int_arg(1));
+  if (error == Errno::kOk && !engine_.alone()) error = ListenElsewhere(call.int_arg(1));
   if (error == Errno::kOk && state_ == State::kFresh) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -52,34 +55,48 @@ void StreamStandIn::OnListen(IncomingCall& call) {
 }
 
 // The connection of `accepted`, with both ends; null where there are no descriptors: the peer hears a reset rather than nothing.
-StreamStandIn* StreamStandIn::MakeQueued(StreamSocket* accepted) {
-  auto made = std::make_unique<StreamStandIn>(engine_, family_, protocol_, accepted);
+StreamStandIn* StreamStandIn::MakeQueued(CallEngine& engine, const QueueFacts& facts, StreamSocket* accepted, SocketCount room) {
+  auto made = std::make_unique<StreamStandIn>(engine, facts.family, facts.protocol, accepted);
   StreamStandIn* s = made.get();
   s->state_ = State::kQueued;
   s->connect_reported_ = true;
-  s->options_ = options_;
-  s->listener_cookie_ = cookie_;
-  engine_.Own(std::move(made), container());
+  s->options_ = facts.options;
+  s->listener_cookie_ = facts.listener;
+  engine.Own(std::move(made), std::move(room));
   int ends[2];
   const bool done = ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0;
   if (done) {
     s->s_.reset(ends[0]);
     s->queued_end_.reset(ends[1]);
   }
-  if (!done || !s->Adopt(s->queued_end_.get()) || !AddToken()) {
-    engine_.Destroy(s);
+  const int p = s->queued_end_.get();
+  if (!done || !s->Adopt(p)) {
+    engine.Destroy(s);
     return nullptr;
   }
   s->PrepareEnd();
-  s->OnBufferOptions(s->queued_end_.get());
-  if (options_.receive_timeout > Duration(0))
-    setsockopt(s->queued_end_.get(), SOL_SOCKET, SO_RCVTIMEO, &options_.receive_timeout_raw, sizeof(timeval));
-  if (options_.send_timeout > Duration(0))
-    setsockopt(s->queued_end_.get(), SOL_SOCKET, SO_SNDTIMEO, &options_.send_timeout_raw, sizeof(timeval));
+  s->OnBufferOptions(p);
+  const auto bound_waits = [p](int option, Duration timeout, const timeval& raw) {
+    if (timeout > Duration(0)) setsockopt(p, SOL_SOCKET, option, &raw, sizeof raw);
+  };
+  bound_waits(SO_RCVTIMEO, facts.options.receive_timeout, facts.options.receive_timeout_raw);
+  bound_waits(SO_SNDTIMEO, facts.options.send_timeout, facts.options.send_timeout_raw);
   s->s_readable_ = s->s_writable_ = true;
-  (void)ToInt(engine_.worker().AddFd(s->s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, s));
+  (void)ToInt(engine.worker().AddFd(s->s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, s));
   s->MarkDirty();
   return s;
+}
+
+// Of a queued connection; the listener adds its life.
+calls::Offer StreamStandIn::MakeOffer() const {
+  const Sockaddr name = FormatSockaddr(socket_->remote().value_or(Endpoint{}), family_);
+  calls::Offer offer;
+  offer.listener = listener_cookie_;
+  offer.connection = cookie_;
+  offer.end = queued_end_.get();
+  offer.name_length = name.length;
+  std::copy_n(name.view().begin(), std::min<size_t>(name.length, sizeof offer.name), offer.name);
+  return offer;
 }
 
 // In P's queue, for one connection. What connects to it may be closed: P stays readable until the token is taken off.
@@ -89,37 +106,34 @@ bool StreamStandIn::AddToken() {
 }
 
 void StreamStandIn::TakeConnections() {
-  while (missing_tokens_ > 0 && AddToken()) --missing_tokens_;
-  if (missing_tokens_ > 0) MarkDirty();
   // Connections beyond the container's share wait in the stack's queue, as on a listener whose program has no descriptors left.
   while (offered_.size() < kMaxOffered && (socket_->events() & kReadable) != 0) {
-    if (!engine_.RoomForSocket(*container())) {
-      engine_.WaitForRoom(this);
-      break;
-    }
+    SocketCount room = engine_.RoomForConnection(container(), this);
+    if (!room) break;
     StreamSocket* accepted = socket_->Accept();
-    StreamStandIn* s = accepted == nullptr ? nullptr : MakeQueued(accepted);
+    if (accepted == nullptr) break;
+    StreamStandIn* s = MakeQueued(engine_, {cookie_, family_, protocol_, options_}, accepted, std::move(room));
     if (s == nullptr) break;
-    offered_.push_back(s);
-    ++unsent_offers_;
+    Offer({s->MakeOffer(), engine_.shard()});
   }
   SendOffers();
-  if (!offered_.empty() && HasHeld(calls::CallKind::kAccept)) engine_.TellOffered(*this);
 }
 
-// In order; what finds no room now is tried again.
+void StreamStandIn::Offer(const Offered& connection) {
+  offered_.push_back(connection);
+  offered_.back().offer.life = life_;
+  ++missing_tokens_;
+  ++unsent_offers_;
+}
+
+// Tokens first: an accept that comes between finds that there is something to wait for. What finds no room now is tried again.
 void StreamStandIn::SendOffers() {
+  while (missing_tokens_ > 0 && AddToken()) --missing_tokens_;
   for (; unsent_offers_ > 0; --unsent_offers_) {
-    const StreamStandIn& c = *offered_[offered_.size() - unsent_offers_];
-    const Sockaddr name = FormatSockaddr(c.socket_->remote().value_or(Endpoint{}), family_);
-    calls::Offer offer;
-    offer.listener = cookie_;
-    offer.life = life_;
-    offer.connection = c.cookie_;
-    offer.name_length = name.length;
-    std::copy_n(name.view().begin(), std::min<size_t>(name.length, sizeof offer.name), offer.name);
-    if (!engine_.SendOffer(offer, c.queued_end_.get())) return MarkDirty();
+    if (!engine_.SendOffer(offered_[offered_.size() - unsent_offers_].offer)) break;
   }
+  if (missing_tokens_ > 0 || unsent_offers_ > 0) MarkDirty();
+  if (!offered_.empty() && HasHeld(calls::CallKind::kAccept)) engine_.TellOffered(*this);
 }
 
 void StreamStandIn::OnAccept(IncomingCall& call, Bytes message) {
@@ -127,12 +141,12 @@ void StreamStandIn::OnAccept(IncomingCall& call, Bytes message) {
   if ((call.int_arg(3) & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0) return (void)engine_.Answer(to, Errno::kEINVAL);
   if (state_ != State::kListening) return (void)engine_.Answer(to, Errno::kEINVAL);
   if (offered_.empty() && call.nonblocking()) return (void)engine_.Answer(to, Errno::kEAGAIN);
-  // Where one was offered since the broker looked, it looks again.
   Hold(call, message, options_.receive_timeout, false);
+  // Where one was offered since the broker looked, it looks again.
   if (!offered_.empty()) engine_.TellOffered(*this);
 }
 
-// Those that do not wait came when there was a connection that another accept got.
+// Calls that do not wait came when there was a connection, which another accept got.
 void StreamStandIn::AnswerImpatient() {
   std::list<std::unique_ptr<HeldCall>> held = std::exchange(held_, {});
   for (auto& h : held) {
@@ -144,29 +158,23 @@ void StreamStandIn::AnswerImpatient() {
   }
 }
 
-void StreamStandIn::OnTaken(StreamStandIn* connection) {
-  std::erase(offered_, connection);
-  if (offered_.empty()) AnswerImpatient();
+void StreamStandIn::OnOfferTaken(const calls::Accepted& a) {
+  ForgetHeldOf(a.envelope.tid);
+  if (a.life != life_ || state_ != State::kListening) return;
+  if (a.again != 0) {
+    ++missing_tokens_;
+  } else {
+    std::erase_if(offered_, [&a](const Offered& o) { return o.offer.connection == a.connection; });
+    if (offered_.empty()) AnswerImpatient();
+  }
   MarkDirty();  // room for another one
 }
 
-// Of a queued connection.
+// Of a connection.
 void StreamStandIn::OnAccepted(const calls::Accepted& a) {
   if (state_ != State::kQueued) return;
-  auto* listener = static_cast<StreamStandIn*>(engine_.Find(listener_cookie_));
-  if (listener != nullptr && listener->state_ != State::kListening) listener = nullptr;
-  const bool lost = a.error == EFAULT || a.error == EINVAL || a.error == EBADF;
-  if (listener != nullptr) {
-    listener->ForgetHeldOf(a.envelope.tid);
-    if (a.error == 0 || lost) {
-      listener->OnTaken(this);
-    } else {  // it waits for the next one
-      ++listener->missing_tokens_;
-      listener->MarkDirty();
-    }
-  }
-  if (lost) return CloseByProgram(a.error == EBADF);  // as Linux where the address cannot be written
-  if (a.error != 0) return;
+  if (ListenerShare* share = engine_.FindShare(listener_cookie_)) share->OnTaken(cookie_);
+  if (a.error != 0) return CloseByProgram(a.error == EBADF);  // as Linux where the address cannot be written
   const UniqueFd p = std::move(queued_end_);
   state_ = State::kConnected;
   NoteHolder(a.envelope.tid, a.fd, a.envelope.listener);
@@ -182,8 +190,9 @@ void StreamStandIn::CloseListener() {
   if (state_ != State::kListening) return;
   --engine_.stats().listeners;
   state_ = State::kFresh;
-  std::vector<uint64_t> connections;
-  for (const StreamStandIn* c : std::exchange(offered_, {})) connections.push_back(c->cookie_);
+  Unshare();
+  std::vector<CallEngine::OfferedConnection> connections;
+  for (const Offered& o : std::exchange(offered_, {})) connections.push_back({o.offer.connection, o.shard});
   unsent_offers_ = missing_tokens_ = 0;
   if (!connections.empty()) engine_.Withdraw(cookie_, life_, std::move(connections));
   auto held = std::move(held_);

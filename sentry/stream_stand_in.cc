@@ -25,6 +25,7 @@ StreamStandIn::StreamStandIn(CallEngine& engine, int family, int protocol, Strea
 
 StreamStandIn::~StreamStandIn() {
   --engine_.stats().streams;
+  Unshare();
   DropS();
   if (socket_ != nullptr) {
     socket_->set_observer(nullptr);
@@ -32,14 +33,14 @@ StreamStandIn::~StreamStandIn() {
   }
 }
 
-Errno StreamStandIn::Create(CallEngine& engine, IncomingCall& call, int flags, int protocol) {
+Errno StreamStandIn::Create(CallEngine& engine, IncomingCall& call, SocketCount count, int flags, int protocol) {
   if (protocol != 0 && protocol != IPPROTO_TCP) return Errno::kEPROTONOSUPPORT;
   int family = call.int_arg(0);
   StreamSocket* socket = engine.stack().NewTcpSocket(family == AF_INET ? Family::kIpv4 : Family::kIpv6);
   if (socket == nullptr) return Errno::kENOBUFS;
   auto made = std::make_unique<StreamStandIn>(engine, family, IPPROTO_TCP, socket);
   StreamStandIn* s = made.get();
-  engine.Own(std::move(made), engine.ContainerOf(call.envelope()));
+  engine.Own(std::move(made), std::move(count));
   UniqueFd p(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (flags & SOCK_NONBLOCK), 0));
   if (!p || !s->Adopt(p.get())) {
     engine.Destroy(s);
@@ -152,9 +153,11 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
   if (state_ == State::kListening) {
     if (read && call.fd) {
       Errno error = socket_->Shutdown(true, write);
-      ::shutdown(call.fd.get(), SHUT_RDWR);
-      if (engine_.Answer(call.envelope(), error)) CloseListener();
-      return;
+      ::shutdown(call.fd.get(), SHUT_RDWR);  // whoever polls it wakes up
+      CloseListener();
+      // It may listen again, which a socket that was shut down cannot.
+      if (error == Errno::kOk && !ReplaceEnd(call)) error = Errno::kENOBUFS;
+      return (void)engine_.Answer(call.envelope(), error);
     }
     return (void)engine_.Answer(call.envelope(), Errno::kOk);
   }

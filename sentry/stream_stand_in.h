@@ -10,15 +10,17 @@
 #include <sys/socket.h>
 
 #include <deque>
+#include <optional>
 
 #include "sentry/inet_stand_in.h"
+#include "sentry/listener_share.h"
 
 namespace sluice {
 
 class StreamStandIn final : public InetStandIn, private FdHandler {
  public:
   // socket(): answers the call, or returns the errno to answer with.
-  static Errno Create(CallEngine& engine, IncomingCall& call, int flags, int protocol);
+  static Errno Create(CallEngine& engine, IncomingCall& call, SocketCount count, int flags, int protocol);
   StreamStandIn(CallEngine& engine, int family, int protocol, StreamSocket* socket);
   ~StreamStandIn() override;
 
@@ -28,6 +30,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnFetched(UniqueFd fd, bool try_again) override;
   void OnAccepted(const calls::Accepted& a) override;
   void OnWithdrawn() override;
+  void OnOfferTaken(const calls::Accepted& a) override;
   Socket* socket() override { return socket_; }
   void OnBufferOptions(int p) override;
   StreamSocket* stream() override { return socket_; }
@@ -35,6 +38,19 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
 
  private:
   enum class State : uint8_t { kFresh, kWaiting, kHidden, kConnected, kQueued, kListening, kBroken };
+  // A connection that waits for an accept, here or in another worker.
+  struct Offered {
+    calls::Offer offer;
+    uint32_t shard = 0;
+  };
+  // What a queued connection has of its listener.
+  struct QueueFacts {
+    uint64_t listener = 0;
+    int family = 0, protocol = 0;
+    const StandInOptions& options;
+  };
+  // On its way to another worker.
+  struct Moved;
 
   // stream_stand_in.cc: calls, life cycle
   void OnShutdown(IncomingCall& call);
@@ -63,12 +79,29 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnListen(IncomingCall& call);
   void OnAccept(IncomingCall& call, Bytes message);
   void TakeConnections();
-  StreamStandIn* MakeQueued(StreamSocket* accepted);
+  static StreamStandIn* MakeQueued(CallEngine& engine, const QueueFacts& facts, StreamSocket* accepted, SocketCount room);
+  calls::Offer MakeOffer() const;
   bool AddToken();
+  void Offer(const Offered& connection);
   void SendOffers();
-  void OnTaken(StreamStandIn* connection);
   void AnswerImpatient();
   void CloseListener();
+
+  // stream_shards.cc: with several workers
+  friend class ListenerShare;
+  void MoveTo(uint32_t shard, UniqueFd p, std::shared_ptr<CarriedCall> call,
+              std::vector<std::pair<calls::Envelope, Errno>> answers);
+  static void Arrive(CallEngine& engine, Moved& moved);
+  bool MoveToConnect(IncomingCall& call, Bytes message);
+  bool MoveBack(UniqueFd& p, std::vector<std::pair<calls::Envelope, Errno>> answers);
+  bool MoveBackWithHeld(Errno error);
+  Errno BindSocket(const Endpoint& local) override;
+  void OnSettings() override;
+  Errno Share(const Endpoint& local);
+  bool ShareWith(uint32_t shard, const Endpoint& local);
+  void Unshare();
+  Errno ListenElsewhere(int backlog);
+  static void OfferFrom(CallEngine& front, const Offered& connection);
 
   // stream_pump.cc
   void Pump();
@@ -110,13 +143,15 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   // listening
   sockaddr_storage listen_address_{};
   socklen_t listen_address_length_ = 0;
-  uint64_t life_ = 0;                   // names one listen() of it
-  std::deque<StreamStandIn*> offered_;  // connections that wait for an accept
-  size_t unsent_offers_ = 0;            // of these, the last ones, which the broker has not been sent
+  uint64_t life_ = 0;            // names one listen() of it
+  std::deque<Offered> offered_;  // for accepts to come
+  size_t unsent_offers_ = 0;     // of these, the last ones, which the broker has not been sent
   size_t missing_tokens_ = 0;
+  uint64_t shared_as_ = 0;         // the shares' name for a bound or listening socket; 0: it has none
+  std::optional<Endpoint> bound_;  // by the program, of a socket that moved to connect
   // queued
   uint64_t listener_cookie_ = 0;
-  UniqueFd queued_end_;  // P; the broker's is a duplicate
+  UniqueFd queued_end_;  // P
 
   void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->StartReset(); };
   Timer retry_timer_{retry_timer_fn_, this};

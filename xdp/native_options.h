@@ -47,7 +47,8 @@ inline constexpr std::array<OptionName, SLUICE_OPTIONS> kNativeOptions = {{
     {1, 9},
 }};
 
-// The sentry's half; one thread.
+// The sentry's half. A slot belongs to one thread; Add and Remove are one thread's at a time, Posted and PrepareSleep one
+// thread's.
 class NativeOptions {
  public:
   enum class Kind : uint32_t { kStream = SLUICE_KIND_STREAM, kDatagram = SLUICE_KIND_DATAGRAM, kOther = SLUICE_KIND_OTHER };
@@ -57,6 +58,8 @@ class NativeOptions {
   ~NativeOptions();
   NativeOptions(const NativeOptions&) = delete;
   NativeOptions& operator=(const NativeOptions&) = delete;
+
+  uint32_t slots() const { return count_; }  // numbers below this
 
   // Marks a socket. Its slot, or 0 where there is none left or the kernel has no memory.
   uint32_t Add(int socket, Kind kind);

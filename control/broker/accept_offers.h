@@ -1,7 +1,7 @@
-// Connections that the sentry offers to accepts of the program before they are called (calls::Offer). They are read when an accept
-// asks for one, and wait here by listener.
+// Connections that the sentry offers to accepts of the program before they are called (calls::Offer). They are read when an
+// accept asks for one, and wait here by listener.
 //
-// One thread, the one that answers calls. Holds a descriptor for each offer that it has read, kMaxOffers at most.
+// One thread, the one that answers calls. Holds kMaxOffers at most.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +9,10 @@
 #include <optional>
 #include <unordered_map>
 
-#include "base/unique_fd.h"
 #include "control/broker/sentry_message.h"
 #include "sentry/broker_protocol.h"
 
 namespace sluice {
-
-struct AcceptOffer {
-  calls::Offer head;
-  UniqueFd end;  // what the program is to get; invalid where it was lost on the way (no descriptor number was free)
-};
 
 class AcceptOffers {
  public:
@@ -26,10 +20,10 @@ class AcceptOffers {
   explicit AcceptOffers(int channel) : channel_(channel) {}
 
   // The first one for `listener`, reading no further than to it; nothing where there is none, or the sentry broke the protocol.
-  std::optional<AcceptOffer> Take(uint64_t listener);
+  std::optional<calls::Offer> Take(uint64_t listener);
   // It was not accepted: the next accept takes it.
-  void PutBack(AcceptOffer offer);
-  // Gives up those of one life of a listener; its descriptors are closed.
+  void PutBack(const calls::Offer& offer);
+  // Gives up those of one life of a listener.
   void Withdraw(const calls::Withdrawal& which);
 
   // What the sentry did wrong so far.
@@ -41,7 +35,7 @@ class AcceptOffers {
   int channel_;
   size_t count_ = 0;
   Violation violation_ = Violation::kNone;
-  std::unordered_map<uint64_t, std::deque<AcceptOffer>> waiting_;  // by listener; none is empty
+  std::unordered_map<uint64_t, std::deque<calls::Offer>> waiting_;  // by listener; none is empty
 };
 
 }  // namespace sluice

@@ -126,6 +126,7 @@ class Broker {
     CallBroker::Options options;
     options.calls_fd = plan_.calls.a.get();
     options.offers_fd = plan_.offers.a.get();
+    options.sentry_pidfd = sentry_.get();
     options.netns_cookie = plan_.standin_cookie;
     options.target_netns_fd = plan_.netns.get();
     options.apply_change = [this](const netlink::NetChange& change, bool allowed) { return changer_->Apply(change, allowed); };
@@ -180,7 +181,7 @@ class Broker {
     if (!status.ok()) return SendToSentry(Type::kPortFailed, ifindex, status.line());
     std::vector<int> fds;
     for (const UniqueFd& fd : port.fds) fds.push_back(fd.get());
-    SendToSentry(Type::kPort, ifindex, port.blob, fds);
+    SendToSentry(Type::kPort, ifindex, port.blobs, fds);
   }
 
   // The guard died: nobody else is left who could end the sandbox and put the namespace right. First the program, so

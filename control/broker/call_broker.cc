@@ -78,6 +78,8 @@ bool NeedsDescriptor(const calls::Call& call, bool is_stream) {
       return true;
     case CallKind::kSend:
       return is_stream;
+    case CallKind::kBind:
+      return !is_stream;
     case CallKind::kGetSockOpt:
     case CallKind::kSetSockOpt:
       return static_cast<int>(call.args[1]) == SOL_SOCKET;
@@ -87,7 +89,8 @@ bool NeedsDescriptor(const calls::Call& call, bool is_stream) {
 }
 
 bool NeedsFileFlags(CallKind kind) {
-  return kind == CallKind::kConnect || kind == CallKind::kAccept || kind == CallKind::kSend || kind == CallKind::kReceive;
+  return kind == CallKind::kConnect || kind == CallKind::kAccept || kind == CallKind::kSend || kind == CallKind::kReceive ||
+         kind == CallKind::kShutdown;
 }
 
 bool NeedsRights(const calls::Call& call, Bytes name) {
@@ -171,7 +174,8 @@ class CallBroker::Impl {
 
   // Accepts.
   bool AcceptOffered(const PendingCall& pending, const FoundSocket& listener);
-  int GiveConnection(const PendingCall& pending, const AcceptOffer& offer, int* number);
+  UniqueFd FetchOffered(const calls::Offer& offer) const;
+  int GiveConnection(const PendingCall& pending, const calls::Offer& offer, int* number);
   int Install(const PendingCall& pending, int fd, bool close_on_exec, int* number);
   void OnOffered(const calls::Fetch& listener);
   std::optional<pid_t> FirstAccept(uint64_t listener) const;
@@ -560,20 +564,30 @@ int CallBroker::Impl::Install(const PendingCall& pending, int fd, bool close_on_
   return SendAnswer(pending, -error) == 0 ? error : ENOENT;
 }
 
+// Invalid where it is not what was offered: another file has the number.
+UniqueFd CallBroker::Impl::FetchOffered(const calls::Offer& offer) const {
+  UniqueFd end(static_cast<int>(syscall(SYS_pidfd_getfd, options_.sentry_pidfd, offer.end, 0)));
+  uint64_t cookie = 0;
+  socklen_t length = sizeof cookie;
+  if (end && (getsockopt(end.get(), SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0 || cookie != offer.connection)) end.reset();
+  return end;
+}
+
 // As Accepted::error.
-int CallBroker::Impl::GiveConnection(const PendingCall& pending, const AcceptOffer& offer, int* number) {
+int CallBroker::Impl::GiveConnection(const PendingCall& pending, const calls::Offer& offer, int* number) {
+  const UniqueFd end = FetchOffered(offer);
   const uint64_t flags = pending.args[3];
-  fcntl(offer.end.get(), F_SETFL, O_RDWR | ((flags & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0));
   ThreadMemory memory(static_cast<pid_t>(pending.envelope.tid));
-  const int error = WritePeerName(pending, Bytes(offer.head.name).first(offer.head.name_length), memory);
-  if (error != 0) return SendAnswer(pending, -error) == 0 ? error : ENOENT;
-  return Install(pending, offer.end.get(), (flags & SOCK_CLOEXEC) != 0, number);
+  const int error = end ? WritePeerName(pending, Bytes(offer.name).first(offer.name_length), memory) : EBADF;
+  if (error != 0) return SendAnswer(pending, error == EBADF ? -ECONNABORTED : -error) == 0 ? error : ENOENT;
+  fcntl(end.get(), F_SETFL, O_RDWR | ((flags & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0));
+  return Install(pending, end.get(), (flags & SOCK_CLOEXEC) != 0, number);
 }
 
 // Gives the call a connection that waits; false where there is none, or the call is wrong: it is the sentry's then.
 bool CallBroker::Impl::AcceptOffered(const PendingCall& pending, const FoundSocket& listener) {
   if ((static_cast<int>(pending.args[3]) & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0) return false;
-  std::optional<AcceptOffer> offer = offers_.Take(listener.cookie);
+  const std::optional<calls::Offer> offer = offers_.Take(listener.cookie);
   if (offers_.violation() != Violation::kNone) Refuse(offers_.violation());
   if (!offer || !Open()) return false;
   // Its token. Nobody else accepts natively, so there is one, and this does not wait.
@@ -582,15 +596,15 @@ bool CallBroker::Impl::AcceptOffered(const PendingCall& pending, const FoundSock
   calls::Accepted done;
   done.envelope = pending.envelope;
   done.envelope.type = MessageType::kAccepted;
-  done.connection = offer->head.connection;
-  done.error = EBADF;
-  if (offer->end) {
-    done.error = GiveConnection(pending, *offer, &done.fd);
-  } else {
-    SendAnswer(pending, -ECONNABORTED);
-  }
+  done.listener = offer->listener;
+  done.life = offer->life;
+  done.connection = offer->connection;
+  done.error = GiveConnection(pending, *offer, &done.fd);
   const bool lost = done.error == EFAULT || done.error == EINVAL || done.error == EBADF;
-  if (done.error != 0 && !lost) offers_.PutBack(*std::move(offer));
+  if (done.error != 0 && !lost) {
+    done.again = 1;
+    offers_.PutBack(*offer);
+  }
   ++(done.error == 0 ? stats_.accepted : done.error == ENOENT ? stats_.dead : stats_.faults);
   pending_.erase(static_cast<pid_t>(done.envelope.tid));
   Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());

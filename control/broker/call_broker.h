@@ -24,6 +24,7 @@ class CallBroker {
   struct Options {
     int calls_fd = -1;          // the broker's end of the SOCK_SEQPACKET pair; stays the caller's
     int offers_fd = -1;         // likewise of the pair of offers (broker_protocol.h)
+    int sentry_pidfd = -1;      // the sentry, whose descriptors it offers; stays the caller's
     uint64_t netns_cookie = 0;  // SO_NETNS_COOKIE of the private namespace in which the sentry makes stand-ins
     int target_netns_fd =
         -1;  // the sandbox's network namespace: callers' rights are judged against its owner; stays the caller's

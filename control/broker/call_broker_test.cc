@@ -90,12 +90,10 @@ TEST_F(BrokerTest, EndsTheSandboxOverManyDescriptorsAndKeepsNone) {
 TEST_F(BrokerTest, TellsThatAnAnswerToNobodyWasNotDelivered) {
   calls::Result r;
   r.envelope = To(MessageType::kResult, 1, static_cast<uint32_t>(getpid()), 42);
-  const size_t before = OpenDescriptors();
   for (int i = 0; i < 2; ++i) {
-    ASSERT_TRUE(Send(BytesOf(r), {STDIN_FILENO}));
+    ASSERT_TRUE(Send(BytesOf(r)));
     EXPECT_EQ(ENOENT, Next().As<calls::Delivered>().error);
   }
-  EXPECT_EQ(before, OpenDescriptors());
   EXPECT_EQ(nullptr, broker_->violation());
 }
 

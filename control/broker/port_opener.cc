@@ -13,7 +13,7 @@
 namespace sluice {
 
 Status PortOpener::Open(int ifindex, OpenedPort* out) {
-  char name[IF_NAMESIZE];
+  char name[IF_NAMESIZE] = {};
   if (plan_.flags.network != NetworkMode::kSandbox) return Status::Error("this sandbox has no devices");
   if (if_indextoname(static_cast<unsigned>(ifindex), name) == nullptr) return Status::Error(Format("device %d is gone", ifindex));
   const auto& named = plan_.options.devices;
@@ -27,11 +27,10 @@ Status PortOpener::Open(int ifindex, OpenedPort* out) {
   SLUICE_RETURN_IF_ERROR(silencing_.Silence(ifindex, name));
 
   PortBlob blob;
-  std::strncpy(blob.name, name, sizeof blob.name - 1);
+  static_assert(sizeof blob.name == IF_NAMESIZE);
+  std::memcpy(blob.name, name, sizeof blob.name);
   if (!plan_.own_link.tap.fds.empty() && ifindex == plan_.own_link.inside_index) {
-    SLUICE_RETURN_IF_ERROR(OpenOwnTap(out, &blob));
-    out->blob.assign(reinterpret_cast<const char*>(&blob), sizeof blob);
-    return {};
+    return OpenOwnTap(blob, out);
   }
   bool xdp = plan_.flags.link == LinkFlag::kXdp;
   if (plan_.flags.link == LinkFlag::kAuto || plan_.flags.link == LinkFlag::kTap) {  // the latter: a device that came later
@@ -40,61 +39,78 @@ Status PortOpener::Open(int ifindex, OpenedPort* out) {
     Log(LogLevel::kDebug, "device %s: %s", name, choice.reason.c_str());
   }
   if (xdp) {
-    const Status opened = OpenXdp(device, out, &blob);
+    const Status opened = OpenXdp(device, blob, out);
     if (!opened.ok() && plan_.flags.link == LinkFlag::kXdp) return Status::Error("--link=xdp: " + opened.line());
     if (!opened.ok()) Log(LogLevel::kInfo, "%s; going on with the packet port", opened.line().c_str());
     xdp = opened.ok();
   }
-  if (!xdp) SLUICE_RETURN_IF_ERROR(OpenPacket(ifindex, name, out, &blob));
-  out->blob.assign(reinterpret_cast<const char*>(&blob), sizeof blob);
-  return {};
+  return xdp ? Status() : OpenPacket(ifindex, blob, out);
 }
 
-Status PortOpener::OpenPacket(int ifindex, const char* name, OpenedPort* out, PortBlob* blob) {
+namespace {
+
+void Append(const PortBlob& blob, OpenedPort* out) { out->blobs.append(reinterpret_cast<const char*>(&blob), sizeof blob); }
+
+}  // namespace
+
+Status PortOpener::OpenPacket(int ifindex, PortBlob blob, OpenedPort* out) {
   PacketSocketOptions options;
   options.vnet_header = plan_.flags.gso;
   options.mark = kSluiceMark;
   options.filter = plan_.flow_programs.tap.get();
-  PacketSocket socket;
+  std::vector<PacketSocket> sockets(1);
   std::string error;
-  const Errno e = OpenPacketSocket(ifindex, options, &socket, &error);
-  if (e != Errno::kOk) return Status::Error(Format("device %s: ", name) + error);
-  if (socket.facts.vnet_header_refused) {
+  const uint32_t queues = plan_.flags.num_network_channels;
+  const Errno e = queues == 1 ? OpenPacketSocket(ifindex, options, &sockets[0], &error)
+                              : OpenPacketQueues(ifindex, options, queues, plan_.steering_key, &sockets, &error);
+  if (e != Errno::kOk) return Status::Error(Format("device %s: ", blob.name) + error);
+  if (sockets[0].facts.vnet_header_refused) {
     Log(LogLevel::kWarning, "device %s takes no virtio-net header: segmentation offload is off there (as with --gso=false)",
-        name);
+        blob.name);
   }
-  blob->kind = LinkKind::kPacket;
-  blob->packet = socket.facts;
-  out->fds.push_back(std::move(socket.fd));
+  blob.kind = LinkKind::kPacket;
+  for (PacketSocket& socket : sockets) {
+    blob.packet = socket.facts;
+    Append(blob, out);
+    out->fds.push_back(std::move(socket.fd));
+  }
   return {};
 }
 
-Status PortOpener::OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob* blob) {
+Status PortOpener::OpenXdp(const DeviceFacts& device, PortBlob blob, OpenedPort* out) {
   XdpAttachment attachment;
   std::vector<Xsk> sockets;
   std::string error;
-  const XdpDeviceFacts facts{.veth = device.kind == "veth", .mtu = device.mtu};
+  const XdpDeviceFacts facts{.veth = device.kind == "veth", .mtu = device.mtu, .rx_queues = device.rx_queues};
   XskOptions options;
   if (plan_.flow_programs) options.flows = &plan_.flow_maps;
-  if (OpenXdpDevice(device.ifindex, 1, facts, options, &attachment, &sockets, &error) != Errno::kOk) {
+  options.steering = &plan_.steering_key;
+  if (OpenXdpDevice(device.ifindex, plan_.flags.num_network_channels, facts, options, &attachment, &sockets, &error) !=
+      Errno::kOk) {
     return Status::Error("device " + device.name + ": " + error);
   }
   attachments_.insert_or_assign(device.ifindex, Attached{.program = std::move(attachment)});
-  blob->kind = LinkKind::kXdp;
-  blob->xdp = sockets[0].facts;
-  out->fds.push_back(std::move(sockets[0].fd));
-  out->fds.push_back(std::move(sockets[0].umem));
+  blob.kind = LinkKind::kXdp;
+  for (Xsk& socket : sockets) {
+    blob.xdp = socket.facts;
+    Append(blob, out);
+    out->fds.push_back(std::move(socket.fd));
+    out->fds.push_back(std::move(socket.umem));
+  }
   return {};
 }
 
 // The host's device, which the guard made: its frames are those of the device inside, which holds the configuration.
-Status PortOpener::OpenOwnTap(OpenedPort* out, PortBlob* blob) {
-  UniqueFd fd(fcntl(plan_.own_link.tap.fds[0].get(), F_DUPFD_CLOEXEC, 0));
-  if (!fd) return Status::Error("cannot pass the tap device on" + ErrnoText(errno));
-  blob->kind = LinkKind::kTap;
-  blob->tap = plan_.own_link.tap.facts;
-  blob->tap.ifindex = plan_.own_link.inside_index;
-  out->fds.push_back(std::move(fd));
+Status PortOpener::OpenOwnTap(PortBlob blob, OpenedPort* out) {
+  blob.kind = LinkKind::kTap;
+  blob.tap = plan_.own_link.tap.facts;
+  blob.tap.ifindex = plan_.own_link.inside_index;
+  for (const UniqueFd& queue : plan_.own_link.tap.fds) {
+    UniqueFd fd(fcntl(queue.get(), F_DUPFD_CLOEXEC, 0));
+    if (!fd) return Status::Error("cannot pass the tap device on" + ErrnoText(errno));
+    Append(blob, out);
+    out->fds.push_back(std::move(fd));
+  }
   return {};
 }
 

@@ -15,7 +15,7 @@
 
 namespace sluice {
 
-// Plain values that go to the sentry beside the descriptors.
+// Plain values that go to the sentry beside the descriptors: one for each queue.
 struct PortBlob {
   LinkKind kind = LinkKind::kPacket;
   char name[16] = {};        // of the device
@@ -27,7 +27,7 @@ static_assert(std::is_trivially_copyable_v<PortBlob>);
 
 struct OpenedPort {
   std::vector<UniqueFd> fds;
-  std::string blob;  // a PortBlob
+  std::string blobs;  // PortBlobs
 };
 
 class PortOpener {
@@ -42,9 +42,9 @@ class PortOpener {
   Status Check();
 
  private:
-  Status OpenPacket(int ifindex, const char* name, OpenedPort* out, PortBlob* blob);
-  Status OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob* blob);
-  Status OpenOwnTap(OpenedPort* out, PortBlob* blob);
+  Status OpenPacket(int ifindex, PortBlob blob, OpenedPort* out);
+  Status OpenXdp(const DeviceFacts& device, PortBlob blob, OpenedPort* out);
+  Status OpenOwnTap(PortBlob blob, OpenedPort* out);
 
   SandboxPlan& plan_;
   Silencing silencing_;

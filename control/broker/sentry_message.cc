@@ -31,7 +31,7 @@ const char* ToText(Violation violation) {
     case Violation::kBadResult:
       return "a result that does not hold what it announces";
     case Violation::kDescriptor:
-      return "descriptors where none belong, or none where one does";
+      return "descriptors where none belong";
     case Violation::kMisfit:
       return "a result that does not fit the call it answers";
     case Violation::kForeignChange:

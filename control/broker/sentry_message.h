@@ -18,7 +18,7 @@ enum class Violation : uint8_t {
   kUnknownType,    // or one that only the broker sends
   kWrongLength,    // of its type
   kBadResult,      // a table that does not fit into the message
-  kDescriptor,     // attached where none belongs, or more than one; none where one does
+  kDescriptor,     // attached where none belongs, or more than one
   kMisfit,         // a result that does not fit its call
   kForeignChange,  // a change of the namespace on behalf of a call that cannot ask for one
   kTooManyOffers,  // more connections to accept than a sandbox has sockets

@@ -108,11 +108,13 @@ void AdminServer::Ask(const ClientPtr& client) {
   client->request.resize(client->request.find('\n'));
   constexpr std::string_view kCapture = "capture ";
   if (client->request.starts_with(kCapture)) return StartCapture(client, client->request.substr(kCapture.size()));
-  context_.worker.Post([this, client] {
-    client->answer = AdminAnswer(client->request, context_);
-    client->has_answer = true;
-    Wake();
-  });
+  auto parts = std::make_shared<std::vector<nlohmann::json>>(context_.group.size());
+  context_.group.PostToAll([this, client, parts](uint32_t i) { (*parts)[i] = AdminPart(client->request, context_, i); },
+                           [this, client, parts] {
+                             client->answer = AdminAnswer(client->request, std::move(*parts));
+                             client->has_answer = true;
+                             Wake();
+                           });
 }
 
 void AdminServer::StartCapture(const ClientPtr& client, const std::string& text) {
@@ -122,28 +124,28 @@ void AdminServer::StartCapture(const ClientPtr& client, const std::string& text)
   if (!ParseOptions(text, &options)) error = "malformed request";
   if (static_cast<size_t>(others) >= kMaxCaptures) error = Format("%zu captures run already", kMaxCaptures);
   if (error.empty()) {
-    client->queue = client->capture = std::make_shared<CaptureQueue>(options, context_.worker.stack(), [this] { Wake(); });
+    client->queue = client->capture = std::make_shared<CaptureQueue>(options, context_.group.size(), [this] { Wake(); });
   }
-  context_.worker.Post([this, client, queue = client->queue, devices = options.devices, error = std::move(error)]() mutable {
-    if (error.empty()) error = UnknownDevice(devices, context_);
-    if (error.empty()) {
-      context_.worker.stack().AddTap(queue.get());
-    } else if (queue != nullptr) {
-      queue->Close();
-    }
-    client->answer = error.empty() ? AdminGreeting() : AdminError(error);
-    client->has_answer = true;
-    Wake();
-  });
+  // The first worker knows of the devices; the greeting comes before the first frame in any case.
+  context_.group.worker(0).Post(
+      [this, client, queue = client->queue, devices = options.devices, error = std::move(error)]() mutable {
+        if (error.empty()) error = UnknownDevice(devices, context_);
+        if (error.empty()) {
+          context_.group.PostToAll([this, queue](uint32_t i) { queue->Tap(i, context_.group.stack(i)); });
+        } else if (queue != nullptr) {
+          queue->Close();
+        }
+        client->answer = error.empty() ? AdminGreeting() : AdminError(error);
+        client->has_answer = true;
+        Wake();
+      });
 }
 
-// The frames that the worker has seen by then are still sent.
+// The frames that the workers have seen by then are still sent.
 void AdminServer::StopCapture(Client& client) {
   if (client.capture == nullptr) return;
-  context_.worker.Post([this, queue = std::move(client.capture)] {
-    context_.worker.stack().RemoveTap(queue.get());
-    queue->Close();
-  });
+  context_.group.PostToAll([this, queue = client.capture](uint32_t i) { queue->Untap(i, context_.group.stack(i)); },
+                           [queue = client.capture] { queue->Close(); });
   client.capture.reset();
 }
 

@@ -1,5 +1,5 @@
-// The sentry's side of the admin socket (admin_protocol.h). Served by the control thread; what belongs to the worker is asked
-// there by Worker::Post. No client can hold up either.
+// The sentry's side of the admin socket (admin_protocol.h). Served by the control thread; what belongs to the workers is
+// asked there by Worker::Post. No client can hold up either.
 #pragma once
 
 #include <poll.h>
@@ -10,7 +10,7 @@
 
 #include "base/unique_fd.h"
 #include "control/flags.h"
-#include "dataplane/worker.h"
+#include "dataplane/worker_group.h"
 #include "netstack/packet.h"
 #include "sentry/call_server.h"
 
@@ -18,9 +18,8 @@ namespace sluice {
 
 struct AdminContext {
   const Flags& flags;
-  Worker& worker;
+  WorkerGroup& group;
   CallServer& calls;
-  HeapBlockPool& pool;
 };
 
 class AdminServer {

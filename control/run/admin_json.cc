@@ -93,60 +93,95 @@ const char* PollName(PollMode mode) {
 
 json ContainersJson(const CallServer& calls) {
   json out = json::array();
-  for (const ContainerUse& use : calls.Containers()) {
-    out.push_back({{"id", use.id},
-                   {"sockets", use.sockets},
-                   {"held_bytes", use.held_bytes},
-                   {"refused_sockets", use.refused_sockets},
-                   {"refused_calls", use.refused_calls}});
+  for (const auto& use : calls.Containers()) {
+    out.push_back({{"id", use->id},
+                   {"sockets", use->sockets.load()},
+                   {"held_bytes", use->held_bytes.load()},
+                   {"refused_sockets", use->refused_sockets.load()},
+                   {"refused_calls", use->refused_calls.load()}});
   }
   return out;
 }
 
-json StatsJson(const AdminContext& c) {
-  const WorkerStats w = c.worker.stats();
-  const CallServer::Stats s = c.calls.stats();
-  return {{"counters", CountersJson(c.worker, false)},
-          {"ports", PortsJson(c.worker)},
-          {"worker",
-           {{"turns", w.turns},
-            {"busy_turns", w.busy_turns},
-            {"sleeps", w.sleeps},
-            {"wakeups", w.wakeups},
-            {"spin_ns", w.spin_ns},
-            {"sleep_ns", w.sleep_ns},
-            {"wake_cost_ns", w.wake_cost.ns()},
-            {"preempted_spins", w.preempted_spins},
-            {"spin_limit_ns", w.spin_limit.ns()},
-            {"spins", w.spins},
-            {"poll", PollName(w.poll)}}},
-          {"calls",
-           {{"calls", s.calls},
-            {"answered", s.answered},
-            {"undone", s.undone},
-            {"held", s.held},
-            {"fetches", s.fetches},
-            {"streams", s.streams},
-            {"datagrams", s.datagrams},
-            {"listeners", s.listeners},
-            {"netlinks", s.netlinks},
-            {"stream_bytes_in", s.stream_bytes_in},
-            {"stream_bytes_out", s.stream_bytes_out},
-            {"datagrams_in", s.datagrams_in},
-            {"datagrams_out", s.datagrams_out},
-            {"datagrams_dropped", s.datagrams_dropped},
-            {"native_options", s.native_options},
-            {"options_native", s.options_native}}},
-          {"tcp", {{"established", c.worker.stack().EstablishedConnections()}}},
-          {"process", {{"cpu_ns", ProcessorTime()}}},
-          {"containers", ContainersJson(c.calls)},
-          {"memory",
-           {{"packet_bytes_in_use", c.pool.bytes_in_use()},
-            {"packet_bytes_held", c.pool.bytes_held()},
-            {"tcp_bytes", c.worker.stack().stream_memory().held()},
-            {"tcp_pressure", c.worker.stack().stream_memory().pressure()},
-            {"datagram_bytes", c.worker.stack().datagram_memory().held()},
-            {"unread_bytes", s.unread_bytes}}}};
+// Of one worker; what is of the whole sandbox is told by the first.
+json StatsJson(const AdminContext& c, uint32_t worker) {
+  const WorkerStats w = c.group.worker(worker).stats();
+  const CallServer::Stats s = c.calls.stats(worker);
+  const Stack& stack = c.group.stack(worker);
+  const auto& pool = static_cast<const HeapBlockPool&>(c.group.pool(worker));
+  json out{{"counters", CountersJson(c.group.worker(worker), false)},
+           {"ports", PortsJson(c.group.worker(worker))},
+           {"worker",
+            {{"turns", w.turns},
+             {"busy_turns", w.busy_turns},
+             {"sleeps", w.sleeps},
+             {"wakeups", w.wakeups},
+             {"spin_ns", w.spin_ns},
+             {"sleep_ns", w.sleep_ns},
+             {"wake_cost_ns", w.wake_cost.ns()},
+             {"preempted_spins", w.preempted_spins},
+             {"spin_limit_ns", w.spin_limit.ns()},
+             {"spins", w.spins},
+             {"poll", PollName(w.poll)}}},
+           {"calls",
+            {{"calls", s.calls},
+             {"answered", s.answered},
+             {"undone", s.undone},
+             {"held", s.held},
+             {"fetches", s.fetches},
+             {"streams", s.streams},
+             {"datagrams", s.datagrams},
+             {"listeners", s.listeners},
+             {"netlinks", s.netlinks},
+             {"stream_bytes_in", s.stream_bytes_in},
+             {"stream_bytes_out", s.stream_bytes_out},
+             {"datagrams_in", s.datagrams_in},
+             {"datagrams_out", s.datagrams_out},
+             {"datagrams_dropped", s.datagrams_dropped},
+             {"options_native", s.options_native}}},
+           {"tcp", {{"established", stack.EstablishedConnections()}}},
+           {"memory",
+            {{"packet_bytes_in_use", pool.bytes_in_use()},
+             {"packet_bytes_held", pool.bytes_held()},
+             {"tcp_bytes", stack.stream_memory().held()},
+             {"tcp_pressure", stack.stream_memory().pressure()},
+             {"datagram_bytes", stack.datagram_memory().held()},
+             {"unread_bytes", s.unread_bytes}}}};
+  if (worker != 0) return out;
+  out["calls"]["native_options"] = s.native_options;
+  out["process"] = {{"cpu_ns", ProcessorTime()}};
+  out["containers"] = ContainersJson(c.calls);
+  return out;
+}
+
+// Adds the numbers of another worker. Its queues of the devices come in the same order.
+void AddTo(json& sum, const json& more) {
+  if (sum.is_number() && more.is_number()) {
+    sum = sum.get<uint64_t>() + more.get<uint64_t>();
+  } else if (sum.is_boolean() && more.is_boolean()) {
+    sum = sum.get<bool>() || more.get<bool>();
+  } else if (sum.is_array() && more.is_array()) {
+    for (size_t i = 0; i < std::min(sum.size(), more.size()); ++i) AddTo(sum[i], more[i]);
+  } else if (sum.is_object() && more.is_object()) {
+    for (const auto& [name, value] : more.items()) {
+      if (name != "ifindex" && name != "wake_cost_ns" && name != "spin_limit_ns" && sum.contains(name)) AddTo(sum[name], value);
+    }
+  }
+}
+
+json SumOf(std::vector<json> parts) {
+  json sum = parts[0];
+  for (size_t i = 1; i < parts.size(); ++i) AddTo(sum, parts[i]);
+  if (parts.size() == 1 || !sum.contains("worker")) return sum;
+  for (json& part : parts) {
+    json one = std::move(part["worker"]);
+    one["streams"] = part["calls"]["streams"];
+    for (const json& port : part["ports"]) {
+      for (const char* name : {"rx_frames", "tx_frames"}) one[name] = one.value(name, uint64_t{0}) + port[name].get<uint64_t>();
+    }
+    sum["workers"].push_back(std::move(one));
+  }
+  return sum;
 }
 
 const char* ProtocolName(uint8_t protocol) {
@@ -164,9 +199,13 @@ const char* ProtocolName(uint8_t protocol) {
   }
 }
 
-json SocketsJson(const AdminContext& c) {
+// A listening socket is told of by the first worker, whatever others have a part in it.
+json SocketsJson(const AdminContext& c, uint32_t worker) {
+  constexpr int kListen = 10;
   json out = json::array();
-  for (const SocketInfo& s : c.worker.stack().Sockets(true)) {
+  const std::vector<CallServer::Owner> owners = c.calls.Owners(worker);
+  for (const SocketInfo& s : c.group.stack(worker).Sockets(true)) {
+    if (worker != 0 && s.state == kListen) continue;
     json one{{"family", s.family == Family::kIpv6 ? "inet6" : "inet"},
              {"protocol", ProtocolName(s.protocol)},
              {"state", s.state},
@@ -177,16 +216,22 @@ json SocketsJson(const AdminContext& c) {
              {"backlog", s.backlog},
              {"retransmits", s.retransmits},
              {"owner", s.owner}};
-    for (const CallServer::Owner& owner : c.calls.Owners()) {
+    for (const CallServer::Owner& owner : owners) {
       if (owner.cookie == s.owner) one["tid"] = owner.tid, one["fd"] = owner.fd;
     }
     out.push_back(std::move(one));
   }
-  return {{"sockets", std::move(out)}};
+  return out;
+}
+
+json AllSockets(const std::vector<json>& parts) {
+  json all = json::array();
+  for (const json& part : parts) all.insert(all.end(), part.begin(), part.end());
+  return {{"sockets", std::move(all)}};
 }
 
 json RoutesJson(const AdminContext& c) {
-  const NetConfig& config = c.worker.stack().config();
+  const NetConfig& config = c.group.stack(0).config();
   json out = json::array();
   for (const RouteConfig& r : config.routes) {
     json hops = json::array();
@@ -208,9 +253,9 @@ json RoutesJson(const AdminContext& c) {
 }
 
 json NeighborsJson(const AdminContext& c) {
-  const NetConfig& config = c.worker.stack().config();
+  const NetConfig& config = c.group.stack(0).config();
   json out = json::array();
-  for (const NeighborInfo& n : c.worker.stack().Neighbors()) {
+  for (const NeighborInfo& n : c.group.stack(0).Neighbors()) {
     out.push_back({{"address", ToString(n.address)},
                    {"dev", DeviceName(config, n.ifindex)},
                    {"mac", ToString(n.mac)},
@@ -233,7 +278,7 @@ std::string AdminError(const std::string& text) { return Line({{"error", text}})
 
 std::string UnknownDevice(const std::vector<std::string>& names, const AdminContext& context) {
   std::string all;
-  const auto& links = context.worker.stack().config().links;
+  const auto& links = context.group.stack(0).config().links;
   for (const LinkConfig& link : links) all += (all.empty() ? "" : ", ") + link.name;
   for (const std::string& name : names) {
     if (std::ranges::find(links, name, &LinkConfig::name) == links.end())
@@ -242,22 +287,21 @@ std::string UnknownDevice(const std::vector<std::string>& names, const AdminCont
   return {};
 }
 
-std::string AdminAnswer(std::string_view request, const AdminContext& context) {
-  json answer;
-  if (request == "stats") {
-    answer = StatsJson(context);
-  } else if (request == "sockets") {
-    answer = SocketsJson(context);
-  } else if (request == "routes") {
-    answer = RoutesJson(context);
-  } else if (request == "neigh") {
-    answer = NeighborsJson(context);
-  } else if (request == "drops") {
-    answer = {{"counters", CountersJson(context.worker, true)}};
-  } else {
-    return AdminError("unknown request");
-  }
-  return Line(std::move(answer));
+json AdminPart(std::string_view request, const AdminContext& context, uint32_t worker) {
+  if (request == "stats") return StatsJson(context, worker);
+  if (request == "sockets") return SocketsJson(context, worker);
+  if (request == "drops") return {{"counters", CountersJson(context.group.worker(worker), true)}};
+  // The same in all, or nearly.
+  if (worker != 0) return {};
+  if (request == "routes") return RoutesJson(context);
+  if (request == "neigh") return NeighborsJson(context);
+  return {};
+}
+
+std::string AdminAnswer(std::string_view request, std::vector<json> parts) {
+  if (parts[0].is_null()) return AdminError("unknown request");
+  if (request == "sockets") return Line(AllSockets(parts));
+  return Line(SumOf(std::move(parts)));
 }
 
 }  // namespace sluice

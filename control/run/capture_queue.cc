@@ -47,10 +47,10 @@ Front FrontOf(IfIndex ifindex, const Packet& frame) {
 void CaptureQueue::Append(const CaptureRecord& record) { waiting_.append(reinterpret_cast<const char*>(&record), sizeof record); }
 
 // The first frame of an interface brings its name, which is small enough to need no bound of its own.
-CaptureQueue::Interface& CaptureQueue::Find(IfIndex ifindex) {
+CaptureQueue::Interface& CaptureQueue::Find(const NetConfig& config, IfIndex ifindex) {
   const auto known = std::ranges::find(interfaces_, ifindex, &Interface::ifindex);
   if (known != interfaces_.end()) return *known;
-  const auto& links = stack_.config().links;
+  const auto& links = config.links;
   const auto link = std::ranges::find(links, ifindex, &LinkConfig::index);
   const std::string name = link != links.end() ? link->name : std::to_string(ifindex);
   const bool wanted = options_.devices.empty() || std::ranges::find(options_.devices, name) != options_.devices.end();
@@ -62,12 +62,21 @@ CaptureQueue::Interface& CaptureQueue::Find(IfIndex ifindex) {
   return interfaces_.emplace_back(Interface{.ifindex = ifindex, .wanted = wanted});
 }
 
-void CaptureQueue::OnFrame(IfIndex ifindex, Direction direction, const Packet& frame) {
+void CaptureQueue::Tap(uint32_t worker, Stack& stack) {
+  taps_[worker] = std::make_unique<StackTap>(*this, stack);
+  stack.AddTap(taps_[worker].get());
+}
+
+void CaptureQueue::Untap(uint32_t worker, Stack& stack) {
+  if (taps_[worker] != nullptr) stack.RemoveTap(taps_[worker].get());
+}
+
+void CaptureQueue::OnFrame(const NetConfig& config, IfIndex ifindex, FrameTap::Direction direction, const Packet& frame) {
   bool first;
   {
     const std::lock_guard lock(mutex_);
     first = waiting_.empty();
-    Interface& interface = Find(ifindex);
+    Interface& interface = Find(config, ifindex);
     if (!interface.wanted) return;
     const Front front = FrontOf(ifindex, frame);
     const size_t original = front.size + frame.size() - front.from;

@@ -1,8 +1,9 @@
-// One capture of a running sandbox: the worker puts frames in, the control thread takes them out for the reader. The queue is
+// One capture of a running sandbox: the workers put frames in, the control thread takes them out for the reader. The queue is
 // bounded; a reader that is slow or stops costs frames of the capture, which are counted, and nothing else.
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -12,7 +13,7 @@
 
 namespace sluice {
 
-class CaptureQueue final : public FrameTap {
+class CaptureQueue {
  public:
   struct Options {
     uint32_t snaplen = kMaxCaptured;
@@ -20,13 +21,14 @@ class CaptureQueue final : public FrameTap {
   };
   static constexpr size_t kMaxWaiting = 4 << 20;
 
-  // `wake` is called (worker's thread) when there is something to take after there was nothing.
-  CaptureQueue(Options options, const Stack& stack, std::function<void()> wake)
-      : options_(std::move(options)), stack_(stack), wake_(std::move(wake)) {}
+  // `wake` is called (a worker's thread) when there is something to take after there was nothing.
+  CaptureQueue(Options options, uint32_t workers, std::function<void()> wake)
+      : options_(std::move(options)), wake_(std::move(wake)), taps_(workers) {}
 
-  // Worker's thread.
-  void OnFrame(IfIndex ifindex, Direction direction, const Packet& frame) override;
-  void Close();  // no more frames come
+  // In the thread of `worker`, whose stack it is.
+  void Tap(uint32_t worker, Stack& stack);
+  void Untap(uint32_t worker, Stack& stack);
+  void Close();  // no more frames come; any worker
 
   // Control thread: replaces `out` by the records that wait. False where nothing will come any more.
   bool Take(std::string* out);
@@ -37,13 +39,27 @@ class CaptureQueue final : public FrameTap {
     bool wanted = false;
     uint64_t dropped = 0, told = 0;
   };
-  Interface& Find(IfIndex ifindex);
+  // Of one stack, which stays its own.
+  class StackTap final : public FrameTap {
+   public:
+    StackTap(CaptureQueue& queue, const Stack& stack) : queue_(queue), stack_(stack) {}
+    void OnFrame(IfIndex ifindex, Direction direction, const Packet& frame) override {
+      queue_.OnFrame(stack_.config(), ifindex, direction, frame);
+    }
+
+   private:
+    CaptureQueue& queue_;
+    const Stack& stack_;
+  };
+
+  void OnFrame(const NetConfig& config, IfIndex ifindex, FrameTap::Direction direction, const Packet& frame);
+  Interface& Find(const NetConfig& config, IfIndex ifindex);
   void Append(const CaptureRecord& record);
 
   const Options options_;
-  const Stack& stack_;
   const std::function<void()> wake_;
-  std::mutex mutex_;  // held for the copy of a frame, and for the swap of Take
+  std::vector<std::unique_ptr<StackTap>> taps_;  // by worker
+  std::mutex mutex_;                             // held for the copy of a frame, and for the swap of Take
   std::vector<Interface> interfaces_;
   std::string waiting_;
   bool closed_ = false;

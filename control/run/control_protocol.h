@@ -31,7 +31,7 @@ enum class Type : uint32_t {
   kOpenPort,   // number: the device's index
   kClosePort,  // number: the device is gone from the mirror
   // broker -> sentry
-  kPort,        // number: the index; data: PortBlob; descriptors as the kind needs them
+  kPort,        // number: the index; data: PortBlob[], one for each queue; descriptors as the kind needs them
   kPortFailed,  // number: the index; text: why
   kSysctls,     // text: key=value lines; all of them
   kListeningHeard,
@@ -50,7 +50,7 @@ struct LoopbackListener {
 inline constexpr size_t kMaxLoopbackListeners = 256;
 
 inline constexpr size_t kMaxRecord = 64 << 10;
-inline constexpr size_t kMaxFds = 8;
+inline constexpr size_t kMaxFds = 2 * 16;  // of the queues of a device (kMaxNetworkChannels)
 
 inline std::vector<uint8_t> Encode(Type type, int32_t number = 0, std::string_view body = {}) {
   const Header header{type, number};

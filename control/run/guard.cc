@@ -128,7 +128,10 @@ Status Guard::OpenNamespace() {
   const OwnLinkKind kind = plan_.flags.link != LinkFlag::kTap ? OwnLinkKind::kVeth
                            : plan_.flags.gso                  ? OwnLinkKind::kTap
                                                               : OwnLinkKind::kTapWithoutHeader;
-  if (wants_link) SLUICE_RETURN_IF_ERROR(MakeOwnLink(plan_.netns.get(), kind, &plan_.own_link));
+  if (wants_link) {
+    SLUICE_RETURN_IF_ERROR(
+        MakeOwnLink(plan_.netns.get(), kind, plan_.flags.num_network_channels, plan_.steering_key, &plan_.own_link));
+  }
   SLUICE_RETURN_IF_ERROR(sandbox_.Enter());
   if (plan_.own_netns && plan_.flags.network == NetworkMode::kHost) SLUICE_RETURN_IF_ERROR(SetLinkUp("lo"));
   if (!wants_link) return {};

@@ -15,6 +15,7 @@
 #include "control/os.h"
 #include "control/rtnl.h"
 #include "control/run/sandbox_groups.h"
+#include "netstack/wire/steering.h"
 #include "xdp/engine_flows.h"
 #include "xdp/native_options.h"
 #include "xdp/silence.h"
@@ -73,6 +74,8 @@ struct SandboxPlan {
   UniqueFd sentry_log_read, sentry_log_write;
   UniqueFd init_ready_read, init_ready_write;  // init tells the number of the listener, then CMD's stops
   UniqueFd init_go_read, init_go_write;        // guard lets CMD start
+
+  wire::SteeringKey steering_key{};  // which worker a frame belongs to
 
   bool native_options() const { return static_cast<bool>(option_group.fd); }
   bool intercepted() const { return flags.network != NetworkMode::kHost; }

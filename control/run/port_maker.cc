@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "control/broker/port_opener.h"
 #include "dataplane/gro_port.h"
 #include "dataplane/packet_port.h"
 #include "dataplane/qdisc_port.h"
@@ -11,32 +10,54 @@
 
 namespace sluice {
 
-PortMaker::PortMaker(SandboxPlan& plan, BlockPool& pool) : plan_(plan), pool_(pool) {
+PortMaker::PortMaker(SandboxPlan& plan, WorkerGroup& group) : plan_(plan), group_(group) {
   if (plan.pcap) capture_ = std::make_shared<PcapWriter>(std::move(plan.pcap));
 }
 
-Status PortMaker::Make(std::string_view bytes, std::vector<UniqueFd> fds, std::unique_ptr<Port>* out) {
-  PortBlob blob;
-  if (bytes.size() != sizeof blob) return Status::Error("the broker's description of a port is malformed");
-  std::memcpy(&blob, bytes.data(), sizeof blob);
-  const bool xdp = blob.kind == LinkKind::kXdp;
-  if (fds.size() != (xdp ? 2u : 1u)) return Status::Error("the broker's description of a port is malformed");
-  const bool software_gso = plan_.flags.software_gso;
+Status PortMaker::Make(std::string_view text, std::vector<UniqueFd> fds, std::vector<std::unique_ptr<Port>>* out) {
+  const Status malformed = Status::Error("the broker's description of a port is malformed");
+  std::vector<PortBlob> blobs(group_.size());
+  if (text.size() != blobs.size() * sizeof(PortBlob)) return malformed;
+  std::memcpy(blobs.data(), text.data(), text.size());
+  const bool xdp = blobs[0].kind == LinkKind::kXdp;
+  if (fds.size() != blobs.size() * (xdp ? 2 : 1)) return malformed;
   if (xdp) {
-    std::string error;
-    *out = XdpPort::Create(std::move(fds[0]), std::move(fds[1]), blob.xdp, {.software_gso = software_gso}, pool_, &error);
-    if (*out == nullptr) return Status::Error("cannot use the AF_XDP socket of " + std::string(blob.name) + ": " + error);
-  } else if (blob.kind == LinkKind::kTap) {
-    *out = std::make_unique<TapPort>(std::move(fds[0]), blob.tap, TapPortOptions{.software_gso = software_gso}, pool_);
+    SLUICE_RETURN_IF_ERROR(MakeXdpQueues(blobs, fds, out));
   } else {
-    *out = std::make_unique<PacketPort>(std::move(fds[0]), blob.packet, PacketPortOptions{.software_gso = software_gso}, pool_);
+    for (uint32_t i = 0; i < group_.size(); ++i) out->push_back(MakeQueue(blobs[i], std::move(fds[i]), group_.pool(i)));
   }
-  // With a virtio-net header the kernel has coalesced already what can be.
-  const bool coalesced = blob.kind == LinkKind::kTap ? blob.tap.vnet_header : !xdp && blob.packet.vnet_header;
-  if (plan_.flags.gro && !coalesced) *out = std::make_unique<GroPort>(std::move(*out));
-  if (capture_ != nullptr) *out = std::make_unique<PcapPort>(std::move(*out), capture_, blob.name);
-  *out = WithQdisc(std::move(*out), plan_.flags.qdisc, pool_);
+  for (uint32_t i = 0; i < group_.size(); ++i) Wrap(blobs[i], group_.pool(i), &(*out)[i]);
   return {};
+}
+
+Status PortMaker::MakeXdpQueues(std::span<const PortBlob> blobs, std::span<UniqueFd> fds,
+                                std::vector<std::unique_ptr<Port>>* out) {
+  std::vector<Xsk> sockets;
+  std::vector<BlockPool*> pools;
+  for (uint32_t i = 0; i < blobs.size(); ++i) {
+    sockets.push_back({.fd = std::move(fds[2 * i]), .umem = std::move(fds[2 * i + 1]), .facts = blobs[i].xdp});
+    pools.push_back(&group_.pool(i));
+  }
+  std::string error;
+  const XdpPortOptions options{.software_gso = plan_.flags.software_gso};
+  if (XdpPort::CreateQueues(std::move(sockets), options, pools, out, &error) == Errno::kOk) return {};
+  return Status::Error("cannot use the AF_XDP socket of " + std::string(blobs[0].name) + ": " + error);
+}
+
+std::unique_ptr<Port> PortMaker::MakeQueue(const PortBlob& blob, UniqueFd fd, BlockPool& pool) {
+  const bool software_gso = plan_.flags.software_gso;
+  if (blob.kind == LinkKind::kTap)
+    return std::make_unique<TapPort>(std::move(fd), blob.tap, TapPortOptions{.software_gso = software_gso}, pool);
+  return std::make_unique<PacketPort>(std::move(fd), blob.packet, PacketPortOptions{.software_gso = software_gso}, pool);
+}
+
+void PortMaker::Wrap(const PortBlob& blob, BlockPool& pool, std::unique_ptr<Port>* port) {
+  // With a virtio-net header the kernel has coalesced already what can be.
+  const bool coalesced =
+      (blob.kind == LinkKind::kTap && blob.tap.vnet_header) || (blob.kind == LinkKind::kPacket && blob.packet.vnet_header);
+  if (plan_.flags.gro && !coalesced) *port = std::make_unique<GroPort>(std::move(*port));
+  if (capture_ != nullptr) *port = std::make_unique<PcapPort>(std::move(*port), capture_, blob.name);
+  *port = WithQdisc(std::move(*port), plan_.flags.qdisc.Share(group_.size()), pool);
 }
 
 }  // namespace sluice

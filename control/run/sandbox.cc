@@ -25,6 +25,7 @@
 #include "control/run/option_group.h"
 #include "control/run/sandbox_groups.h"
 #include "control/run/silencing.h"
+#include "dataplane/system.h"
 
 namespace sluice {
 
@@ -57,6 +58,8 @@ Status Sandbox::Take() {
                          ": this is the namespace sluice runs in; its kernel would fall silent. Make one with ip netns add");
   }
   plan_.netns_id = *id;
+  SystemRng rng;
+  plan_.steering_key = wire::NewSteeringKey(rng);
   SLUICE_RETURN_IF_ERROR(TakeNamespace(plan_, &plan_.lock));
   registered_ = true;
   return plan_.intercepted() ? Silencing(plan_).Recover() : Status();

@@ -1,5 +1,5 @@
-// The sentry, once it is jailed: the worker's thread runs the stack, the ports and the program's calls; the main thread follows
-// the namespace's configuration and answers the admin socket.
+// The sentry, once it is jailed: each worker's thread runs a stack, its queues of the devices and its share of the program's
+// calls; the main thread follows the namespace's configuration and answers the admin socket.
 #include <malloc.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -11,8 +11,9 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <future>
+#include <latch>
 #include <map>
+#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -26,7 +27,8 @@
 #include "control/run/port_maker.h"
 #include "control/run/sentry_filter.h"
 #include "dataplane/system.h"
-#include "dataplane/worker.h"
+#include "dataplane/worker_group.h"
+#include "netstack/socket/held_ports.h"
 #include "netstack/stack.h"
 #include "netstack/sysctls.h"
 #include "sentry/call_server.h"
@@ -104,35 +106,32 @@ class Sentry {
  public:
   explicit Sentry(SandboxPlan& plan)
       : plan_(plan),
-        pool_(PacketMemory(plan.flags)),
-        stack_(MonotonicNow(), rng_, pool_),
-        worker_(MakeWorkerOptions(plan.flags), stack_),
+        group_(MakeGroupOptions(plan)),
         native_options_(OpenNativeOptions(plan)),
-        calls_(worker_, {.calls_fd = plan.calls.b.get(),
-                         .offers_fd = plan.offers.b.get(),
-                         .pool = &pool_,
-                         .net_raw = plan.flags.net_raw,
-                         .max_sockets = MaxSockets(plan.flags),
-                         .container_sockets = plan.flags.container_sockets,
-                         .container_held_bytes = HeldBytes(plan.flags),
-                         .unread_bytes = UnreadBytes(plan.flags),
-                         .native_options = native_options_.get()}),
+        calls_(group_, {.calls_fd = plan.calls.b.get(),
+                        .offers_fd = plan.offers.b.get(),
+                        .net_raw = plan.flags.net_raw,
+                        .max_sockets = MaxSockets(plan.flags),
+                        .container_sockets = plan.flags.container_sockets,
+                        .container_held_bytes = HeldBytes(plan.flags),
+                        .unread_bytes = UnreadBytes(plan.flags),
+                        .native_options = native_options_.get()}),
         mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
-        ports_(plan, pool_),
-        admin_(plan.admin_listener.get(), AdminContext{plan.flags, worker_, calls_, pool_}),
-        listening_(stack_, plan.control.b.get()) {}
+        ports_(plan, group_),
+        admin_(plan.admin_listener.get(), AdminContext{plan.flags, group_, calls_}),
+        listening_(group_.stack(0), plan.control.b.get()) {}
 
   [[noreturn]] void Run() {
     ShareHeldPorts();
     ReceiveFirstSysctls();
     CheckStatus(mirror_.ReadAll());
-    Publish(true);
-    if (plan_.tell_listening) worker_.AddTask(&listening_);
-    std::thread worker([this] { worker_.Run(); });
+    Publish();
+    if (plan_.tell_listening) group_.worker(0).AddTask(&listening_);
+    std::thread workers([this] { group_.Run(); });
     // The filter has no room for what a thread does once, at its start.
-    std::promise<void> runs;
-    worker_.Post([&runs] { runs.set_value(); });
-    runs.get_future().wait();
+    std::latch run(group_.size());
+    for (uint32_t i = 0; i < group_.size(); ++i) group_.worker(i).Post([&run] { run.count_down(); });
+    run.wait();
     std::string error;
     if (!InstallSentryFilter(&error)) Fatal("cannot install the sentry's seccomp filter: " + error);
     AskForPorts();
@@ -143,7 +142,15 @@ class Sentry {
   }
 
  private:
-  static WorkerOptions MakeWorkerOptions(const Flags& flags) { return {.poll = flags.poll, .spin = flags.poll_spin}; }
+  static WorkerGroupOptions MakeGroupOptions(const SandboxPlan& plan) {
+    const uint32_t workers = plan.flags.num_network_channels;
+    return {.workers = workers,
+            .worker = {.poll = plan.flags.poll, .spin = plan.flags.poll_spin},
+            .pool_bytes = PacketMemory(plan.flags) / workers,
+            .gro = false,  // PortMaker knows where it is worth something
+            .ports_have_homes = true,
+            .key = plan.steering_key};
+  }
 
   // Null where these options are notified calls. Where they are not, there is no going back: the program's filter counts on it.
   std::unique_ptr<NativeOptions> OpenNativeOptions(SandboxPlan& plan) {
@@ -159,7 +166,8 @@ class Sentry {
     if (!plan_.flow_maps.held) return;
     const std::span<uint64_t> words = MapHeldPorts(plan_.flow_maps.held.get());
     if (words.empty()) Fatal("cannot map the table of held ports" + ErrnoText(errno));
-    stack_.PublishHeldPorts(words, SLUICE_ENGINE_PORT);
+    if (group_.size() > 1) held_counts_ = std::make_unique<HeldPortCounts>();
+    for (uint32_t i = 0; i < group_.size(); ++i) group_.stack(i).PublishHeldPorts(words, SLUICE_ENGINE_PORT, held_counts_.get());
     plan_.flow_maps.held.Reset();
   }
 
@@ -207,21 +215,16 @@ class Sentry {
 
   static bool TakesPort(const LinkConfig& link) { return link.type == 1 && !link.loopback(); }  // ARPHRD_ETHER
 
-  // A snapshot for the stack. `direct`: the worker does not run yet.
-  void Publish(bool direct = false) {
+  // A snapshot for the stacks.
+  void Publish() {
     auto config = std::make_shared<NetConfig>(
         MakeConfig(mirror_.tables(), [this](const LinkConfig& link) { return Usable(link); }, attached_));
     config->sysctls = sysctls_;
     config->generation = ++generation_;
-    auto apply = [this, config = std::shared_ptr<const NetConfig>(std::move(config))] {
-      stack_.ApplyConfig(config);
-      calls_.OnConfig();
-    };
-    if (direct) {
-      apply();
-    } else {
-      worker_.Post(apply);
-    }
+    group_.PostToAll([this, config = std::shared_ptr<const NetConfig>(std::move(config))](uint32_t i) {
+      group_.stack(i).ApplyConfig(config);
+      calls_.OnConfig(i);
+    });
   }
 
   void AskForPorts() {
@@ -241,7 +244,7 @@ class Sentry {
         continue;
       }
       const IfIndex gone = *it;
-      if (attached_.erase(gone) != 0) worker_.Post([this, gone] { worker_.RemovePort(gone); });
+      if (attached_.erase(gone) != 0) group_.RemoveQueues(gone);
       waiting_.erase(gone);
       Send(Type::kClosePort, gone);
       it = asked_.erase(it);
@@ -264,7 +267,7 @@ class Sentry {
     if (ready_ || !waiting_.empty()) return;
     ready_ = true;
     // Behind what was posted before: CMD finds the addresses there.
-    worker_.Post([this] { Send(Type::kReady); });
+    group_.PostToAll([](uint32_t) {}, [this] { Send(Type::kReady); });
   }
 
   void Turn() {
@@ -313,7 +316,7 @@ class Sentry {
         Synchronize();
         break;
       case Type::kListeningHeard:
-        worker_.Post([this] { listening_.OnHeard(); });
+        group_.worker(0).Post([this] { listening_.OnHeard(); });
         break;
       case Type::kDrain:
         draining_ = true;
@@ -325,15 +328,13 @@ class Sentry {
 
   void TakePort(IfIndex index, std::string_view blob, std::vector<UniqueFd> fds) {
     if (asked_.count(index) == 0) return;  // vanished meanwhile
-    std::unique_ptr<Port> port;
-    const Status status = ports_.Make(blob, std::move(fds), &port);
+    std::vector<std::unique_ptr<Port>> queues;
+    const Status status = ports_.Make(blob, std::move(fds), &queues);
     if (!status.ok()) {
       if (waiting_.erase(index) != 0) Fatal(status.line());
       return LogLine(LogLevel::kWarning, status.line());
     }
-    // A shared_ptr, because std::function has to be copyable.
-    auto holder = std::make_shared<std::unique_ptr<Port>>(std::move(port));
-    worker_.Post([this, holder] { worker_.AddPort(std::move(*holder)); });
+    group_.AddQueues(std::move(queues));
     attached_.insert(index);
     waiting_.erase(index);
     Publish();
@@ -342,34 +343,47 @@ class Sentry {
   // CMD is gone: as the kernel does for the sockets of a dead process, go on until what was written is acknowledged. A connection
   // that is still open here has bytes between the program and the stack: its close comes behind them.
   void WatchDrain() {
-    worker_.Post([this] {
-      uint64_t owing = 0, acknowledged = 0;
-      for (const SocketInfo& s : stack_.Sockets(true)) {
-        constexpr int kEstablished = 1, kFinWait1 = 4, kCloseWait = 8, kLastAck = 9, kClosing = 11;
-        if (s.protocol != 6) continue;
-        if (s.state != kEstablished && s.state != kFinWait1 && s.state != kCloseWait && s.state != kLastAck &&
-            s.state != kClosing)
-          continue;
-        ++owing;
-        if (s.tcp) acknowledged += s.tcp->bytes_acked;
-      }
-      const Instant now = MonotonicNow();
-      const std::pair seen{owing, acknowledged};
-      if (std::exchange(drain_seen_, seen) != seen) drain_progress_ = now;
-      const bool stalled = owing != 0 && now - drain_progress_ >= kDrainStall;
-      if ((owing != 0 && !stalled) || drained_.exchange(true)) return;
-      if (stalled)
-        Log(LogLevel::kWarning, "connections that the program left were cut: nothing was acknowledged for %d s",
-            static_cast<int>(kDrainStall.seconds()));
-      Send(Type::kDrained);
-    });
+    auto all = std::make_shared<std::vector<Owing>>(group_.size());
+    group_.PostToAll([this, all](uint32_t i) { (*all)[i] = OwedBy(group_.stack(i)); }, [this, all] { JudgeDrain(*all); });
+  }
+
+  // Connections that owe bytes, and bytes acknowledged.
+  struct Owing {
+    uint64_t connections = 0, acknowledged = 0;
+    bool operator==(const Owing&) const = default;
+  };
+
+  static Owing OwedBy(const Stack& stack) {
+    Owing owing;
+    for (const SocketInfo& s : stack.Sockets(true)) {
+      constexpr int kEstablished = 1, kFinWait1 = 4, kCloseWait = 8, kLastAck = 9, kClosing = 11;
+      if (s.protocol != 6) continue;
+      if (s.state != kEstablished && s.state != kFinWait1 && s.state != kCloseWait && s.state != kLastAck && s.state != kClosing)
+        continue;
+      ++owing.connections;
+      if (s.tcp) owing.acknowledged += s.tcp->bytes_acked;
+    }
+    return owing;
+  }
+
+  // The thread of the worker that answered last.
+  void JudgeDrain(const std::vector<Owing>& all) {
+    Owing seen;
+    for (const Owing& one : all) seen.connections += one.connections, seen.acknowledged += one.acknowledged;
+    const std::lock_guard lock(drain_mutex_);
+    const Instant now = MonotonicNow();
+    if (std::exchange(drain_seen_, seen) != seen) drain_progress_ = now;
+    const bool stalled = seen.connections != 0 && now - drain_progress_ >= kDrainStall;
+    if ((seen.connections != 0 && !stalled) || drained_.exchange(true)) return;
+    if (stalled)
+      Log(LogLevel::kWarning, "connections that the program left were cut: nothing was acknowledged for %d s",
+          static_cast<int>(kDrainStall.seconds()));
+    Send(Type::kDrained);
   }
 
   SandboxPlan& plan_;
-  SystemRng rng_;
-  HeapBlockPool pool_;
-  Stack stack_;
-  Worker worker_;
+  std::unique_ptr<HeldPortCounts> held_counts_;
+  WorkerGroup group_;
   std::unique_ptr<NativeOptions> native_options_;
   CallServer calls_;
   Mirror mirror_;
@@ -382,8 +396,9 @@ class Sentry {
   uint64_t generation_ = 0;
   bool starting_ = true, ready_ = false, draining_ = false;
   std::atomic<bool> drained_{false};
-  // The worker's: connections that owe bytes and bytes acknowledged at the last look, and when that changed.
-  std::pair<uint64_t, uint64_t> drain_seen_{0, 0};
+  // What was owed at the last look, and when that changed. The looks of two ticks may end in two threads.
+  std::mutex drain_mutex_;
+  Owing drain_seen_;
   Instant drain_progress_;
 };
 

@@ -83,16 +83,21 @@ void Network::SendIcmpError(const IpInfo& info, Bytes quoted, uint8_t type, uint
   (void)Send(std::move(p), route, how);
 }
 
-void Network::IcmpErrorInput(Packet& packet, const IpInfo& info) {
-  if (info.broadcast || info.multicast) return context_.counters.Add(Counter::kDropIcmpMalformed);
+// False, and counted where it is malformed: there is nothing to be told.
+bool Network::ReadError(const Packet& packet, const IpInfo& info, IcmpErrorInfo* out) {
+  const auto malformed = [this] {
+    context_.counters.Add(Counter::kDropIcmpMalformed);
+    return false;
+  };
+  if (info.broadcast || info.multicast) return malformed();
   const auto icmp = wire::IcmpView::Parse(packet.linear());
   const Bytes quoted = packet.linear().subspan(wire::kIcmpHeader);
   const auto ip = wire::Ipv4View::ParseQuoted(quoted);
   // The quoted packet must be one that we can have sent, with the 8 bytes that RFC 792 promises.
   if (!icmp || !ip || ip->fragment_offset() != 0 || quoted.size() < ip->header_length() + 8 || !IsLocalAddress(ip->source())) {
-    return context_.counters.Add(Counter::kDropIcmpMalformed);
+    return malformed();
   }
-  IcmpErrorInfo e;
+  IcmpErrorInfo& e = *out;
   e.source = ip->source();
   e.destination = ip->destination();
   e.offender = info.source;
@@ -102,14 +107,14 @@ void Network::IcmpErrorInput(Packet& packet, const IpInfo& info) {
   e.transport = quoted.subspan(ip->header_length());
   switch (icmp->type()) {
     case wire::kIcmpUnreachable: {
-      if (icmp->code() >= std::size(kUnreachable)) return context_.counters.Add(Counter::kDropIcmpMalformed);
+      if (icmp->code() >= std::size(kUnreachable)) return malformed();
       e.error = kUnreachable[icmp->code()].error;
       e.hard = kUnreachable[icmp->code()].hard;
       if (icmp->code() == wire::kIcmpFragNeeded) {
-        if (context_.sysctls->ip_no_pmtu_disc) return;
+        if (context_.sysctls->ip_no_pmtu_disc) return false;
         e.too_big = true;
         e.mtu = icmp->mtu() != 0 ? icmp->mtu() : Plateau(ip->total_length());
-        if (e.mtu >= ip->total_length()) return;  // RFC 5927 7.2: it would have passed
+        if (e.mtu >= ip->total_length()) return false;  // RFC 5927 7.2: it would have passed
       }
       break;
     }
@@ -120,6 +125,13 @@ void Network::IcmpErrorInput(Packet& packet, const IpInfo& info) {
       e.error = Errno::kEPROTO;
       e.hard = true;
   }
+  return true;
+}
+
+void Network::IcmpErrorInput(Packet& packet, const IpInfo& info) {
+  IcmpErrorInfo e;
+  if (!ReadError(packet, info, &e)) return;
+  TellRaw(e, packet, info);
   if (DispatchError(e)) return;
   const bool echo = e.protocol == kIpProtoIcmp;
   if (!echo && e.protocol != kIpProtoTcp && e.protocol != kIpProtoUdp) return;
@@ -149,11 +161,11 @@ void Network::Icmp6ErrorInput(const Packet& packet, const IpInfo& info) {
   e.error = c.error;
   e.hard = c.hard;
   e.transport = quoted.subspan(wire::kIpv6Header);
+  if (raw_ != nullptr) raw_->RawError(e);
   (void)DispatchError(e);
 }
 
 bool Network::DispatchError(const IcmpErrorInfo& error) {
-  if (raw_ != nullptr) raw_->RawError(error);
   if (error.protocol == (error.ipv6 ? kIpProtoIcmpV6 : kIpProtoIcmp)) return ping_ != nullptr && ping_->PingError(error);
   TransportProtocol* p = protocols_[error.protocol];
   return p != nullptr && p->IcmpError(error);
@@ -174,6 +186,7 @@ void Network::NeighborUnreachable(Packet packet) {
   e.code = wire::kIcmpHostUnreachable;
   e.error = Errno::kEHOSTUNREACH;
   e.transport = transport;
+  if (raw_ != nullptr) raw_->RawError(e);
   (void)DispatchError(e);
 }
 

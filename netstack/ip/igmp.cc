@@ -11,14 +11,32 @@ namespace {
 
 constexpr uint8_t kQuery = 0x11, kV3Report = 0x22;
 constexpr uint8_t kToInclude = 3, kToExclude = 4;  // record types, RFC 3376 4.2.12
+// In PortSpace::kGroup. Two groups with one value are seldom joined on one host, and then one is heard that no socket joined.
+uint16_t GroupNumber(IfIndex ifindex, const IpAddress& group) {
+  return static_cast<uint16_t>((group.v4() + static_cast<uint32_t>(ifindex) * 0x85ebca6bu) * 0x9e3779b1u >> 16);
+}
+
 const IpAddress kAllHosts = IpAddress::V4(224, 0, 0, 1), kAllV3Routers = IpAddress::V4(224, 0, 0, 22);
 
 }  // namespace
 
 bool Network::IsMember(IfIndex ifindex, const IpAddress& group) const {
   if (group == kAllHosts) return true;
-  return std::any_of(memberships_.begin(), memberships_.end(),
-                     [&](const Membership& m) { return m.ifindex == ifindex && m.group == group; });
+  if (std::any_of(memberships_.begin(), memberships_.end(),
+                  [&](const Membership& m) { return m.ifindex == ifindex && m.group == group; }))
+    return true;
+  const ShardPeers* peers = context_.peers;
+  return peers != nullptr && group.is_v4() && peers->Holders(PortSpace::kGroup, GroupNumber(ifindex, group)) != 0;
+}
+
+// Sockets of the other stacks hear what comes to a group that one here has joined (IP_MULTICAST_ALL).
+void Network::TellMembership(IfIndex ifindex, const IpAddress& group) {
+  ShardPeers* peers = context_.peers;
+  if (peers == nullptr || !group.is_v4()) return;
+  const uint16_t number = GroupNumber(ifindex, group);
+  const bool held = std::any_of(memberships_.begin(), memberships_.end(),
+                                [&](const Membership& m) { return GroupNumber(m.ifindex, m.group) == number; });
+  held ? peers->Hold(PortSpace::kGroup, number) : peers->Release(PortSpace::kGroup, number);
 }
 
 void Network::JoinGroup(IfIndex ifindex, const IpAddress& group) {
@@ -30,6 +48,7 @@ void Network::JoinGroup(IfIndex ifindex, const IpAddress& group) {
   }
   if (memberships_.size() >= kMaxMemberships) return;
   memberships_.push_back(Membership{ifindex, group, 1});
+  TellMembership(ifindex, group);
   SendIgmpReport(ifindex, group, true);
 }
 
@@ -38,6 +57,7 @@ void Network::LeaveGroup(IfIndex ifindex, const IpAddress& group) {
     if (m->ifindex != ifindex || m->group != group) continue;
     if (--m->users > 0) return;
     memberships_.erase(m);
+    TellMembership(ifindex, group);
     return SendIgmpReport(ifindex, group, false);
   }
 }

@@ -61,7 +61,7 @@ void Network::Ipv4Input(Packet packet, Device& device) {
   Ipv4Deliver(std::move(packet), *ip, device.ifindex());
 }
 
-void Network::Ipv4Deliver(Packet packet, const wire::Ipv4View& ip, IfIndex ifindex, ShardSet seen) {
+IpInfo Network::InfoOf(const wire::Ipv4View& ip, const Packet& packet, IfIndex ifindex, ShardSet seen) const {
   IpInfo info;
   info.source = ip.source();
   info.destination = ip.destination();
@@ -73,12 +73,17 @@ void Network::Ipv4Deliver(Packet packet, const wire::Ipv4View& ip, IfIndex ifind
   info.broadcast = !info.multicast && (packet.link_type == 1 || IsBroadcastAddress(info.destination, ifindex));
   info.header = ip.header();
   info.seen = seen;
+  return info;
+}
+
+void Network::Ipv4Deliver(Packet packet, const wire::Ipv4View& ip, IfIndex ifindex, ShardSet seen) {
+  IpInfo info = InfoOf(ip, packet, ifindex, seen);
   Deliver(std::move(packet), info);
 }
 
 void Network::Deliver(Packet packet, IpInfo& info) {
   // Sockets first: they want the IP header, which stays in the block behind the packet's start.
-  const bool raw = raw_ != nullptr && raw_->RawInput(packet, info);
+  const bool raw = DeliverRaw(packet, info);
   packet.offload.csum_start = static_cast<uint16_t>(packet.offload.csum_start - info.header.size());
   packet.Pull(info.header.size());
   const bool v6 = info.source.is_v6();
@@ -106,18 +111,23 @@ void Network::Deliver(Packet packet, IpInfo& info) {
   }
 }
 
+IpInfo Network::InfoOf(const wire::Ipv6View& ip, const Packet& packet, ShardSet seen) {
+  IpInfo info;
+  info.source = ip.source();
+  info.destination = ip.destination();
+  info.protocol = ip.next_header();
+  info.ttl = ip.hop_limit();
+  info.tos = ip.traffic_class();
+  info.ifindex = packet.ifindex;
+  info.header = ip.header();
+  info.seen = seen;
+  return info;
+}
+
 void Network::Ipv6Loopback(Packet packet, ShardSet seen) {
   const auto ip = wire::Ipv6View::Parse(packet.linear(), packet.size());
   if (!ip) return context_.counters.Add(Counter::kDropIpHeader);
-  IpInfo info;
-  info.source = ip->source();
-  info.destination = ip->destination();
-  info.protocol = ip->next_header();
-  info.ttl = ip->hop_limit();
-  info.tos = ip->traffic_class();
-  info.ifindex = packet.ifindex;
-  info.header = ip->header();
-  info.seen = seen;
+  IpInfo info = InfoOf(*ip, packet, seen);
   Deliver(std::move(packet), info);
 }
 

@@ -218,11 +218,11 @@ void Network::EmitGroup(Packet packet, const Route& route, const IpAddress& dest
   const bool multicast = destination.IsMulticast();
   const bool looped = !multicast || multicast_loop || device->config().loopback();
   const bool here = looped && (!multicast || IsMember(route.ifindex, destination));
-  if (here || (looped && context_.peers != nullptr)) {
+  if (here) {
     Packet copy = packet.Clone(context_.pool);
     if (copy) MarkLooped(copy, route.ifindex, multicast ? 2 : 1);
     if (copy && context_.peers != nullptr) ForwardToAll(copy);
-    if (copy && here) LoopBack(std::move(copy), route.ifindex, multicast ? 2 : 1);
+    if (copy) LoopBack(std::move(copy), route.ifindex, multicast ? 2 : 1);
   }
   if (device->config().loopback()) return;
   if (multicast && packet.data()[8] == 0) return;  // TTL 0: this host only (RFC 1112 6.1)

@@ -51,6 +51,7 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   bool HasLooped() const { return !looped_.empty(); }
   bool FlushDevices();
   void InputForwarded(Packet packet, ShardSet seen);
+  void InputRaw(Packet& packet, bool error);
 
   const std::shared_ptr<const NetConfig>& config() const { return config_; }
   const RouteTable& routes() const { return *routes_; }
@@ -62,6 +63,7 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   // Membership of multicast groups, counted per device; IGMP reports follow (RFC 3376, 2236).
   void JoinGroup(IfIndex ifindex, const IpAddress& group);
   void LeaveGroup(IfIndex ifindex, const IpAddress& group);
+  // Of the host, whichever of its stacks has the socket.
   bool IsMember(IfIndex ifindex, const IpAddress& group) const;
 
   // IpLayer
@@ -112,12 +114,17 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   bool SourceAcceptable(const IpAddress& source, const IpAddress& destination) const;
   void Ipv4Deliver(Packet packet, const wire::Ipv4View& ip, IfIndex ifindex, ShardSet seen = 0);
   void Ipv6Loopback(Packet packet, ShardSet seen = 0);
+  IpInfo InfoOf(const wire::Ipv4View& ip, const Packet& packet, IfIndex ifindex, ShardSet seen) const;
+  static IpInfo InfoOf(const wire::Ipv6View& ip, const Packet& packet, ShardSet seen);
   void Deliver(Packet packet, IpInfo& info);
   void ReassemblyTimedOut(Packet first) override;
 
   // ip/shard.cc
   bool SendHome(const Packet& reassembled, const wire::Ipv4View& ip);
   void ForwardToAll(const Packet& packet);
+  ShardSet RawElsewhere(uint8_t protocol) const;
+  bool DeliverRaw(const Packet& packet, const IpInfo& info);
+  void TellRaw(const IcmpErrorInfo& error, Packet& packet, const IpInfo& info);
 
   // ip/ipv4_output.cc
   Errno SendV4(Packet packet, const Route& route, const IpSend& how);
@@ -133,6 +140,7 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
   void IcmpInput(Packet packet, const IpInfo& info);
   void IcmpEcho(Packet packet, const IpInfo& info);
   void IcmpErrorInput(Packet& packet, const IpInfo& info);
+  bool ReadError(const Packet& packet, const IpInfo& info, IcmpErrorInfo* out);
   void Icmp6ErrorInput(const Packet& packet, const IpInfo& info);
   void SendIcmpError(const IpInfo& info, Bytes quoted, uint8_t type, uint8_t code, uint32_t rest);
   bool DispatchError(const IcmpErrorInfo& error);  // false: nobody here had sent it
@@ -140,6 +148,7 @@ class Network final : public IpLayer, private NeighborEvents, private Reassembly
 
   // ip/igmp.cc
   void IgmpInput(const Packet& packet, const IpInfo& info);
+  void TellMembership(IfIndex ifindex, const IpAddress& group);
   void SendIgmpReport(IfIndex ifindex, const IpAddress& group, bool join);
 
   StackContext& context_;

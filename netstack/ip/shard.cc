@@ -66,4 +66,52 @@ void Network::InputForwarded(Packet packet, ShardSet seen) {
   Ipv4Deliver(std::move(packet), *ip, ifindex, seen);
 }
 
+// ---- Raw sockets, which see the packets of all stacks
+
+ShardSet Network::RawElsewhere(uint8_t protocol) const {
+  const ShardPeers* peers = context_.peers;
+  return peers == nullptr ? 0 : peers->Holders(PortSpace::kRaw, protocol) & peers->others();
+}
+
+// The first stack that delivers a packet shows it to all; a group's packet comes to each by itself.
+bool Network::DeliverRaw(const Packet& packet, const IpInfo& info) {
+  const bool group = info.multicast || info.broadcast;
+  if (info.seen != 0 && !group) return false;
+  const bool taken = raw_ != nullptr && raw_->RawInput(packet, info);
+  if (group) return taken;
+  const ShardSet others = RawElsewhere(info.protocol);
+  for (ShardSet to = others; to != 0; to &= to - 1)
+    context_.peers->ForwardRaw(static_cast<uint32_t>(std::countr_zero(to)), packet, false);
+  return taken || others != 0;
+}
+
+// `packet` is at the ICMP header.
+void Network::TellRaw(const IcmpErrorInfo& error, Packet& packet, const IpInfo& info) {
+  if (info.seen != 0) return;
+  if (raw_ != nullptr) raw_->RawError(error);
+  ShardSet to = RawElsewhere(error.protocol);
+  if (to == 0) return;
+  const auto header = static_cast<size_t>(packet.data() - info.header.data());
+  PushHeader(packet, info);
+  for (; to != 0; to &= to - 1) context_.peers->ForwardRaw(static_cast<uint32_t>(std::countr_zero(to)), packet, true);
+  packet.Pull(header);
+  packet.offload.csum_start = static_cast<uint16_t>(packet.offload.csum_start - header);
+}
+
+void Network::InputRaw(Packet& packet, bool error) {
+  if (raw_ == nullptr || packet.linear_size() == 0) return;
+  if (packet.data()[0] >> 4 == 6) {
+    const auto ip = wire::Ipv6View::Parse(packet.linear(), packet.size());
+    if (ip && !error) (void)raw_->RawInput(packet, InfoOf(*ip, packet, 0));
+    return;
+  }
+  const auto ip = wire::Ipv4View::Parse(packet.linear(), packet.size());
+  if (!ip) return;
+  const IpInfo info = InfoOf(*ip, packet, packet.ifindex, 0);
+  if (!error) return (void)raw_->RawInput(packet, info);
+  packet.Pull(info.header.size());
+  IcmpErrorInfo e;
+  if (ReadError(packet, info, &e)) raw_->RawError(e);
+}
+
 }  // namespace sluice

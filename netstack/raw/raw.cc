@@ -1,4 +1,5 @@
 // Raw sockets: linux net/ipv4/raw.c.
+#include <algorithm>
 #include <new>
 
 #include "netstack/raw/raw_protocol.h"
@@ -10,10 +11,16 @@ namespace sluice {
 RawSocket::RawSocket(RawProtocol& owner, Network& network, Family family, uint8_t protocol)
     : DatagramBase(network, family, protocol, nullptr), owner_(owner) {
   owner_.sockets_.push_back(this);
+  if (context_.peers != nullptr) context_.peers->Hold(PortSpace::kRaw, protocol);
   if (family == Family::kIpv4 && protocol == kIpProtoRaw) (void)ToInt(SetOption(SockOpt::kIpHdrIncl, 1));
 }
 
-RawSocket::~RawSocket() { std::erase(owner_.sockets_, this); }
+RawSocket::~RawSocket() {
+  std::erase(owner_.sockets_, this);
+  const auto same = [this](const RawSocket* s) { return s->protocol() == protocol(); };
+  if (context_.peers != nullptr && std::ranges::none_of(owner_.sockets_, same))
+    context_.peers->Release(PortSpace::kRaw, protocol());
+}
 
 bool RawSocket::Supports(SockOpt o) const {
   if (o == SockOpt::kIpHdrIncl) return family_ == Family::kIpv4;

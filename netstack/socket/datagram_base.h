@@ -75,6 +75,8 @@ class DatagramBase : public DatagramSocket {
   Errno SetMulticastInterface(const IpAddress& address, IfIndex ifindex) override;
   MulticastInterface multicast_interface() const override { return {multicast_source_, multicast_ifindex_}; }
   Errno SetIcmpFilter(uint32_t) override { return Errno::kENOPROTOOPT; }
+  std::shared_ptr<const DatagramSettings> Settings() const override;
+  void TakeSettings(const DatagramSettings& settings) override;
 
   // For the demultiplexers.
   uint8_t protocol() const { return protocol_; }
@@ -115,6 +117,7 @@ class DatagramBase : public DatagramSocket {
 
  private:
   friend class PortTable;
+  struct AllSettings;
   struct Group {
     IfIndex ifindex;
     IpAddress group;

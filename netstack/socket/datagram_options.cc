@@ -230,4 +230,35 @@ bool DatagramBase::AcceptsGroup(const IpAddress& group, IfIndex ifindex, const I
   return option(SockOpt::kIpMulticastAll) != 0;
 }
 
+// --- taken over by a socket of another stack
+
+struct DatagramBase::AllSettings final : DatagramSettings {
+  decltype(options_) options;
+  IpAddress local;
+  bool address_bound, read_shut, write_shut;
+  IpAddress multicast_source;
+  IfIndex multicast_ifindex;
+  std::vector<Group> groups;
+};
+
+std::shared_ptr<const DatagramSettings> DatagramBase::Settings() const {
+  auto all = std::make_shared<AllSettings>();
+  all->options = options_;
+  all->local = local_, all->address_bound = address_bound_;
+  all->read_shut = read_shut_, all->write_shut = write_shut_;
+  all->multicast_source = multicast_source_, all->multicast_ifindex = multicast_ifindex_;
+  all->groups = groups_;
+  return all;
+}
+
+void DatagramBase::TakeSettings(const DatagramSettings& settings) {
+  const auto& all = static_cast<const AllSettings&>(settings);
+  options_ = all.options;
+  local_ = all.local, address_bound_ = all.address_bound;
+  read_shut_ = all.read_shut, write_shut_ = all.write_shut;
+  multicast_source_ = all.multicast_source, multicast_ifindex_ = all.multicast_ifindex;
+  groups_ = all.groups;
+  for (const Group& g : groups_) network_.JoinGroup(g.ifindex, g.group);
+}
+
 }  // namespace sluice

@@ -46,14 +46,20 @@ uint16_t PortTable::Choose(const DatagramBase& socket, const IpAddress& local, c
   if (!udp) low = 1, high = 65535;  // an identifier
   const uint32_t count = static_cast<uint32_t>(high - low + 1);
   const uint32_t start = c.secure.Next32() % count;
-  // Where the peer is known, a port whose answers come here costs nothing; from another stack they are passed on.
-  for (const bool at_home : {true, false}) {
-    if (at_home && (remote == nullptr || peers == nullptr)) continue;
+  // Where the peer is known, a port whose answers come here costs nothing; from another stack they are passed on. And others can
+  // share it only where it is at home.
+  enum Strictness { kAny, kPortAtHome, kAllAtHome };
+  const auto fits = [&](uint16_t port, Strictness strictness) {
+    if (peers == nullptr || strictness == kAny) return true;
+    if (peers->ports_have_homes() && peers->PortHome(port) != peers->self()) return false;
+    return strictness != kAllAtHome || remote == nullptr ||
+           peers->IsHome({local, remote->address, port, udp ? remote->port : port});
+  };
+  for (const Strictness strictness : {kAllAtHome, kPortAtHome, kAny}) {
     for (uint32_t i = 0; i < count; ++i) {
       const uint16_t port = static_cast<uint16_t>(static_cast<uint32_t>(low) + (start + i) % count);
       // One that nobody has at all, so that SO_REUSE* never shares an ephemeral port.
-      if (ports_.contains(port)) continue;
-      if (at_home && !peers->IsHome({local, remote->address, port, udp ? remote->port : port})) continue;
+      if (ports_.contains(port) || !fits(port, strictness)) continue;
       if (peers == nullptr || peers->HoldAlone(Space(socket), port)) return port;
     }
   }
@@ -61,14 +67,16 @@ uint16_t PortTable::Choose(const DatagramBase& socket, const IpAddress& local, c
 }
 
 Errno PortTable::Claim(DatagramBase& socket, const IpAddress& local, uint16_t port, const Endpoint* remote) {
+  ShardPeers* peers = Shared(socket) ? network_.context().peers : nullptr;
   if (port != 0) {
     if (Conflicts(socket, local, port)) return Errno::kEADDRINUSE;
+    const bool alone = peers != nullptr && peers->ports_have_homes();
+    if (alone && !peers->HoldAlone(Space(socket), port)) return Errno::kEADDRINUSE;
   } else if (port = Choose(socket, local, remote); port == 0) {
     return socket.protocol() == kIpProtoUdp ? Errno::kEADDRINUSE : Errno::kEAGAIN;
   }
   std::vector<DatagramBase*>& sockets = ports_[port];
-  ShardPeers* peers = network_.context().peers;
-  if (sockets.empty() && peers != nullptr && Shared(socket)) peers->Hold(Space(socket), port);
+  if (sockets.empty() && peers != nullptr) peers->Hold(Space(socket), port);
   sockets.push_back(&socket);
   socket.local_port_ = port;
   Tell(socket, true);

@@ -176,11 +176,26 @@ class Socket {
   SocketObserver* observer_ = nullptr;
 };
 
+// See StreamSocket::Settings.
+class StreamSettings {
+ public:
+  virtual ~StreamSettings() = default;
+};
+
+// See DatagramSocket::Settings.
+class DatagramSettings {
+ public:
+  virtual ~DatagramSettings() = default;
+};
+
 class StreamSocket : public Socket {
  public:
   virtual Errno Listen(int backlog) = 0;  // again on a listening socket: changes the backlog
   // kEINPROGRESS when started (kConnected or kError follows), kEALREADY, kEISCONN, or the reason for refusal at once.
   virtual Errno Connect(const Endpoint& remote) = 0;
+  // Of a socket that is bound to a port: the stack (netstack/shard.h) that a connection to `remote` would be at home in. None
+  // where there is but one, or Connect would fail.
+  virtual std::optional<uint32_t> HomeOfConnect(const Endpoint& remote) const = 0;
   // connect(AF_UNSPEC): back to the fresh state.
   virtual Errno Disconnect() = 0;
   // The oldest established connection, owned by the caller; nullptr where none waits.
@@ -212,6 +227,10 @@ class StreamSocket : public Socket {
   virtual Errno SetCongestionControl(std::string_view name) = 0;  // kENOENT where unknown
   virtual std::string congestion_control() const = 0;
   virtual TcpInfo info() const = 0;
+  // All that options have set, for a socket in another stack of the same host (shard.h): a fresh one that is to replace this one,
+  // or one that listens beside it.
+  virtual std::shared_ptr<const StreamSettings> Settings() const = 0;
+  virtual void TakeSettings(const StreamSettings& settings) = 0;
   // RST and forget. The handle is invalid afterwards.
   virtual void Abort() = 0;
 };
@@ -282,6 +301,9 @@ class DatagramSocket : public Socket {
   };
   virtual MulticastInterface multicast_interface() const = 0;
   virtual Errno SetIcmpFilter(uint32_t mask) = 0;  // raw ICMP: ICMP_FILTER
+  // As StreamSocket has them, of a socket that has neither port nor peer nor datagrams: groups and an address without a port too.
+  virtual std::shared_ptr<const DatagramSettings> Settings() const = 0;
+  virtual void TakeSettings(const DatagramSettings& settings) = 0;
 };
 
 }  // namespace sluice

@@ -50,7 +50,26 @@ struct ListenState {
   size_t accept_count = 0;
 };
 
-class Connection final : public StreamSocket, public FlowEntry, public PortHolder {
+// What options set. Accepted connections have it of their listener.
+class StreamOptions {
+ protected:
+  std::optional<int> linger_;
+  uint32_t rcvbuf_ = 0, sndbuf_ = 0;
+  bool rcvbuf_locked_ = false, sndbuf_locked_ = false;
+  int32_t rcv_lowat_ = 1;
+  int32_t keep_idle_ = 0, keep_interval_ = 0, keep_count_ = 0;  // seconds; 0: the sysctl
+  int32_t user_timeout_ms_ = 0, linger2_ = 0, defer_accept_ = 0, syn_count_ = 0;
+  int64_t notsent_lowat_ = -1;
+  uint32_t user_mss_ = 0, user_window_clamp_ = 0, mark_ = 0, port_range_ = 0;
+  int16_t ttl_ = -1, tclass_ = -1;
+  int32_t priority_ = 0;
+  uint8_t tos_ = 0, pmtu_discover_ = 1, min_ttl_ = 0, min_hops_ = 0;
+  bool nodelay_ = false, cork_ = false, keep_alive_ = false, oob_inline_ = false, freebind_ = false, transparent_ = false;
+  bool bind_no_port_ = false, dont_route_ = false, broadcast_ = false, recv_err_ = false;
+  bool thin_linear_ = false;
+};
+
+class Connection final : public StreamSocket, public FlowEntry, public PortHolder, private StreamOptions {
  public:
   Connection(Engine& engine, Family family);
   ~Connection() override;
@@ -68,6 +87,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void Close() override;
   Errno Listen(int backlog) override;
   Errno Connect(const Endpoint& remote) override;
+  std::optional<uint32_t> HomeOfConnect(const Endpoint& remote) const override;
   Errno Disconnect() override;
   StreamSocket* Accept() override;
   bool listening() const override { return state_ == State::kListen; }
@@ -88,6 +108,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   std::string congestion_control() const override;
   void StartControl();
   TcpInfo info() const override;
+  std::shared_ptr<const StreamSettings> Settings() const override;
+  void TakeSettings(const StreamSettings& settings) override;
   void Abort() override;
 
   // --- for the engine
@@ -113,6 +135,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
 
  private:
   friend class Engine;
+  struct AllSettings;
   enum Slot { kRetransmit, kLossProbe, kDelayedAck, kKeepAlive, kPacing, kSlotCount };
   enum class RetransmitUse : uint8_t { kNone, kTimeout, kPersist };
 
@@ -272,6 +295,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool Synchronized() const;
   bool CanSendData() const;
   Errno PortChoiceRange(uint16_t* low, uint16_t* high) const;
+  Errno FindPath(const Endpoint& to, IpAddress* remote, Route* route) const;
   Errno AllowedToBind(const IpAddress& address) const;
 
   Engine& engine_;
@@ -357,7 +381,6 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool has_dsack_ = false;
   bool memory_dropped_ = false;          // text, for want of memory: the peer hears when there is some again
   mutable bool memory_refused_ = false;  // send_space() said 0 for want of memory
-  bool rcvbuf_locked_ = false, sndbuf_locked_ = false;
   bool urgent_valid_ = false;
   uint8_t quick_acks_ = 0;
   uint8_t pingpong_ = 0;
@@ -368,7 +391,6 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t rcv_mss_ = 536;
   uint32_t rcv_ssthresh_ = 0;
   uint32_t window_clamp_ = 0;
-  uint32_t rcvbuf_, sndbuf_;
   Duration ato_{};
   Instant last_data_received_, last_ack_received_, last_data_sent_, last_oow_ack_;
   uint32_t drs_space_ = 0;
@@ -383,20 +405,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   Timer timer_;
   std::array<Instant, kSlotCount> deadlines_;
 
-  // --- options and accounting
-  std::optional<int> linger_;
-  int32_t rcv_lowat_ = 1;
-  int32_t keep_idle_ = 0, keep_interval_ = 0, keep_count_ = 0;  // seconds; 0: the sysctl
-  int32_t user_timeout_ms_ = 0, linger2_ = 0, defer_accept_ = 0, syn_count_ = 0;
-  int64_t notsent_lowat_ = -1;
-  uint32_t user_mss_ = 0, user_window_clamp_ = 0, mark_ = 0, port_range_ = 0;
-  int16_t ttl_ = -1, tclass_ = -1;
-  int32_t priority_ = 0;
-  uint8_t tos_ = 0, pmtu_discover_ = 1, min_ttl_ = 0, min_hops_ = 0;
-  bool nodelay_ = false, cork_ = false, keep_alive_ = false, oob_inline_ = false, freebind_ = false, transparent_ = false;
-  bool bind_no_port_ = false, dont_route_ = false, broadcast_ = false, recv_err_ = false, address_bound_ = false,
-       port_bound_ = false;
-  bool thin_linear_ = false;
+  // --- accounting
+  bool address_bound_ = false, port_bound_ = false;
   IfIndex ingress_ = 0;
   IfIndex scope_ = 0;
   struct Totals {

@@ -322,4 +322,37 @@ Errno Connection::GetOption(SockOpt option, int64_t* value) const {
   }
 }
 
+// --- taken over by a socket of another stack
+
+struct Connection::AllSettings final : StreamSettings {
+  StreamOptions options;
+  bool reuse_address, reuse_port, v6_only;
+  IfIndex ifindex;
+  uint8_t pingpong;  // TCP_QUICKACK
+  uint64_t max_pacing_rate;
+  std::string congestion_control;
+};
+
+std::shared_ptr<const StreamSettings> Connection::Settings() const {
+  auto all = std::make_shared<AllSettings>();
+  all->options = *this;
+  all->reuse_address = reuse_address, all->reuse_port = reuse_port, all->v6_only = v6_only;
+  all->ifindex = bound_ifindex;
+  all->pingpong = pingpong_;
+  all->max_pacing_rate = max_pacing_rate_;
+  all->congestion_control = cc_->name();
+  return all;
+}
+
+void Connection::TakeSettings(const StreamSettings& settings) {
+  const auto& all = static_cast<const AllSettings&>(settings);
+  static_cast<StreamOptions&>(*this) = all.options;
+  reuse_address = all.reuse_address, reuse_port = all.reuse_port, v6_only = all.v6_only;
+  bound_ifindex = all.ifindex;
+  pingpong_ = all.pingpong;
+  max_pacing_rate_ = all.max_pacing_rate;
+  (void)SetCongestionControl(all.congestion_control);
+  UpdatePaced();
+}
+
 }  // namespace sluice::tcp

@@ -11,9 +11,9 @@ Connection::Connection(Engine& engine, Family family)
       family_(family),
       sndq_(&engine.ctx.stream_memory),
       rcvq_(&engine.ctx.stream_memory),
-      rcvbuf_(static_cast<uint32_t>(engine.sysctls().tcp_rmem[1])),
-      sndbuf_(static_cast<uint32_t>(engine.sysctls().tcp_wmem[1])),
       timer_(&Connection::OnTimer, this) {
+  rcvbuf_ = static_cast<uint32_t>(engine.sysctls().tcp_rmem[1]);
+  sndbuf_ = static_cast<uint32_t>(engine.sysctls().tcp_wmem[1]);
   deadlines_.fill(Instant::Max());
   bound_address = IpAddress::Any(family);
   memory().AddSocket();
@@ -215,6 +215,37 @@ uint16_t Connection::AdvertisedMss(const Route& route, Family wire_family) const
   return static_cast<uint16_t>(std::clamp<uint32_t>(mss, kMinMss, 65495));
 }
 
+Errno Connection::FindPath(const Endpoint& to, IpAddress* out, Route* route) const {
+  if (!to.address || to.address.family() != family_) return Errno::kEAFNOSUPPORT;
+  IpAddress remote = ToWire(to.address);
+  if (family_ == Family::kIpv6 && v6_only && remote.is_v4()) return Errno::kENETUNREACH;
+  if (remote.IsAny()) remote = IpAddress::Loopback(remote.family());  // as Linux: this host
+  if (!bound_address.IsAny() && bound_address.family() != remote.family()) return Errno::kEINVAL;
+  if (to.port == 0) return Errno::kECONNREFUSED;
+  RouteQuery q;
+  q.destination = remote;
+  q.source = bound_address.IsAny() ? IpAddress() : bound_address;
+  q.ifindex = bound_ifindex != 0 ? bound_ifindex : to.scope;
+  q.tos = tos_;
+  q.mark = mark_;
+  q.dont_route = dont_route_;
+  q.any_source = freebind_ || transparent_;
+  *route = engine_.ctx.ip->Lookup(q);
+  if (!route->ok()) return route->error;
+  if (remote.IsMulticast() || remote.IsLimitedBroadcast() || engine_.ctx.ip->IsBroadcastAddress(remote, route->ifindex))
+    return Errno::kENETUNREACH;
+  *out = remote;
+  return Errno::kOk;
+}
+
+std::optional<uint32_t> Connection::HomeOfConnect(const Endpoint& to) const {
+  const ShardPeers* peers = engine_.ctx.peers;
+  IpAddress remote;
+  Route r;
+  if (peers == nullptr || bound_port == 0 || FindPath(to, &remote, &r) != Errno::kOk) return std::nullopt;
+  return peers->Home({r.source, remote, bound_port, to.port});
+}
+
 Errno Connection::Connect(const Endpoint& to) {
   switch (state_) {
     case State::kClosed:
@@ -232,25 +263,10 @@ Errno Connection::Connect(const Endpoint& to) {
     closed_by_time_wait_ = false;
   }
   error_ = Errno::kOk;
-  if (!to.address || to.address.family() != family_) return Errno::kEAFNOSUPPORT;
-  IpAddress remote = ToWire(to.address);
-  if (family_ == Family::kIpv6 && v6_only && remote.is_v4()) return Errno::kENETUNREACH;
-  if (remote.IsAny()) remote = IpAddress::Loopback(remote.family());  // as Linux: this host
-  if (!bound_address.IsAny() && bound_address.family() != remote.family()) return Errno::kEINVAL;
-  if (to.port == 0) return Errno::kECONNREFUSED;
+  IpAddress remote;
+  Route r;
+  if (const Errno e = FindPath(to, &remote, &r); e != Errno::kOk) return e;
   if (to.scope != 0) scope_ = to.scope;
-  RouteQuery q;
-  q.destination = remote;
-  q.source = bound_address.IsAny() ? IpAddress() : bound_address;
-  q.ifindex = bound_ifindex != 0 ? bound_ifindex : to.scope;
-  q.tos = tos_;
-  q.mark = mark_;
-  q.dont_route = dont_route_;
-  q.any_source = freebind_ || transparent_;
-  const Route r = engine_.ctx.ip->Lookup(q);
-  if (!r.ok()) return r.error;
-  if (remote.IsMulticast() || remote.IsLimitedBroadcast() || engine_.ctx.ip->IsBroadcastAddress(remote, r.ifindex))
-    return Errno::kENETUNREACH;
   key.local = r.source;
   key.remote = remote;
   key.remote_port = to.port;
@@ -310,17 +326,10 @@ void Connection::InitPassive(Connection& l, const FlowKey& flow, const Handshake
   reuse_address = l.reuse_address;
   reuse_port = l.reuse_port;
   v6_only = l.v6_only;
-  // Options that a child inherits (as Linux clones the listener).
-  rcvbuf_ = l.rcvbuf_, sndbuf_ = l.sndbuf_, rcvbuf_locked_ = l.rcvbuf_locked_, sndbuf_locked_ = l.sndbuf_locked_;
-  linger_ = l.linger_;
-  rcv_lowat_ = l.rcv_lowat_;
-  keep_idle_ = l.keep_idle_, keep_interval_ = l.keep_interval_, keep_count_ = l.keep_count_, keep_alive_ = l.keep_alive_;
-  user_timeout_ms_ = l.user_timeout_ms_, linger2_ = l.linger2_, syn_count_ = l.syn_count_, notsent_lowat_ = l.notsent_lowat_;
-  user_mss_ = l.user_mss_, user_window_clamp_ = l.user_window_clamp_, mark_ = l.mark_, ttl_ = l.ttl_, tclass_ = l.tclass_;
-  tos_ = l.tos_, priority_ = l.priority_, pmtu_discover_ = l.pmtu_discover_, min_ttl_ = l.min_ttl_;
-  nodelay_ = l.nodelay_, cork_ = l.cork_, oob_inline_ = l.oob_inline_, freebind_ = l.freebind_, transparent_ = l.transparent_;
+  // Options are inherited (Linux clones the listener), but for the one that is about listening.
+  static_cast<StreamOptions&>(*this) = l;
+  defer_accept_ = 0;
   max_pacing_rate_ = l.max_pacing_rate_;
-  recv_err_ = l.recv_err_, dont_route_ = l.dont_route_, broadcast_ = l.broadcast_, thin_linear_ = l.thin_linear_;
   (void)SetCongestionControl(l.cc_->name());
   engine_.flows.Insert(this);
   engine_.binds.Add(this, flow.local_port);

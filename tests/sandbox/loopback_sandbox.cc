@@ -2,19 +2,20 @@
 // processes, no device, no `sluice do`. For tests of the socket calls.
 //
 //   loopback_sandbox [--stats] CMD [ARG...]      exit status: the command's (128 + signal)
+//
+// Of the environment: SLUICE_WORKERS, how many (1); SLUICE_POLL=interrupt.
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -22,22 +23,14 @@
 #include <string>
 
 #include "control/broker/call_broker.h"
-#include "dataplane/worker.h"
+#include "dataplane/worker_group.h"
 #include "netstack/config.h"
-#include "netstack/stack.h"
 #include "sentry/call_server.h"
 #include "sentry/filter.h"
 
 namespace {
 
 using namespace sluice;
-
-class KernelRandom final : public SecureRng {
- public:
-  void Fill(MutableBytes out) override {
-    if (getrandom(out.data(), out.size(), 0) != static_cast<ssize_t>(out.size())) abort();
-  }
-};
 
 struct Shared {
   std::atomic<int> listener{-1};
@@ -49,24 +42,17 @@ struct Shared {
   _exit(125);
 }
 
-Instant Now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return Instant(int64_t{t.tv_sec} * 1000000000 + t.tv_nsec);
-}
-
 [[noreturn]] void RunSentry(int calls_fd, int offers_fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  KernelRandom random;
-  HeapBlockPool pool(256u << 20);
-  Stack stack(Now(), random, pool);
-  stack.ApplyConfig(std::make_shared<NetConfig>(LoopbackOnlyConfig()));
-  WorkerOptions options;
+  const char* number = getenv("SLUICE_WORKERS");
+  const uint32_t workers = number == nullptr ? 1 : static_cast<uint32_t>(atoi(number));
+  WorkerGroupOptions options{.workers = workers, .ports_have_homes = true};
   const char* poll = getenv("SLUICE_POLL");
-  if (poll != nullptr && strcmp(poll, "interrupt") == 0) options.poll = PollMode::kInterrupt;
-  Worker worker(options, stack);
-  CallServer server(worker, {.calls_fd = calls_fd, .offers_fd = offers_fd, .pool = &pool, .net_raw = true});
-  worker.Run();
+  if (poll != nullptr && strcmp(poll, "interrupt") == 0) options.worker.poll = PollMode::kInterrupt;
+  WorkerGroup group(options);
+  group.ApplyConfig(std::make_shared<NetConfig>(LoopbackOnlyConfig()));
+  CallServer server(group, {.calls_fd = calls_fd, .offers_fd = offers_fd, .net_raw = true});
+  group.Run();
   _exit(0);
 }
 
@@ -122,7 +108,12 @@ int main(int argc, char** argv) {
     RunSentry(calls[1], offers[1]);
   }
   close(calls[1]), close(offers[1]);
-  CallBroker broker({.calls_fd = calls[0], .offers_fd = offers[0], .netns_cookie = cookie, .target_netns_fd = target.get()});
+  UniqueFd sentry_pidfd(static_cast<int>(syscall(SYS_pidfd_open, sentry, 0)));
+  CallBroker broker({.calls_fd = calls[0],
+                     .offers_fd = offers[0],
+                     .sentry_pidfd = sentry_pidfd.get(),
+                     .netns_cookie = cookie,
+                     .target_netns_fd = target.get()});
   while (shared->listener < 0) {
     int status;
     if (waitpid(program, &status, WNOHANG) == program) return 125;

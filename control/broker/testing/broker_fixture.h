@@ -69,9 +69,11 @@ class BrokerTest : public ::testing::Test {
     socklen_t length = sizeof cookie;
     EXPECT_EQ(0, getsockopt(s.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &length));
     netns_ = UniqueFd(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+    self_ = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
     // Every socket of this namespace counts as a stand-in.
     broker_.emplace(CallBroker::Options{.calls_fd = broker_end_.get(),
                                         .offers_fd = broker_offers_.get(),
+                                        .sentry_pidfd = self_.get(),
                                         .netns_cookie = cookie,
                                         .target_netns_fd = netns_.get(),
                                         .apply_change = [this](const netlink::NetChange&, bool allowed) {
@@ -82,7 +84,7 @@ class BrokerTest : public ::testing::Test {
   }
 
   bool Send(Bytes message, const std::vector<int>& fds = {}) { return SendBy(sentry_end_.get(), message, fds); }
-  bool SendOffer(Bytes offer, const std::vector<int>& fds) { return SendBy(sentry_offers_.get(), offer, fds); }
+  bool SendOffer(Bytes offer, const std::vector<int>& fds = {}) { return SendBy(sentry_offers_.get(), offer, fds); }
 
   static bool SendBy(int channel, Bytes message, const std::vector<int>& fds) {
     iovec iov{const_cast<uint8_t*>(message.data()), message.size()};
@@ -142,7 +144,7 @@ class BrokerTest : public ::testing::Test {
     EXPECT_EQ(1u, broker_->stats().refused);
   }
 
-  UniqueFd broker_end_, sentry_end_, broker_offers_, sentry_offers_, netns_;
+  UniqueFd broker_end_, sentry_end_, broker_offers_, sentry_offers_, netns_, self_;
   std::optional<CallBroker> broker_;
   int changes_asked_ = 0, changes_allowed_ = 0;
 };

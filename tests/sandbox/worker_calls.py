@@ -1,0 +1,245 @@
+"""Calls whose order and rules hold whichever worker has the sockets; same_as_native compares the output.
+
+What one call does, the next one sees: a port that was closed is free, a closed socket hears nothing, a port that is taken is taken.
+Every question is asked often enough to meet sockets of all workers; what is printed are the different answers.
+"""
+import contextlib
+import errno
+import os
+import signal
+import socket
+import threading
+
+ROUNDS = 40
+LO = "127.0.0.1"
+
+
+def outcome(call, *args):
+    try:
+        result = call(*args)
+        return "ok" if result is None else result
+    except OSError as e:
+        return errno.errorcode[e.errno]
+
+
+def tcp(*options):
+    return made(socket.socket(), *options)
+
+
+def udp(*options):
+    return made(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), *options)
+
+
+def made(s, *options):
+    for o in options:
+        s.setsockopt(socket.SOL_SOCKET, o, 1)
+    return s
+
+
+def different(ask):
+    """The set of what ROUNDS questions were answered."""
+    return sorted({str(ask(i)) for i in range(ROUNDS)})
+
+
+def datagrams_free_their_ports(i):
+    port = 4000 + i
+    with udp() as first:
+        first.bind((LO, port))
+    with udp() as second:
+        return outcome(second.bind, (LO, port))
+
+
+def datagram_ports_conflict(i):
+    port = 4100 + i
+    with udp() as first, udp() as second, udp() as third, udp(socket.SO_REUSEPORT) as fourth:
+        first.bind((LO, port))
+        answers = [outcome(second.bind, (LO, port)), outcome(third.bind, ("", port)), outcome(fourth.bind, (LO, port))]
+        answers.append(outcome(second.bind, ("127.0.0.2", port)))
+        answers.append(outcome(third.bind, (LO, port + 1000)))
+        return answers
+
+
+def datagram_ports_are_shared(i):
+    port = 4200 + i
+    with udp(socket.SO_REUSEADDR) as wide, udp(socket.SO_REUSEADDR) as narrow, udp() as client:
+        wide.bind(("", port))
+        narrow.bind((LO, port))
+        client.sendto(b"narrow", (LO, port))
+        client.sendto(b"wide", ("127.0.0.3", port))
+        return narrow.recv(9), wide.recv(9)
+
+
+def a_connected_one_is_preferred(i):
+    port = 4300 + i
+    with udp(socket.SO_REUSEADDR) as server, udp(socket.SO_REUSEADDR) as session, udp() as client, udp() as other:
+        server.bind((LO, port))
+        client.bind((LO, 0))
+        session.bind((LO, port))
+        session.connect(client.getsockname())
+        client.sendto(b"of the session", (LO, port))
+        other.sendto(b"of nobody", (LO, port))
+        session.send(b"answer")
+        return session.recv(20), server.recv(20), client.recv(20)
+
+
+def a_closed_datagram_port_refuses(i):
+    port = 4400 + i
+    with udp() as client:
+        with udp() as server:
+            server.bind((LO, port))
+            client.connect((LO, port))
+            client.send(b"x")
+            got = server.recv(9)
+        again = outcome(client.sendto, b"y", (LO, port))
+        return got, again, outcome(client.recvfrom, 9)
+
+
+def options_and_groups_survive_bind(i):
+    port = 4500 + i
+    with udp(socket.SO_BROADCAST) as s, udp() as client:
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 33)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100000)
+        s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.1.1") + socket.inet_aton(LO))
+        s.bind(("", port))
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(LO))
+        client.sendto(b"to the group", ("239.1.1.1", port))
+        twice = outcome(s.setsockopt, socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.1.1") + socket.inet_aton(LO))
+        return (s.recv(20), twice, s.getsockopt(socket.IPPROTO_IP, socket.IP_TTL), s.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+                s.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST))
+
+
+def a_receive_waits_through_a_bind(i):
+    port = 4600 + i
+    with udp() as s, udp() as client:
+        got = []
+        reader = threading.Thread(target=lambda: got.append(s.recvfrom(20)[0]))
+        reader.start()
+        s.bind((LO, port))
+        client.sendto(b"late", (LO, port))
+        reader.join(10)
+        return got
+
+
+def a_duplicate_names_the_same_socket(i):
+    port = 4700 + i
+    with udp() as s, udp() as client:
+        with s.dup() as copy:
+            copy.bind((LO, port))
+        client.sendto(b"x", (LO, port))
+        return s.getsockname()[1] == port, s.recv(9)
+
+
+def listeners_free_their_ports(i):
+    port = 5000 + i
+    with tcp() as first:
+        first.bind((LO, port))
+        first.listen()
+    with tcp() as refused:
+        answer = outcome(refused.connect, (LO, port))
+    with tcp() as second:
+        return answer, outcome(second.bind, (LO, port)), outcome(second.listen)
+
+
+def bound_ports_connect(i):
+    port = 5100 + i
+    with tcp() as server, tcp(socket.SO_REUSEADDR) as client, tcp() as taken:
+        server.bind((LO, 0))
+        server.listen()
+        client.bind((LO, port))
+        client.connect(server.getsockname())
+        accepted, peer = server.accept()
+        with accepted:
+            accepted.sendall(b"hello")
+            answer = client.recv(9), peer[1] == port, client.getsockname()[1] == port
+            return *answer, outcome(taken.bind, (LO, port))
+
+
+def chosen_ports_connect(_):
+    with tcp() as server, tcp() as client, tcp() as taken:
+        server.bind((LO, 0))
+        server.listen()
+        client.bind((LO, 0))
+        before = client.getsockname()
+        client.connect(server.getsockname())
+        accepted, peer = server.accept()
+        with accepted:
+            client.sendall(b"hello")
+            return accepted.recv(9), peer == before == client.getsockname(), outcome(taken.bind, before)
+
+
+def addresses_without_ports_connect(_):
+    with tcp() as server, tcp() as client:
+        server.bind((LO, 0))
+        server.listen()
+        client.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+        client.bind(("127.0.0.9", 0))
+        before = client.getsockname()
+        client.connect(server.getsockname())
+        accepted, peer = server.accept()
+        with accepted:
+            return before, peer[0], peer[1] != 0
+
+
+def a_refused_one_keeps_its_port(i):
+    port = 5200 + i
+    # Every other one does not wait for its connect().
+    with tcp() as client, tcp() as other, tcp() as server:
+        client.bind((LO, port))
+        client.settimeout(20 if i % 2 else None)
+        refused = outcome(client.connect, (LO, 9))
+        taken = outcome(other.bind, (LO, port))
+        server.bind((LO, 0))
+        server.listen()
+        again = outcome(client.connect, server.getsockname())
+        return refused, taken, client.getsockname()[1] == port, again
+
+
+def connections_spread(_):
+    """One listener, several clients at once, each with its own bytes."""
+    with tcp() as server, contextlib.ExitStack() as stack:
+        server.bind((LO, 0))
+        server.listen(32)
+        clients = [stack.enter_context(tcp()) for _ in range(8)]
+        for n, c in enumerate(clients):
+            c.connect(server.getsockname())
+            c.sendall(bytes([65 + n]) * 1000)
+            c.shutdown(socket.SHUT_WR)
+        got = set()
+        for _ in clients:
+            accepted = stack.enter_context(server.accept()[0])
+            data = b""
+            while more := accepted.recv(4096):
+                data += more
+            got.add((data[:1], len(data), len(set(data))))
+        return len(got), sorted(got)[0]
+
+
+def children_ask_at_once(_):
+    """Several processes bind and connect side by side."""
+    pipes = []
+    for n in range(3):
+        r, w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(r)
+            with udp() as s, udp() as c:
+                s.bind((LO, 5300 + n))
+                c.sendto(b"x" * (n + 1), (LO, 5300 + n))
+                os.write(w, s.recv(9))
+            os._exit(0)
+        os.close(w)
+        pipes.append((pid, r))
+    answers = []
+    for pid, r in pipes:
+        answers.append(os.read(r, 99))
+        os.close(r)
+        answers.append(os.waitpid(pid, 0)[1])
+    return answers
+
+
+signal.alarm(100)  # the calls wait without a bound
+for question in (datagrams_free_their_ports, datagram_ports_conflict, datagram_ports_are_shared, a_connected_one_is_preferred,
+                 a_closed_datagram_port_refuses, options_and_groups_survive_bind, a_receive_waits_through_a_bind,
+                 a_duplicate_names_the_same_socket, listeners_free_their_ports, bound_ports_connect, chosen_ports_connect,
+                 addresses_without_ports_connect, a_refused_one_keeps_its_port, connections_spread, children_ask_at_once):
+    print(f"{question.__name__}: {different(question)}", flush=True)
