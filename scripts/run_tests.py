@@ -209,12 +209,15 @@ class SanitizerBuilds(threading.Thread):
         self.join()
 
 
-# Everything with the defaults; every program with offload off; a core over AF_XDP.
+# Everything with the defaults; every program with offload off; a core over AF_XDP; what a sandbox shows with two workers, by packet
+# and tap, and a core of that over AF_XDP.
 PROGRAM_TESTS = r"test_(web|bulk|databases|tools)\."
 INTEGRATION_RUNS = [
     ("", ""),
     ("--gso=false", PROGRAM_TESTS),
     ("--link=xdp", r"nginx|Iperf3|RedisTest|PingTest|DigTest|socat"),
+    ("--num-network-channels=2", r"nginx|Iperf3|RedisTest|PostgresTest|test_(behaviour|tap|tools|capture|query)\."),
+    ("--num-network-channels=2 --link=xdp", r"nginx|Iperf3|RedisTest|DigTest"),
 ]
 
 
