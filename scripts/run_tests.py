@@ -133,8 +133,9 @@ def stage_tsan(_, tally):
         return
     with_tests = known_targets("tsan")
     targets = [t for t in TSAN_TARGETS if t in with_tests]
-    if not targets or not build("tsan", targets, tally):
+    if not targets or not build("tsan", targets + ["loopback_sandbox"], tally):
         return
+    ctest("tsan", "_as_native", tally, SANITIZER_ENV)
     for t in targets:
         binary = subprocess.run(["find", f"build/tsan", "-type", "f", "-name", t], cwd=ROOT, text=True, capture_output=True, check=True)
         status, out = run([os.path.join(ROOT, binary.stdout.split()[0]), "--gtest_brief=1"], 900, env={**os.environ, **SANITIZER_ENV})

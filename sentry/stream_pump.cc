@@ -160,6 +160,11 @@ size_t StreamStandIn::ReadProgram() {
     s_readable_ = errno == EINTR;
     return 0;
   }
+  // The listener whose queue it is in was closed, and hears of that in a moment (CloseListener): the connection is still its own.
+  if (state_ == State::kQueued) {
+    s_readable_ = false;
+    return 0;
+  }
   if (n < 0) {  // ECONNRESET: P was closed with bytes unread
     CloseByProgram(true);
     return 0;
