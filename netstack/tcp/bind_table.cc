@@ -18,35 +18,61 @@ bool BindTable::Overlap(const PortHolder& a, const PortHolder& b) {
   return narrow.bound_address.is_v4() ? SpeaksV4(wide) : SpeaksV6(wide);
 }
 
-bool BindTable::Conflicts(const PortHolder& s, uint16_t port) const {
-  for (const PortHolder* o = First(port); o != nullptr; o = o->next_holder) {
-    if (o == &s || !Overlap(s, *o)) continue;
-    if (s.reuse_address && o->reuse_address && !o->holder_listens) continue;
-    if (s.reuse_port && o->reuse_port) continue;
-    return true;
+template <typename Predicate>
+bool BindTable::AnyHolder(uint16_t port, Predicate holds) const {
+  const auto it = ports_.find(port);
+  if (it == ports_.end()) return false;
+  for (const PortHolder* first : {it->second.listening, it->second.others}) {
+    for (const PortHolder* o = first; o != nullptr; o = o->next_holder) {
+      if (holds(*o)) return true;
+    }
   }
   return false;
+}
+
+bool BindTable::Conflicts(const PortHolder& s, uint16_t port) const {
+  return AnyHolder(port, [&s](const PortHolder& o) {
+    if (&o == &s || !Overlap(s, o)) return false;
+    if (s.reuse_address && o.reuse_address && !o.holder_listens) return false;
+    return !(s.reuse_port && o.reuse_port);
+  });
 }
 
 bool BindTable::ListenConflicts(const PortHolder& s) const {
-  for (const PortHolder* o = First(s.bound_port); o != nullptr; o = o->next_holder) {
-    if (o == &s || !o->holder_listens || !Overlap(s, *o)) continue;
-    if (s.reuse_port && o->reuse_port) continue;
-    return true;
+  for (const PortHolder* o = FirstListening(s.bound_port); o != nullptr; o = o->next_holder) {
+    if (o != &s && Overlap(s, *o) && !(s.reuse_port && o->reuse_port)) return true;
   }
   return false;
 }
 
-void BindTable::Add(PortHolder* s, uint16_t port) {
-  Port& entry = ports_[port];
-  PortHolder*& head = entry.first;
-  s->told_others = !s->auto_bound;
-  if (s->told_others && entry.told++ == 0 && context_.peers != nullptr) context_.peers->Hold(PortSpace::kTcp, port);
-  s->bound_port = port;
+void BindTable::Link(Port& port, PortHolder* s) {
+  PortHolder*& head = s->holder_listens ? port.listening : port.others;
   s->next_holder = head;
   if (head != nullptr) head->prev_holder = &s->next_holder;
   head = s;
   s->prev_holder = &head;
+}
+
+void BindTable::Unlink(PortHolder* s) {
+  *s->prev_holder = s->next_holder;
+  if (s->next_holder != nullptr) s->next_holder->prev_holder = s->prev_holder;
+  s->prev_holder = nullptr;
+  s->next_holder = nullptr;
+}
+
+void BindTable::SetListening(PortHolder* s, bool listening) {
+  const bool held = s->holds_port();
+  if (held) Unlink(s);
+  s->holder_listens = listening;
+  if (held) Link(ports_.at(s->bound_port), s);
+}
+
+void BindTable::Add(PortHolder* s, uint16_t port) {
+  Port& entry = ports_[port];
+  s->told_others = !s->auto_bound;
+  if (s->told_others && entry.told++ == 0 && context_.peers != nullptr) context_.peers->Hold(PortSpace::kTcp, port);
+  s->bound_port = port;
+  Link(entry, s);
   HeldPorts* held = context_.held_ports;
   s->counted_held = held != nullptr && (!s->auto_bound || s->peer_port == held->peer_port());
   if (s->counted_held && entry.held++ == 0) held->Set(kIpProtoTcp, port, true);
@@ -54,16 +80,13 @@ void BindTable::Add(PortHolder* s, uint16_t port) {
 
 void BindTable::Remove(PortHolder* s) {
   if (!s->holds_port()) return;
-  *s->prev_holder = s->next_holder;
-  if (s->next_holder != nullptr) s->next_holder->prev_holder = s->prev_holder;
-  s->prev_holder = nullptr;
-  s->next_holder = nullptr;
+  Unlink(s);
   const auto it = ports_.find(s->bound_port);
   Port& entry = it->second;
   if (s->told_others && --entry.told == 0 && context_.peers != nullptr) context_.peers->Release(PortSpace::kTcp, s->bound_port);
   if (s->counted_held && --entry.held == 0) context_.held_ports->Set(kIpProtoTcp, s->bound_port, false);
   s->counted_held = false;
-  if (entry.first == nullptr) ports_.erase(it);
+  if (entry.listening == nullptr && entry.others == nullptr) ports_.erase(it);
 }
 
 bool BindTable::HoldAlone(uint16_t port) const {
@@ -78,15 +101,12 @@ bool BindTable::ServesHere(const FlowKey& key) const {
 }
 
 bool BindTable::OnlyAutoBound(uint16_t port) const {
-  for (const PortHolder* o = First(port); o != nullptr; o = o->next_holder) {
-    if (!o->auto_bound) return false;
-  }
-  return true;
+  return !AnyHolder(port, [](const PortHolder& o) { return !o.auto_bound; });
 }
 
-PortHolder* BindTable::First(uint16_t port) const {
+PortHolder* BindTable::FirstListening(uint16_t port) const {
   const auto it = ports_.find(port);
-  return it == ports_.end() ? nullptr : it->second.first;
+  return it == ports_.end() ? nullptr : it->second.listening;
 }
 
 }  // namespace sluice::tcp

@@ -42,10 +42,12 @@ class BindTable {
   bool ListenConflicts(const PortHolder& s) const;
   void Add(PortHolder* s, uint16_t port);
   void Remove(PortHolder* s);
+  void SetListening(PortHolder* s, bool listening);
   bool InUse(uint16_t port) const { return ports_.contains(port); }
   // Only sockets whose port connect() chose: their port serves further connections to other peers.
   bool OnlyAutoBound(uint16_t port) const;
-  PortHolder* First(uint16_t port) const;
+  // Those that listen, in a list of their own: each connection that they accepted holds the port as well, and many TIME_WAITs.
+  PortHolder* FirstListening(uint16_t port) const;
 
   // --- of a host of several stacks; always true where there is one
   // Takes the port, which Add follows, where no other stack holds it.
@@ -55,10 +57,16 @@ class BindTable {
 
  private:
   struct Port {
-    PortHolder* first = nullptr;
+    PortHolder* listening = nullptr;
+    PortHolder* others = nullptr;
     uint32_t told = 0;  // holders that the other stacks know of: all but those whose port connect() chose, which are at home
     uint32_t held = 0;  // holders that make it one of HeldPorts
   };
+  static void Link(Port& port, PortHolder* s);
+  static void Unlink(PortHolder* s);
+  template <typename Predicate>
+  bool AnyHolder(uint16_t port, Predicate holds) const;
+
   const StackContext& context_;
   std::unordered_map<uint16_t, Port> ports_;
 };

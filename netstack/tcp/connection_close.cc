@@ -167,7 +167,7 @@ void Connection::ResetToFresh() {
   if (!port_bound_) engine_.binds.Remove(this);
   if (!port_bound_) bound_port = 0;
   if (!address_bound_) bound_address = IpAddress::Any(family_);
-  holder_listens = false;
+  engine_.binds.SetListening(this, false);
   auto_bound = false;
   key = FlowKey{};
   error_ = soft_error_ = Errno::kOk;
@@ -236,7 +236,7 @@ void Connection::CloseListener() {
     c->Abort();
   }
   listen_.reset();
-  holder_listens = false;
+  engine_.binds.SetListening(this, false);
   ++engine_.ctx.listening_changes;
 }
 

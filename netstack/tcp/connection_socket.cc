@@ -160,7 +160,7 @@ Errno Connection::Listen(int backlog) {
   auto_bound = false;
   listen_ = std::make_unique<ListenState>();
   listen_->backlog = bounded;
-  holder_listens = true;
+  engine_.binds.SetListening(this, true);
   ++engine_.ctx.listening_changes;
   SetState(State::kListen);
   last_events_ = 0;

@@ -175,8 +175,7 @@ Connection* Engine::FindListener(const FlowKey& key, IfIndex ifindex, uint32_t h
   Connection* best = nullptr;
   int best_score = -1;
   uint32_t group = 0;
-  for (PortHolder* h = binds.First(key.local_port); h != nullptr; h = h->next_holder) {
-    if (!h->holder_listens) continue;
+  for (PortHolder* h = binds.FirstListening(key.local_port); h != nullptr; h = h->next_holder) {
     int score = 0;
     if (h->bound_address.IsAny()) {
       if (h->bound_address.family() != key.local.family()) {
