@@ -28,6 +28,7 @@ MODES = {
     "kernel": Mode("kernel"),
     "runc": Mode("container", (), "runc"),
     "packet": Mode("netns", ("--link=packet",)),
+    "packet-w2": Mode("netns", ("--link=packet", "--num-network-channels=2")),
     "packet-nogso": Mode("netns", ("--link=packet", "--gso=false")),
     "xdp": Mode("netns", ("--link=xdp",)),
     "xdp-nogso": Mode("netns", ("--link=xdp", "--gso=false")),

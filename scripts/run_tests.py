@@ -133,8 +133,9 @@ def stage_tsan(_, tally):
         return
     with_tests = known_targets("tsan")
     targets = [t for t in TSAN_TARGETS if t in with_tests]
-    if not targets or not build("tsan", targets, tally):
+    if not targets or not build("tsan", targets + ["loopback_sandbox"], tally):
         return
+    ctest("tsan", "_as_native", tally, SANITIZER_ENV)
     for t in targets:
         binary = subprocess.run(["find", f"build/tsan", "-type", "f", "-name", t], cwd=ROOT, text=True, capture_output=True, check=True)
         status, out = run([os.path.join(ROOT, binary.stdout.split()[0]), "--gtest_brief=1"], 900, env={**os.environ, **SANITIZER_ENV})
@@ -209,12 +210,15 @@ class SanitizerBuilds(threading.Thread):
         self.join()
 
 
-# Everything with the defaults; every program with offload off; a core over AF_XDP.
+# Everything with the defaults; every program with offload off; a core over AF_XDP; what a sandbox shows with two workers, by packet
+# and tap, and a core of that over AF_XDP.
 PROGRAM_TESTS = r"test_(web|bulk|databases|tools)\."
 INTEGRATION_RUNS = [
     ("", ""),
     ("--gso=false", PROGRAM_TESTS),
     ("--link=xdp", r"nginx|Iperf3|RedisTest|PingTest|DigTest|socat"),
+    ("--num-network-channels=2", r"nginx|Iperf3|RedisTest|PostgresTest|test_(behaviour|tap|tools|capture|query)\."),
+    ("--num-network-channels=2 --link=xdp", r"nginx|Iperf3|RedisTest|DigTest"),
 ]
 
 

@@ -231,6 +231,7 @@ void StreamStandIn::OnDisconnect(IncomingCall& call) {
   }
   error_ = Errno::kOk;
   failed_ = connect_reported_ = false;
+  if (socket_->local().port == 0) Unshare();
   if (state_ == State::kFresh && MoveBack(call.fd, {{call.envelope(), error}})) return;
   engine_.Answer(call.envelope(), error);
 }

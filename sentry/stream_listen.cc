@@ -27,7 +27,9 @@ constexpr size_t kMaxOffered = 64;  // of one listener at a time; what else is e
 void StreamStandIn::OnListen(IncomingCall& call) {
   if (state_ != State::kFresh && state_ != State::kListening) return (void)engine_.Answer(call.envelope(), Errno::kEINVAL);
   if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
-  Errno error = socket_->Listen(call.int_arg(1));
+  Errno error = Errno::kOk;
+  if (!engine_.alone() && state_ == State::kFresh && socket_->local().port == 0) error = BindSocket(socket_->local());
+  if (error == Errno::kOk) error = socket_->Listen(call.int_arg(1));
   if (error == Errno::kOk && !engine_.alone()) error = ListenElsewhere(call.int_arg(1));
   if (error == Errno::kOk && state_ == State::kFresh) {
     sockaddr_un address{};

@@ -137,11 +137,26 @@ bool StreamStandIn::MoveBackWithHeld(Errno error) {
 
 Errno StreamStandIn::BindSocket(const Endpoint& local) {
   const bool fresh = state_ == State::kFresh && socket_->local().port == 0;
-  if (engine_.alone() || !engine_.front() || !fresh || local.port == 0) return socket_->Bind(local);
+  if (engine_.alone() || !engine_.front() || !fresh) return socket_->Bind(local);
+  if (local.port == 0) return BindToAnyPort(local);
   Errno error = Share(local);
   if (error == Errno::kOk) error = socket_->Bind(local);
   if (error != Errno::kOk) Unshare();
   return error;
+}
+
+// A port that this stack has free may be in use in another: connections that chose theirs tell nobody.
+Errno StreamStandIn::BindToAnyPort(const Endpoint& local) {
+  constexpr int kTries = 256;
+  for (int i = 0; i < kTries; ++i) {
+    Errno error = socket_->Bind(local);
+    if (error != Errno::kOk || socket_->local().port == 0) return error;  // none yet: IP_BIND_ADDRESS_NO_PORT
+    error = Share(socket_->local());
+    if (error == Errno::kOk) return error;
+    Unshare();
+    (void)ToInt(socket_->Disconnect());
+  }
+  return Errno::kEADDRINUSE;
 }
 
 Errno StreamStandIn::Share(const Endpoint& local) {

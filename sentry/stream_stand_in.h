@@ -97,6 +97,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool MoveBackWithHeld(Errno error);
   Errno BindSocket(const Endpoint& local) override;
   void OnSettings() override;
+  Errno BindToAnyPort(const Endpoint& local);
   Errno Share(const Endpoint& local);
   bool ShareWith(uint32_t shard, const Endpoint& local);
   void Unshare();

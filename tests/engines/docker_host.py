@@ -154,8 +154,9 @@ class DockerHost(Host):
         self.socket = f"{self.directory}/sock"
         self.cgroup = f"/{os.path.basename(self.directory)}"
         self.config = f"{self.directory}/daemon.json" if flags_of_runtimes is not None else None
+        more = os.environ.get("SLUICE_FLAGS", "").split()  # run.py --flags
         for name, flags in (flags_of_runtimes or {}).items():
-            subprocess.run([SLUICE, "install", "--engine=docker", f"--runtime={name}", f"--config={self.config}", "--", *flags], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([SLUICE, "install", "--engine=docker", f"--runtime={name}", f"--config={self.config}", "--", *flags, *more], check=True, stdout=subprocess.DEVNULL)
         self.log = open(f"{self.directory}/dockerd.log", "w", encoding="utf-8")
         self.process = None
         self.inner = None

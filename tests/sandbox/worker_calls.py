@@ -167,6 +167,22 @@ def chosen_ports_connect(_):
             return accepted.recv(9), peer == before == client.getsockname(), outcome(taken.bind, before)
 
 
+def chosen_ports_are_free(i):
+    """bind() and listen() find the ports that connections have not."""
+    low = 7000 + 16 * i
+    with tcp() as server, contextlib.ExitStack() as stack:
+        server.bind((LO, 0))
+        server.listen(16)
+        sockets, made = [], []
+        for n in range(10):
+            s = stack.enter_context(tcp())
+            s.setsockopt(socket.IPPROTO_IP, 51, (low + 9) << 16 | low)  # IP_LOCAL_PORT_RANGE
+            call = (s.connect, server.getsockname()) if n < 6 else (s.bind, (LO, 0)) if n % 2 else (s.listen,)
+            made.append(outcome(*call))
+            sockets.append(s)
+        return made, len({s.getsockname()[1] for s in sockets})
+
+
 def addresses_without_ports_connect(_):
     with tcp() as server, tcp() as client:
         server.bind((LO, 0))
@@ -241,5 +257,5 @@ signal.alarm(100)  # the calls wait without a bound
 for question in (datagrams_free_their_ports, datagram_ports_conflict, datagram_ports_are_shared, a_connected_one_is_preferred,
                  a_closed_datagram_port_refuses, options_and_groups_survive_bind, a_receive_waits_through_a_bind,
                  a_duplicate_names_the_same_socket, listeners_free_their_ports, bound_ports_connect, chosen_ports_connect,
-                 addresses_without_ports_connect, a_refused_one_keeps_its_port, connections_spread, children_ask_at_once):
+                 chosen_ports_are_free, addresses_without_ports_connect, a_refused_one_keeps_its_port, connections_spread, children_ask_at_once):
     print(f"{question.__name__}: {different(question)}", flush=True)
