@@ -70,6 +70,9 @@ Status PortOpener::OpenPacket(int ifindex, const char* name, OpenedPort* out, Po
 }
 
 Status PortOpener::OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob* blob) {
+  // First: it hears what comes before the program is there.
+  OpenedPort beside;
+  SLUICE_RETURN_IF_ERROR(OpenPacket(device.ifindex, device.name.c_str(), &beside, blob));
   XdpAttachment attachment;
   std::vector<Xsk> sockets;
   std::string error;
@@ -79,11 +82,18 @@ Status PortOpener::OpenXdp(const DeviceFacts& device, OpenedPort* out, PortBlob*
   if (OpenXdpDevice(device.ifindex, 1, facts, options, &attachment, &sockets, &error) != Errno::kOk) {
     return Status::Error("device " + device.name + ": " + error);
   }
-  attachments_.insert_or_assign(device.ifindex, Attached{.program = std::move(attachment)});
+  if (device.rx_queues > 1) {
+    Log(LogLevel::kWarning,
+        "device %s uses %u receive queues, AF_XDP hears one of them: frames of the others take the packet socket's slower way "
+        "(one queue: ethtool -L)",
+        device.name.c_str(), device.rx_queues);
+  }
+  attachments_.insert_or_assign(device.ifindex, Attached{.program = std::move(attachment), .rx_queues = device.rx_queues});
   blob->kind = LinkKind::kXdp;
   blob->xdp = sockets[0].facts;
   out->fds.push_back(std::move(sockets[0].fd));
   out->fds.push_back(std::move(sockets[0].umem));
+  out->fds.push_back(std::move(beside.fds[0]));
   return {};
 }
 
@@ -98,28 +108,40 @@ Status PortOpener::OpenOwnTap(OpenedPort* out, PortBlob* blob) {
   return {};
 }
 
-Status PortOpener::Check() {
-  for (auto& [ifindex, attached] : attachments_) CheckXdp(ifindex, &attached);
+Status PortOpener::Check(const std::function<void(int ifindex, const control::PortFaultCounts&)>& tell) {
+  for (auto& [ifindex, attached] : attachments_) {
+    const control::PortFaultCounts before = attached.faults;
+    CheckProgram(ifindex, &attached);
+    CheckQueues(ifindex, &attached);
+    if (std::memcmp(&before, &attached.faults, sizeof before) != 0) tell(ifindex, attached.faults);
+  }
   return silencing_.Check();
 }
 
 // Says what changed, once.
-void PortOpener::CheckXdp(int ifindex, Attached* attached) {
-  const uint64_t restored = attached->program.restored(), missed = attached->program.missed();
+void PortOpener::CheckProgram(int ifindex, Attached* attached) {
   std::string error;
   const Errno e = attached->program.Restore(&error);
-  if (e == Errno::kOk && attached->program.restored() != restored) {
+  const uint64_t restored = attached->program.restored();
+  if (restored != attached->faults.xdp_programs_restored) {
     Log(LogLevel::kWarning, "device %d: somebody took sluice's XDP program off; it is attached again (time %llu)", ifindex,
-        static_cast<unsigned long long>(attached->program.restored()));
+        static_cast<unsigned long long>(restored));
   } else if (e != attached->state && e != Errno::kOk && e != Errno::kENODEV) {
-    Log(LogLevel::kWarning, "device %d: sluice's XDP program is off, the sandbox hears nothing: %s", ifindex, error.c_str());
+    Log(LogLevel::kWarning, "device %d: sluice's XDP program is off, frames take the packet socket's slower way: %s", ifindex,
+        error.c_str());
   }
   attached->state = e;
-  if (missed != attached->missed) {
-    Log(LogLevel::kWarning, "device %d: %llu frames came by receive queues without a socket and were lost (ethtool -L)", ifindex,
-        static_cast<unsigned long long>(missed));
-  }
-  attached->missed = missed;
+  attached->faults.xdp_programs_restored = restored;
+}
+
+void PortOpener::CheckQueues(int ifindex, Attached* attached) {
+  DeviceFacts device;
+  if (ReadDeviceFacts(ifindex, &device, nullptr) != Errno::kOk || device.rx_queues == attached->rx_queues) return;
+  ++attached->faults.queue_changes;
+  Log(LogLevel::kWarning, "device %s: it uses %u receive queues, not %u (ethtool -L)%s", device.name.c_str(), device.rx_queues,
+      attached->rx_queues,
+      device.rx_queues > 1 ? "; frames of those without an AF_XDP socket take the packet socket's slower way" : "");
+  attached->rx_queues = device.rx_queues;
 }
 
 void PortOpener::Close(int ifindex) {

@@ -4,12 +4,14 @@
 
 #include <poll.h>
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/unique_fd.h"
 #include "control/flags.h"
+#include "control/run/device_faults.h"
 #include "dataplane/worker.h"
 #include "netstack/packet.h"
 #include "sentry/call_server.h"
@@ -21,6 +23,7 @@ struct AdminContext {
   Worker& worker;
   CallServer& calls;
   HeapBlockPool& pool;
+  const std::map<IfIndex, DeviceFaults>& device_faults;  // the worker's
 };
 
 class AdminServer {
