@@ -12,7 +12,7 @@ namespace sluice {
 WorkerGroup::WorkerGroup(const WorkerGroupOptions& options) : gro_(options.gro), qdisc_(options.qdisc.Share(options.workers)) {
   SLUICE_CHECK(options.workers >= 1 && options.workers <= ShardPeers::kMax);
   SystemRng rng;
-  key_ = wire::NewSteeringKey(rng);
+  key_ = options.key ? *options.key : wire::NewSteeringKey(rng);
   hub_ = std::make_unique<ShardHub>(options.workers, key_);
   for (uint32_t i = 0; i < options.workers; ++i) {
     shards_.push_back(std::make_unique<Shard>(options));
