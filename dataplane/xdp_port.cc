@@ -151,14 +151,14 @@ void XdpPort::SetOffload(Packet* frame) const {
 }
 
 void XdpPort::HearBeside(std::unique_ptr<Port> packet) {
-  SLUICE_CHECK(packet->ifindex() == facts_.ifindex);
+  SLUICE_CHECK(packet->ifindex() == facts_.ifindex && packet->wait_fds().size() == 1);
   beside_ = std::move(packet);
+  beside_fd_ = beside_->wait_fds()[0];
 }
 
 std::vector<int> XdpPort::wait_fds() const {
-  std::vector<int> fds{fd_.get()};
-  for (const int fd : beside_ != nullptr ? beside_->wait_fds() : std::vector<int>()) fds.push_back(fd);
-  return fds;
+  if (beside_ == nullptr) return {fd_.get()};
+  return {fd_.get(), beside_fd_};
 }
 
 size_t XdpPort::Receive(std::span<Packet> out) {
@@ -173,7 +173,7 @@ size_t XdpPort::Receive(std::span<Packet> out) {
 // Where it has something: its port would set up memory for a whole burst only to look.
 size_t XdpPort::ReceiveBeside(std::span<Packet> out) {
   if (beside_ == nullptr) return 0;
-  pollfd waits{beside_->wait_fds()[0], POLLIN, 0};
+  pollfd waits{beside_fd_, POLLIN, 0};
   return poll(&waits, 1, 0) > 0 ? beside_->Receive(out) : 0;
 }
 

@@ -107,6 +107,7 @@ class XdpPort final : public Port {
   bool dead_ = false;
   bool down_ = false;  // the last kick said ENETDOWN
   std::unique_ptr<Port> beside_;
+  int beside_fd_ = -1;
   uint32_t turns_ = 0;  // of Receive
   PortStats stats_;
   PortFaults faults_;  // but for what the kernel counts
