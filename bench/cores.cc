@@ -1,6 +1,10 @@
 // What several workers bring on ports in memory: two hosts of N workers each joined by pipe queues, TCP between them. A thread
-// runs one worker of either host, so that N workers use N cores. Flows go between all of them: N - 1 of N frames change their
-// thread.
+// runs one worker of either host, so that N workers use N cores. Two ways:
+//
+//   own    both hosts steer by one key, so that both ends of a flow are in one thread: what is measured is what workers share. On
+//   a
+//          device the peer is not in our threads either
+//   mixed  each has a key of its own, so that flows go between all: N - 1 of N frames change their thread, which is measured, too
 //
 //   cores [--seconds=2] [--rounds=5] [--workers=2]
 //
@@ -14,6 +18,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -107,7 +112,8 @@ class Program final : public TurnTask, private SocketObserver {
 };
 
 struct Host {
-  Host(uint32_t workers) : group({.workers = workers, .worker = {.poll = PollMode::kBusy}}) {}
+  Host(uint32_t workers, std::optional<wire::SteeringKey> key)
+      : group({.workers = workers, .worker = {.poll = PollMode::kBusy}, .key = key}) {}
   PipeSide side() {
     PipeSide s{.ifindex = kDevice, .key = group.key()};
     for (uint32_t i = 0; i < group.size(); ++i) s.pools.push_back(&group.pool(i));
@@ -142,8 +148,9 @@ double CpuSeconds() {
          static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
 }
 
-Rate Measure(uint32_t workers, bool bulk, double seconds) {
-  Host server(workers), client(workers);
+Rate Measure(uint32_t workers, bool bulk, bool own, double seconds) {
+  Host server(workers, std::nullopt);
+  Host client(workers, own ? std::optional(server.group.key()) : std::nullopt);
   PipeQueues pipe = MakePipeQueues(server.side(), client.side());
   server.Start(kServer, 1, std::move(pipe.first), bulk, true);
   client.Start(kClient, 2, std::move(pipe.second), bulk, false);
@@ -208,18 +215,23 @@ int main(int argc, char** argv) {
   for (const bool bulk : {true, false}) {
     const double unit = bulk ? 8e-9 : 1e-3;
     const char* name = bulk ? "bulk, Gbps" : "round trips, k/s";
-    std::vector<Rate> one, several;
-    for (uint32_t round = 0; round < rounds; ++round) {
-      one.push_back(Measure(1, bulk, seconds));
-      several.push_back(Measure(workers, bulk, seconds));
-      std::printf("%-17s workers=1 %8.2f (%8.2f a CPU second)  workers=%u %8.2f (%8.2f)\n", name, one.back().per_second * unit,
-                  one.back().per_cpu_second * unit, workers, several.back().per_second * unit,
-                  several.back().per_cpu_second * unit);
+    std::vector<Rate> one, own, mixed;
+    const auto print = [&](const std::string& what, const Rate& r) {
+      std::printf("%-17s %-17s %8.2f (%8.2f a CPU second)\n", name, what.c_str(), r.per_second * unit, r.per_cpu_second * unit);
       std::fflush(stdout);
+    };
+    const std::string several = "workers=" + std::to_string(workers);
+    for (uint32_t round = 0; round < rounds; ++round) {
+      print("workers=1", one.emplace_back(Measure(1, bulk, true, seconds)));
+      print(several + ", own", own.emplace_back(Measure(workers, bulk, true, seconds)));
+      print(several + ", mixed", mixed.emplace_back(Measure(workers, bulk, false, seconds)));
     }
-    const auto ratio = [&](double Rate::* which) { return Median(several, which) / Median(one, which); };
-    std::printf("%-17s medians: %.2fx a second, %.2fx a CPU second\n", name, ratio(&Rate::per_second),
-                ratio(&Rate::per_cpu_second));
+    for (const auto& [what, rates] : {std::pair{"own", &own}, std::pair{"mixed", &mixed}}) {
+      const auto ratio = [&](double Rate::* which) { return Median(*rates, which) / Median(one, which); };
+      std::printf("%-17s medians, %s: %.2f, %.2f: %.2fx a second, %.2fx a CPU second\n", name, what,
+                  Median(one, &Rate::per_second) * unit, Median(*rates, &Rate::per_second) * unit, ratio(&Rate::per_second),
+                  ratio(&Rate::per_cpu_second));
+    }
   }
   return 0;
 }

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Ports without a stack, beside DPDK's testpmd: bench/l2.py [--seconds=N] [--rounds=N] [--json=FILE]
+"""Ports without a stack, beside DPDK's testpmd: bench/l2.py [--seconds=N] [--rounds=N] [--json=FILE] [--join FILE...]
 
-One core sends 64-byte frames into a veth (sluice's own generator by AF_XDP), the other runs what is measured: `sluice bench` or testpmd
-with net_af_xdp; in turn, several rounds, medians. l2fwd is counted by the kernel of a third namespace, rx by who receives. Needs root,
-a release build and, for the comparison, dpdk-testpmd (Debian: dpdk-dev). Frames of 64 bytes; two cores.
+One core sends 64-byte frames into a veth from within the kernel (frame_source), the other runs what is measured: `sluice bench` or testpmd
+with net_af_xdp; in turn, several rounds, medians. l2fwd is counted by the kernel of a third namespace, rx by who receives. The share of the
+sent frames that was counted says what the bound is: below 100 % who is measured, at 100 % the generator. Frames by CPU second are those of
+whoever is measured, which polls without end. Needs root, a release build with the target frame_source and, for the comparison, dpdk-testpmd
+(Debian: dpdk-dev). Two cores.
 """
 import argparse
 import contextlib
@@ -18,6 +20,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SLUICE = os.environ.get("SLUICE_BIN", os.path.join(ROOT, "build/release/sluice"))
+SOURCE = os.environ.get("FRAME_SOURCE_BIN", os.path.join(ROOT, "build/release/bench/frame_source"))
 TESTPMD = "/usr/bin/dpdk-testpmd"
 NAMES = {role: f"l2{role}{os.getpid()}" for role in ("gen", "dut", "sink")}
 
@@ -55,9 +58,14 @@ def sink_frames():
 
 def generate(seconds):
     """Frames sent in all and the seconds it took."""
-    out = sh(*inside("gen", SLUICE, "--link=xdp", "bench", "tx", "--device=g0", f"--seconds={seconds}", "--json", cpu=0))
-    result = json.loads(out)
+    result = json.loads(sh(*inside("gen", SOURCE, "g0", str(seconds), cpu=0)))
     return result["tx_frames"], result["seconds"]
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        fields = f.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def start_sluice(mode, xdp_mode, devices):
@@ -68,7 +76,7 @@ def start_sluice(mode, xdp_mode, devices):
     def stop():
         process.send_signal(signal.SIGTERM)
         return json.loads(process.communicate(timeout=30)[0])["rx_frames"]
-    return stop
+    return process.pid, stop
 
 
 def start_testpmd(mode, _, devices):
@@ -87,7 +95,7 @@ def start_testpmd(mode, _, devices):
         if m is None:
             raise SystemExit("testpmd: " + out)
         return int(m.group(1))
-    return stop
+    return process.pid, stop
 
 
 def wait(condition, process):
@@ -102,17 +110,32 @@ def wait(condition, process):
 
 
 def measure(start, mode, xdp_mode, seconds):
-    """Million frames per second, and the share of what was sent."""
+    """Million frames per second and per CPU second, and the share of what was sent."""
     with network():
-        stop = start(mode, xdp_mode, ["v0", "v1"] if mode == "l2fwd" else ["v0"])
+        if xdp_mode == "generic":
+            sh(*inside("dut", "ethtool", "-K", "v0", "gro", "on"))  # else the veth takes no frames from XDP
+        pid, stop = start(mode, xdp_mode, ["v0", "v1"] if mode == "l2fwd" else ["v0"])
         try:
-            before = sink_frames()
+            before, cpu = sink_frames(), cpu_seconds(pid)
             sent, took = generate(seconds)
-            forwarded = sink_frames() - before
+            forwarded, cpu = sink_frames() - before, cpu_seconds(pid) - cpu
         finally:
             received = stop()
         frames = forwarded if mode == "l2fwd" else received
-        return frames / took / 1e6, frames / sent
+        return frames / took / 1e6, frames / cpu / 1e6, frames / sent
+
+
+def show(results, seconds):
+    rounds = len(next(iter(results["l2fwd"].values())))
+    print(f"kernel {os.uname().release}, 64-byte frames, {rounds} rounds of {seconds} s, median (least-most) of million frames per second")
+    for mode, rows in results.items():
+        base = statistics.median(v[0] for v in rows["testpmd net_af_xdp"]) if "testpmd net_af_xdp" in rows else None
+        for name, values in rows.items():
+            rates, by_cpu, shares = zip(*values)
+            median = statistics.median(rates)
+            ratio = f"  {median / base:.2f}x of testpmd" if base else ""
+            print(f"{mode:6} {name:20} {median:6.3f} ({min(rates):.3f}-{max(rates):.3f}), {statistics.median(by_cpu):6.3f} by CPU second, "
+                  f"{statistics.median(shares):4.0%} of what was sent{ratio}")
 
 
 def main():
@@ -120,25 +143,24 @@ def main():
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json")
+    parser.add_argument("--join", nargs="+", metavar="FILE", help="measures nothing: one table of runs that were saved by --json")
     args = parser.parse_args()
     subjects = {"sluice xdp native": (start_sluice, "native"), "sluice xdp generic": (start_sluice, "generic")}
     if os.path.exists(TESTPMD):
         subjects["testpmd net_af_xdp"] = (start_testpmd, "")
-    else:
+    elif not args.join:
         print("testpmd is not installed (dpdk-dev): only sluice is measured")
     results = {}
-    for mode in ("l2fwd", "rx"):
+    for path in args.join or ():
+        with open(path, encoding="utf-8") as f:
+            for mode, rows in json.load(f).items():
+                for name, values in rows.items():
+                    results.setdefault(mode, {}).setdefault(name, []).extend(values)
+    for mode in ("l2fwd", "rx") if not args.join else ():
         for _ in range(args.rounds):
             for name, (start, xdp_mode) in subjects.items():
                 results.setdefault(mode, {}).setdefault(name, []).append(measure(start, mode, xdp_mode, args.seconds))
-    print(f"kernel {os.uname().release}, 64-byte frames, {args.rounds} rounds of {args.seconds} s, median (least-most) of million frames per second")
-    for mode, rows in results.items():
-        base = statistics.median(rate for rate, _ in rows["testpmd net_af_xdp"]) if "testpmd net_af_xdp" in rows else None
-        for name, values in rows.items():
-            rates, shares = zip(*values)
-            median = statistics.median(rates)
-            ratio = f"  {median / base:.2f}x of testpmd" if base else ""
-            print(f"{mode:6} {name:20} {median:6.3f} ({min(rates):.3f}-{max(rates):.3f}), {statistics.median(shares):4.0%} of what was sent{ratio}")
+    show(results, args.seconds)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as f:
             json.dump(results, f)

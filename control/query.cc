@@ -28,6 +28,10 @@ void PrintStats(const json& a) {
     for (const auto& [name, value] : port.items()) {
       if (value.is_number() && name != "ifindex") std::printf("  %-32s %s\n", Clean(name).c_str(), Plain(value).c_str());
     }
+    if (const json faults = port.value("faults", json::object()); !faults.empty()) {
+      std::printf("  faults\n");
+      PrintNonZero(faults, "    ");
+    }
     if (const json q = port.value("qdisc", json::object()); !q.empty()) {
       std::printf("  qdisc %s\n", Plain(q.at("kind")).c_str());
       for (const auto& [name, value] : q.items()) {

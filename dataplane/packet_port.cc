@@ -162,6 +162,7 @@ void PacketPort::DropOne() {
   ++stats_.rx_syscalls;
   if (recv(fd_.get(), scratch, sizeof scratch, MSG_DONTWAIT | MSG_TRUNC) > 0) {
     ++stats_.rx_dropped;
+    ++faults_.rx_no_memory;
   } else if (errno != EAGAIN) {
     OnSocketError(errno);
   }
@@ -204,6 +205,7 @@ bool PacketPort::TakeFrame(size_t i, Packet* out) {
   if (slot.from.sll_pkttype == PACKET_OUTGOING) return false;
   if ((message.msg_flags & MSG_TRUNC) != 0 || length < vnet_len_ + kEthernetHeader) {
     ++stats_.rx_dropped;
+    if (!slot.big) ++faults_.rx_no_memory;
     return false;
   }
   const size_t size = length - vnet_len_;
@@ -321,10 +323,12 @@ bool PacketPort::OnSendError(int error, Packet& head) {
     case EINTR:
       return false;
     case EAGAIN:
+      ++faults_.tx_no_buffer;
       tx_blocked_on_socket_ = true;
       return false;
     case ENOBUFS:
     case ENOMEM:
+      ++faults_.tx_no_buffer;
       // The device's queue is full, or a filter on egress eats every frame: wait a little, but not for ever.
       if (++full_retries_ <= kFullRetries) return false;
       full_retries_ = 0;
@@ -400,12 +404,23 @@ size_t PacketPort::Transmit(std::span<Packet> burst) {
 
 // ---- Reporting
 
-PortStats PacketPort::stats() const {
+// Reading resets the kernel's counters.
+void PacketPort::ReadKernelDrops() const {
   tpacket_stats kernel{};
   socklen_t len = sizeof kernel;
-  // Reading resets the kernel's counters.
-  if (getsockopt(fd_.get(), SOL_PACKET, PACKET_STATISTICS, &kernel, &len) == 0) stats_.rx_dropped += kernel.tp_drops;
+  if (getsockopt(fd_.get(), SOL_PACKET, PACKET_STATISTICS, &kernel, &len) != 0) return;
+  stats_.rx_dropped += kernel.tp_drops;
+  faults_.rx_ring_full += kernel.tp_drops;
+}
+
+PortStats PacketPort::stats() const {
+  ReadKernelDrops();
   return stats_;
+}
+
+PortFaults PacketPort::faults() const {
+  ReadKernelDrops();
+  return faults_;
 }
 
 std::vector<std::string> PacketPort::describe() const {

@@ -58,6 +58,7 @@ class PacketPort final : public Port {
   int tx_wait_fd() const override { return tx_blocked_on_socket_ ? fd_.get() : -1; }
   bool dead() const override { return dead_; }
   PortStats stats() const override;
+  PortFaults faults() const override;
   std::vector<std::string> describe() const override;
 
  private:
@@ -85,6 +86,7 @@ class PacketPort final : public Port {
   void ParseAuxdata(msghdr& message, Packet* frame) const;
   void OnSocketError(int error);
   void CheckDevice();
+  void ReadKernelDrops() const;
 
   size_t TransmitBatch(std::span<Packet> burst, bool with_offload);
   void FillMessage(size_t i, Packet& frame, bool with_offload);
@@ -115,6 +117,7 @@ class PacketPort final : public Port {
   bool dead_ = false;
 
   mutable PortStats stats_;
+  mutable PortFaults faults_;
 };
 
 }  // namespace sluice

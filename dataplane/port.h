@@ -7,12 +7,36 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "dataplane/qdisc.h"
 #include "netstack/link/link.h"
 
 namespace sluice {
+
+// What went wrong at a port and was got over.
+struct PortFaults {
+  uint64_t rx_ring_full = 0;    // frames lost because the worker did not come in time: the ring or the socket's queue was full
+  uint64_t rx_no_buffer = 0;    // times the kernel found no chunk to receive into (AF_XDP's fill ring was empty)
+  uint64_t rx_no_memory = 0;    // frames lost because memory of packets is at its bound
+  uint64_t tx_no_buffer = 0;    // times a frame found neither chunk nor room in the device's queue, and waited
+  uint64_t rx_beside_ring = 0;  // frames that came by the socket beside an AF_XDP ring (XdpPort::HearBeside)
+};
+
+// They by the names of stats and metrics.
+struct PortFault {
+  std::string_view name, help;
+  uint64_t PortFaults::* count;
+};
+inline constexpr PortFault kPortFaults[] = {
+    {"rx_ring_full", "frames lost because the worker did not come in time", &PortFaults::rx_ring_full},
+    {"rx_no_buffer", "times the kernel had no buffer to receive into", &PortFaults::rx_no_buffer},
+    {"rx_no_memory", "frames lost because memory of packets is at its bound", &PortFaults::rx_no_memory},
+    {"tx_no_buffer", "times a frame waited for a buffer of the device", &PortFaults::tx_no_buffer},
+    {"rx_beside_ring", "frames that came beside AF_XDP: by a queue without a socket, or while its program was off",
+     &PortFaults::rx_beside_ring},
+};
 
 struct PortStats {
   uint64_t rx_frames = 0, rx_bytes = 0,
@@ -47,6 +71,7 @@ class Port : public Link {
   // True where the device vanished or the port was detached by someone else; frames neither come nor go any more.
   virtual bool dead() const { return false; }
   virtual PortStats stats() const = 0;
+  virtual PortFaults faults() const { return {}; }
   virtual std::vector<std::string> describe() const { return {}; }  // "key=value" lines for `sluice stats`
 };
 

@@ -25,9 +25,11 @@ struct WorkerGroupOptions {
   WorkerOptions worker;                   // of each; on_port_dead is called in the thread of the port's worker
   size_t pool_bytes = size_t{256} << 20;  // of each
   bool gro = true;
-  QdiscOptions qdisc;                    // of each device; each worker has its share of the rate and the burst of a tbf
-  bool ports_have_homes = false;         // netstack/shard.h
-  std::optional<wire::SteeringKey> key;  // of the queues, where those are opened elsewhere; none: a new one
+  QdiscOptions qdisc;             // of each device; each worker has its share of the rate and the burst of a tbf
+  bool ports_have_homes = false;  // netstack/shard.h
+  // By which flows belong to workers. Hosts that have the same number of workers and the same key, and joined by ports that keep
+  // it, have both ends of a flow in workers of the same number. Unset: random, so that a peer cannot choose the worker.
+  std::optional<wire::SteeringKey> key;
 };
 
 class WorkerGroup {

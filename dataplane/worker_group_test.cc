@@ -625,6 +625,40 @@ class Clients final : public TurnTask, private SocketObserver {
   bool due_ = true;
 };
 
+TEST(WorkerGroup, HostsOfOneKeyHaveBothEndsOfAFlowInWorkersOfOneNumber) {
+  constexpr uint32_t kWorkers = 3, kFlows = 30;
+  WorkerGroup a({.workers = kWorkers, .pool_bytes = 32 << 20});
+  WorkerGroup b({.workers = kWorkers, .pool_bytes = 32 << 20, .key = a.key()});
+  PipeQueues pipe = MakePipeQueues(SideOf(a, true), SideOf(b, true));
+  a.ApplyConfig(ConfigOf(kA, kMacA));
+  b.ApplyConfig(ConfigOf(kB, kMacB));
+  a.AddQueues(std::move(pipe.first));
+  b.AddQueues(std::move(pipe.second));
+  std::vector<StreamSocket*> listeners, clients, accepted;
+  for (uint32_t i = 0; i < kWorkers; ++i) {
+    listeners.push_back(a.stack(i).NewTcpSocket(Family::kIpv4));
+    ASSERT_EQ(listeners[i]->Bind({kAny, 80, 0}), Errno::kOk);
+    ASSERT_EQ(listeners[i]->Listen(1024), Errno::kOk);
+    for (uint32_t flow = 0; flow < kFlows; ++flow) {
+      clients.push_back(b.stack(i).NewTcpSocket(Family::kIpv4));
+      ASSERT_EQ(clients.back()->Connect({kA, 80, 0}), Errno::kEINPROGRESS);
+    }
+  }
+  std::vector<uint32_t> here(kWorkers);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (accepted.size() < clients.size() && std::chrono::steady_clock::now() < until) {
+    for (uint32_t i = 0; i < kWorkers; ++i) {
+      a.worker(i).RunOnce();
+      b.worker(i).RunOnce();
+      for (; StreamSocket* s = listeners[i]->Accept(); ++here[i]) accepted.push_back(s);
+    }
+  }
+  EXPECT_EQ(here, std::vector<uint32_t>(kWorkers, kFlows));
+  for (auto* sockets : {&listeners, &clients, &accepted}) {
+    for (StreamSocket* s : *sockets) s->Close();
+  }
+}
+
 TEST_P(WorkerGroupTest, RunsInThreadsWithAllBytesRight) {
   constexpr uint32_t kEach = 20;
   std::vector<std::unique_ptr<Echo>> servers;

@@ -28,6 +28,7 @@ class WrappedPort : public Port {
   bool polled() const override { return inner_->polled(); }
   bool dead() const override { return inner_->dead(); }
   PortStats stats() const override { return inner_->stats(); }
+  PortFaults faults() const override { return inner_->faults(); }
   std::vector<std::string> describe() const override { return inner_->describe(); }
 
  protected:

@@ -1,12 +1,14 @@
 #include "dataplane/xdp_port.h"
 
 #include <linux/if_xdp.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "base/check.h"
 #include "dataplane/frame.h"
 #include "netstack/wire/checksum.h"
 
@@ -27,14 +29,16 @@ std::unique_ptr<XdpPort> XdpPort::Create(UniqueFd fd, UniqueFd umem, const XskFa
 }
 
 Errno XdpPort::CreateQueues(std::vector<Xsk> sockets, const XdpPortOptions& options, std::span<BlockPool* const> pools,
-                            std::vector<std::unique_ptr<Port>>* out, std::string* error) {
-  SLUICE_CHECK(sockets.size() == pools.size());
+                            std::vector<std::unique_ptr<Port>>* out, std::string* error,
+                            std::vector<std::unique_ptr<Port>> beside) {
+  SLUICE_CHECK(sockets.size() == pools.size() && (beside.empty() || beside.size() == pools.size()));
   std::shared_ptr<XdpShare> share;
   if (!sockets.empty() && sockets[0].facts.sharers > 1) share = std::make_shared<XdpShare>(sockets[0].facts.sharers);
   for (size_t i = 0; i < sockets.size(); ++i) {
     Xsk& s = sockets[i];
     auto port = Create(std::move(s.fd), std::move(s.umem), s.facts, options, *pools[i], error, share);
     if (port == nullptr) return Errno::kEINVAL;
+    if (!beside.empty()) port->HearBeside(std::move(beside[i]));
     out->push_back(std::move(port));
   }
   return Errno::kOk;
@@ -103,7 +107,10 @@ void XdpPort::Recycle(uint32_t first, uint32_t count) {
 bool XdpPort::TakeFrame(uint32_t first, uint32_t count, size_t bytes, Packet* out) {
   if (bytes < kEthernetHeader || bytes > kMaxFrame) return false;
   Packet frame = Packet::Allocate(pool_, bytes);
-  if (!frame) return false;
+  if (!frame) {
+    ++faults_.rx_no_memory;
+    return false;
+  }
   for (uint32_t i = 0; i < count; ++i) {
     const xdp_desc d = rings_->rx.At<xdp_desc>(first + i);
     if (!ValidChunk(d.addr, d.len)) return false;
@@ -143,12 +150,39 @@ void XdpPort::SetOffload(Packet* frame) const {
   frame->offload.hdr_len = static_cast<uint16_t>(header);
 }
 
+void XdpPort::HearBeside(std::unique_ptr<Port> packet) {
+  SLUICE_CHECK(packet->ifindex() == facts_.ifindex && packet->wait_fds().size() == 1);
+  beside_ = std::move(packet);
+  beside_fd_ = beside_->wait_fds()[0];
+}
+
+std::vector<int> XdpPort::wait_fds() const {
+  if (beside_ == nullptr) return {fd_.get()};
+  return {fd_.get(), beside_fd_};
+}
+
 size_t XdpPort::Receive(std::span<Packet> out) {
+  if (dead_) return 0;
+  size_t taken = 0;
+  if (++turns_ % kBesideTurn == 0) taken = ReceiveBeside(out);
+  taken += ReceiveRing(out.subspan(taken));
+  if (taken == 0) taken = ReceiveBeside(out);
+  return taken;
+}
+
+// Where it has something: its port would set up memory for a whole burst only to look.
+size_t XdpPort::ReceiveBeside(std::span<Packet> out) {
+  if (beside_ == nullptr) return 0;
+  pollfd waits{beside_fd_, POLLIN, 0};
+  return poll(&waits, 1, 0) > 0 ? beside_->Receive(out) : 0;
+}
+
+size_t XdpPort::ReceiveRing(std::span<Packet> out) {
   XskRing& rx = rings_->rx;
   const uint32_t first = __atomic_load_n(rx.consumer, __ATOMIC_RELAXED);
   uint32_t at = first, available = rx.Available();
   size_t taken = 0;
-  if (available == 0 || dead_) return 0;
+  if (available == 0) return 0;
   while (available > 0 && taken < out.size()) {
     size_t bytes;
     const uint32_t count = FrameDescriptors(at, available, &bytes);
@@ -276,7 +310,7 @@ size_t XdpPort::Transmit(std::span<Packet> burst) {
     Packet& frame = burst[done];
     const Sent sent = InsertVlanTag(frame) ? SendFrame(frame) : Sent::kNever;
     if (sent == Sent::kFull) {
-      ++exhausted_;
+      ++faults_.tx_no_buffer;
       if (retried) break;
       Kick();
       ReapCompletions();
@@ -308,13 +342,34 @@ PortStats XdpPort::stats() const {
     s.rx_dropped += kernel.rx_dropped + kernel.rx_ring_full + kernel.rx_fill_ring_empty_descs + kernel.rx_invalid_descs;
     s.tx_dropped += kernel.tx_invalid_descs;
   }
+  if (beside_ != nullptr) {
+    const PortStats beside = beside_->stats();
+    s.rx_frames += beside.rx_frames;
+    s.rx_bytes += beside.rx_bytes;
+    s.rx_dropped += beside.rx_dropped;
+    s.rx_syscalls += beside.rx_syscalls;
+  }
   return s;
 }
 
-std::vector<std::string> XdpPort::describe() const {
+PortFaults XdpPort::faults() const {
+  PortFaults f = faults_;
   xdp_statistics kernel{};
   socklen_t length = sizeof kernel;
-  getsockopt(fd_.get(), SOL_XDP, XDP_STATISTICS, &kernel, &length);
+  if (getsockopt(fd_.get(), SOL_XDP, XDP_STATISTICS, &kernel, &length) == 0) {
+    f.rx_ring_full += kernel.rx_ring_full;
+    f.rx_no_buffer += kernel.rx_fill_ring_empty_descs;
+  }
+  if (beside_ != nullptr) {
+    const PortFaults beside = beside_->faults();
+    f.rx_ring_full += beside.rx_ring_full;
+    f.rx_no_memory += beside.rx_no_memory;
+    f.rx_beside_ring = beside_->stats().rx_frames;
+  }
+  return f;
+}
+
+std::vector<std::string> XdpPort::describe() const {
   return {"link=xdp",
           std::string("mode=") + (facts_.native ? "native" : "generic"),
           std::string("zero_copy=") + (facts_.zero_copy ? "true" : "false"),
@@ -323,9 +378,7 @@ std::vector<std::string> XdpPort::describe() const {
           "sockets_of_queue=" + std::to_string(facts_.sharers),
           std::string("gso=") + (options_.software_gso ? "software" : "off"),
           "umem_bytes=" + std::to_string(facts_.umem_size()),
-          "rx_ring_full=" + std::to_string(kernel.rx_ring_full),
-          "fill_ring_empty=" + std::to_string(kernel.rx_fill_ring_empty_descs),
-          "tx_chunks_exhausted=" + std::to_string(exhausted_)};
+          std::string("beside_ring=") + (beside_ != nullptr ? "heard" : "lost")};
 }
 
 }  // namespace sluice

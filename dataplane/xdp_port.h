@@ -8,6 +8,10 @@
 // for that (kPartial) on links with a local peer, and for frames above the MTU, which only a local sender or GRO can have made.
 // Where it is not that, the stack checks it.
 //
+// An AF_XDP socket hears one queue of the device, while its program is there. What the program lets pass, because the frame came
+// by a queue that has no socket (`ethtool -L`), and everything while somebody has taken the program off, a packet socket beside
+// it hears: HearBeside. Else these frames are lost.
+//
 // The kernel wakes nobody when the device goes: dead() is found at the next call. Who follows the devices removes the port.
 #pragma once
 
@@ -41,29 +45,39 @@ class XdpPort final : public Port {
   // same for all sockets of a queue that has several.
   static std::unique_ptr<XdpPort> Create(UniqueFd fd, UniqueFd umem, const XskFacts& facts, const XdpPortOptions& options,
                                          BlockPool& pool, std::string* error, std::shared_ptr<XdpShare> share = nullptr);
-  // Of all sockets of a device, one for each pool.
+  // Of all sockets of a device, one for each pool. `beside`: one for each (HearBeside), or none.
   static Errno CreateQueues(std::vector<Xsk> sockets, const XdpPortOptions& options, std::span<BlockPool* const> pools,
-                            std::vector<std::unique_ptr<Port>>* out, std::string* error);
+                            std::vector<std::unique_ptr<Port>>* out, std::string* error,
+                            std::vector<std::unique_ptr<Port>> beside = {});
   ~XdpPort() override;
+  // `packet`: a port over a packet socket of the same device, opened before the program was attached; it only receives. Of
+  // several workers: one of its own for each, of one OpenPacketQueues with the workers' key. Before the first Receive.
+  void HearBeside(std::unique_ptr<Port> packet);
 
   LinkFeatures features() const override;
   size_t Transmit(std::span<Packet> burst) override;
   IfIndex ifindex() const override { return facts_.ifindex; }
   std::string_view kind() const override { return "xdp"; }
   size_t Receive(std::span<Packet> out) override;
-  std::vector<int> wait_fds() const override { return {fd_.get()}; }
+  std::vector<int> wait_fds() const override;
   bool ArmWakeup() override;
   // Not while the device is down: what waits in the ring goes when it is up and something is sent.
   bool tx_pending() const override { return !down_ && TxUnsent(); }
   bool polled() const override { return true; }
   bool dead() const override { return dead_; }
   PortStats stats() const override;
+  PortFaults faults() const override;
   std::vector<std::string> describe() const override;
 
  private:
   XdpPort(UniqueFd fd, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool, std::unique_ptr<XskMapping> rings,
           std::shared_ptr<XdpShare> share);
 
+  // A ring that is never empty leaves the socket beside it one turn in so many.
+  static constexpr uint32_t kBesideTurn = 64;
+
+  size_t ReceiveRing(std::span<Packet> out);
+  size_t ReceiveBeside(std::span<Packet> out);
   uint32_t FrameDescriptors(uint32_t first, uint32_t available, size_t* bytes) const;
   bool TakeFrame(uint32_t first, uint32_t count, size_t bytes, Packet* out);
   void SetOffload(Packet* frame) const;
@@ -91,9 +105,12 @@ class XdpPort final : public Port {
   std::vector<uint8_t> scratch_;     // a frame longer than a chunk
   uint32_t tx_head_ = 0;             // producer index, published once per burst
   bool dead_ = false;
-  bool down_ = false;       // the last kick said ENETDOWN
-  uint64_t exhausted_ = 0;  // transmissions that found no chunk
+  bool down_ = false;  // the last kick said ENETDOWN
+  std::unique_ptr<Port> beside_;
+  int beside_fd_ = -1;
+  uint32_t turns_ = 0;  // of Receive
   PortStats stats_;
+  PortFaults faults_;  // but for what the kernel counts
 };
 
 }  // namespace sluice

@@ -83,7 +83,9 @@ class Broker {
   void OncePerSecond() {
     if (!sentry_gone_ && conduct_.LetTellListening()) SendToSentry(Type::kListeningHeard, 0);
     if (!sentry_gone_ && sysctls_.Changed()) SendToSentry(Type::kSysctls, 0, sysctls_.Read());
-    const Status silent = ports_.Check();
+    const Status silent = ports_.Check([this](int ifindex, const control::PortFaultCounts& counts) {
+      if (!sentry_gone_) SendToSentry(Type::kPortFaults, ifindex, {reinterpret_cast<const char*>(&counts), sizeof counts});
+    });
     if (!silent.ok()) Fatal(silent.line());
   }
 

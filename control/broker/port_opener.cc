@@ -53,21 +53,28 @@ void Append(const PortBlob& blob, OpenedPort* out) { out->blobs.append(reinterpr
 
 }  // namespace
 
-Status PortOpener::OpenPacket(int ifindex, PortBlob blob, OpenedPort* out) {
+// One for each worker.
+Status PortOpener::OpenPacketSockets(int ifindex, const char* name, std::vector<PacketSocket>* sockets) {
   PacketSocketOptions options;
   options.vnet_header = plan_.flags.gso;
   options.mark = kSluiceMark;
   options.filter = plan_.flow_programs.tap.get();
-  std::vector<PacketSocket> sockets(1);
+  sockets->resize(1);
   std::string error;
   const uint32_t queues = plan_.flags.num_network_channels;
-  const Errno e = queues == 1 ? OpenPacketSocket(ifindex, options, &sockets[0], &error)
-                              : OpenPacketQueues(ifindex, options, queues, plan_.steering_key, &sockets, &error);
-  if (e != Errno::kOk) return Status::Error(Format("device %s: ", blob.name) + error);
-  if (sockets[0].facts.vnet_header_refused) {
+  const Errno e = queues == 1 ? OpenPacketSocket(ifindex, options, &sockets->front(), &error)
+                              : OpenPacketQueues(ifindex, options, queues, plan_.steering_key, sockets, &error);
+  if (e != Errno::kOk) return Status::Error(Format("device %s: ", name) + error);
+  if (sockets->front().facts.vnet_header_refused) {
     Log(LogLevel::kWarning, "device %s takes no virtio-net header: segmentation offload is off there (as with --gso=false)",
-        blob.name);
+        name);
   }
+  return {};
+}
+
+Status PortOpener::OpenPacket(int ifindex, PortBlob blob, OpenedPort* out) {
+  std::vector<PacketSocket> sockets;
+  SLUICE_RETURN_IF_ERROR(OpenPacketSockets(ifindex, blob.name, &sockets));
   blob.kind = LinkKind::kPacket;
   for (PacketSocket& socket : sockets) {
     blob.packet = socket.facts;
@@ -78,6 +85,9 @@ Status PortOpener::OpenPacket(int ifindex, PortBlob blob, OpenedPort* out) {
 }
 
 Status PortOpener::OpenXdp(const DeviceFacts& device, PortBlob blob, OpenedPort* out) {
+  // First: they hear what comes before the program is there.
+  std::vector<PacketSocket> beside;
+  SLUICE_RETURN_IF_ERROR(OpenPacketSockets(device.ifindex, blob.name, &beside));
   XdpAttachment attachment;
   std::vector<Xsk> sockets;
   std::string error;
@@ -89,13 +99,19 @@ Status PortOpener::OpenXdp(const DeviceFacts& device, PortBlob blob, OpenedPort*
       Errno::kOk) {
     return Status::Error("device " + device.name + ": " + error);
   }
-  attachments_.insert_or_assign(device.ifindex, Attached{.program = std::move(attachment)});
+  if (device.rx_queues > sockets.size()) {
+    Log(LogLevel::kWarning,
+        "device %s uses %u receive queues, AF_XDP hears one of them: frames of the others take the packet socket's slower way "
+        "(one queue: ethtool -L)",
+        device.name.c_str(), device.rx_queues);
+  }
+  attachments_.insert_or_assign(device.ifindex, Attached{.program = std::move(attachment), .rx_queues = device.rx_queues});
   blob.kind = LinkKind::kXdp;
-  for (Xsk& socket : sockets) {
-    blob.xdp = socket.facts;
+  for (size_t i = 0; i < sockets.size(); ++i) {
+    blob.xdp = sockets[i].facts;
+    blob.packet = beside[i].facts;
     Append(blob, out);
-    out->fds.push_back(std::move(socket.fd));
-    out->fds.push_back(std::move(socket.umem));
+    for (UniqueFd* fd : {&sockets[i].fd, &sockets[i].umem, &beside[i].fd}) out->fds.push_back(std::move(*fd));
   }
   return {};
 }
@@ -114,28 +130,40 @@ Status PortOpener::OpenOwnTap(PortBlob blob, OpenedPort* out) {
   return {};
 }
 
-Status PortOpener::Check() {
-  for (auto& [ifindex, attached] : attachments_) CheckXdp(ifindex, &attached);
+Status PortOpener::Check(const std::function<void(int ifindex, const control::PortFaultCounts&)>& tell) {
+  for (auto& [ifindex, attached] : attachments_) {
+    const control::PortFaultCounts before = attached.faults;
+    CheckProgram(ifindex, &attached);
+    CheckQueues(ifindex, &attached);
+    if (std::memcmp(&before, &attached.faults, sizeof before) != 0) tell(ifindex, attached.faults);
+  }
   return silencing_.Check();
 }
 
 // Says what changed, once.
-void PortOpener::CheckXdp(int ifindex, Attached* attached) {
-  const uint64_t restored = attached->program.restored(), missed = attached->program.missed();
+void PortOpener::CheckProgram(int ifindex, Attached* attached) {
   std::string error;
   const Errno e = attached->program.Restore(&error);
-  if (e == Errno::kOk && attached->program.restored() != restored) {
+  const uint64_t restored = attached->program.restored();
+  if (restored != attached->faults.xdp_programs_restored) {
     Log(LogLevel::kWarning, "device %d: somebody took sluice's XDP program off; it is attached again (time %llu)", ifindex,
-        static_cast<unsigned long long>(attached->program.restored()));
+        static_cast<unsigned long long>(restored));
   } else if (e != attached->state && e != Errno::kOk && e != Errno::kENODEV) {
-    Log(LogLevel::kWarning, "device %d: sluice's XDP program is off, the sandbox hears nothing: %s", ifindex, error.c_str());
+    Log(LogLevel::kWarning, "device %d: sluice's XDP program is off, frames take the packet socket's slower way: %s", ifindex,
+        error.c_str());
   }
   attached->state = e;
-  if (missed != attached->missed) {
-    Log(LogLevel::kWarning, "device %d: %llu frames came by receive queues without a socket and were lost (ethtool -L)", ifindex,
-        static_cast<unsigned long long>(missed));
-  }
-  attached->missed = missed;
+  attached->faults.xdp_programs_restored = restored;
+}
+
+void PortOpener::CheckQueues(int ifindex, Attached* attached) {
+  DeviceFacts device;
+  if (ReadDeviceFacts(ifindex, &device, nullptr) != Errno::kOk || device.rx_queues == attached->rx_queues) return;
+  ++attached->faults.queue_changes;
+  Log(LogLevel::kWarning, "device %s: it uses %u receive queues, not %u (ethtool -L)%s", device.name.c_str(), device.rx_queues,
+      attached->rx_queues,
+      device.rx_queues > 1 ? "; frames of those without an AF_XDP socket take the packet socket's slower way" : "");
+  attached->rx_queues = device.rx_queues;
 }
 
 void PortOpener::Close(int ifindex) {

@@ -1,11 +1,13 @@
 // Opens what a port needs privilege for, in the sandbox's namespace; the sentry makes the Port of it (run/port_maker.h).
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "control/run/control_protocol.h"
 #include "control/run/plan.h"
 #include "control/run/silencing.h"
 #include "dataplane/choose_link.h"
@@ -20,7 +22,7 @@ struct PortBlob {
   LinkKind kind = LinkKind::kPacket;
   char name[16] = {};        // of the device
   PacketSocketFacts packet;  // kPacket: one descriptor, the socket
-  XskFacts xdp;              // kXdp: two, the socket and its UMEM
+  XskFacts xdp;              // kXdp: three, the socket, its UMEM, and a packet socket for what does not come by it (`packet`)
   TapFacts tap;              // kTap: one, the queue
 };
 static_assert(std::is_trivially_copyable_v<PortBlob>);
@@ -38,10 +40,12 @@ class PortOpener {
   Status Open(int ifindex, OpenedPort* out);
   // The sentry has no port on the device any more; where the device is gone, the end of its silence too.
   void Close(int ifindex);
-  // Are the devices still silent? Puts an XDP program back that somebody took off.
-  Status Check();
+  // Are the devices still silent? Puts an XDP program back that somebody took off. `tell` hears of each device where something
+  // happened since.
+  Status Check(const std::function<void(int ifindex, const control::PortFaultCounts&)>& tell);
 
  private:
+  Status OpenPacketSockets(int ifindex, const char* name, std::vector<PacketSocket>* sockets);
   Status OpenPacket(int ifindex, PortBlob blob, OpenedPort* out);
   Status OpenXdp(const DeviceFacts& device, PortBlob blob, OpenedPort* out);
   Status OpenOwnTap(PortBlob blob, OpenedPort* out);
@@ -51,9 +55,11 @@ class PortOpener {
   struct Attached {
     XdpAttachment program;  // detached with this process
     Errno state = Errno::kOk;
-    uint64_t missed = 0;  // of the log's last line
+    uint32_t rx_queues = 1;
+    control::PortFaultCounts faults;
   };
-  static void CheckXdp(int ifindex, Attached* attached);
+  static void CheckProgram(int ifindex, Attached* attached);
+  static void CheckQueues(int ifindex, Attached* attached);
   std::map<int, Attached> attachments_;  // by device
 };
 

@@ -7,6 +7,8 @@
 #include <sstream>
 #include <string_view>
 
+#include "control/run/device_faults.h"
+#include "dataplane/port.h"
 #include "dataplane/qdisc.h"
 #include "netstack/counters.h"
 
@@ -39,6 +41,8 @@ constexpr Spec kParts[] = {
     {"worker", "wakeups", "sluice_worker_wakeups_total", "sleeps that ended with work"},
     {"worker", "spin_ns", "sluice_worker_spin_seconds_total", "time in turns that found nothing to do", MetricType::Counter,
      1e-9},
+    {"worker", "core_taken", "sluice_worker_core_taken_total",
+     "times the worker had to leave its core to others while it had work"},
     {"worker", "preempted_spins", "sluice_worker_preempted_spins_total", "spins that ended because others wanted the core"},
     {"worker", "sleep_ns", "sluice_worker_sleep_seconds_total", "time asleep", MetricType::Counter, 1e-9},
     {"calls", "calls", "sluice_calls_total", "socket calls of the program that came to the sentry"},
@@ -125,24 +129,39 @@ std::string Name(const json& port, const char* field) {
   return port.is_object() && it != port.end() && it->is_string() ? it->get<std::string>().substr(0, kMaxName) : "";
 }
 
+// A number of each port; `out` gets it under the label "fault", where that is not empty.
+void AddPortField(const std::vector<SandboxStats>& sandboxes, const Spec& spec, std::string_view fault, MetricFamily* family) {
+  for (const SandboxStats& one : sandboxes) {
+    const json ports = Part(one, "ports");
+    std::vector<std::string> devices;  // each once: two equal series are no exposition
+    for (size_t i = 0; ports.is_array() && i < std::min(ports.size(), kMaxPorts); ++i) {
+      Labels labels = LabelsOf(one);
+      const std::string device = Name(ports[i], "device");
+      if (device.empty() || std::ranges::find(devices, device) != devices.end()) continue;
+      devices.push_back(device);
+      labels.push_back({"device", device});
+      labels.push_back({"kind", Name(ports[i], "kind")});
+      if (!fault.empty()) labels.push_back({"fault", std::string(fault)});
+      AddField(family, spec, *spec.part == 0 ? ports[i] : ports[i].value(spec.part, json()), std::move(labels));
+    }
+  }
+}
+
 void AddPorts(const std::vector<SandboxStats>& sandboxes, std::vector<MetricFamily>* out) {
   for (const Spec& spec : kPorts) {
     MetricFamily family{spec.metric, spec.help, spec.type, {}};
-    for (const SandboxStats& one : sandboxes) {
-      const json ports = Part(one, "ports");
-      std::vector<std::string> devices;  // each once: two equal series are no exposition
-      for (size_t i = 0; ports.is_array() && i < std::min(ports.size(), kMaxPorts); ++i) {
-        Labels labels = LabelsOf(one);
-        const std::string device = Name(ports[i], "device");
-        if (device.empty() || std::ranges::find(devices, device) != devices.end()) continue;
-        devices.push_back(device);
-        labels.push_back({"device", device});
-        labels.push_back({"kind", Name(ports[i], "kind")});
-        AddField(&family, spec, *spec.part == 0 ? ports[i] : ports[i].value(spec.part, json()), std::move(labels));
-      }
-    }
+    AddPortField(sandboxes, spec, {}, &family);
     out->push_back(std::move(family));
   }
+  MetricFamily faults{
+      "sluice_port_faults_total", "what happened to a device or its port, and was got over, by fault", MetricType::Counter, {}};
+  const auto add = [&](std::string_view name) {
+    const std::string field(name);
+    AddPortField(sandboxes, {"faults", field.c_str(), "", ""}, name, &faults);
+  };
+  for (const PortFault& fault : kPortFaults) add(fault.name);
+  for (const DeviceFault& fault : kDeviceFaults) add(fault.name);
+  out->push_back(std::move(faults));
 }
 
 void AddCounter(const std::vector<SandboxStats>& sandboxes, std::string_view counter, MetricFamily* family) {

@@ -16,7 +16,8 @@ using nlohmann::json;
 json Stats() {
   return {{"counters", {{"TcpRetransSegs", 3}, {"TcpDSACKRecv", 4}, {"IpReasmOKs", 5}, {"DropIpChecksum", 6}, {"Evil{}", 7}}},
           {"ports",
-           {{{"device", "eth0"}, {"kind", "packet"}, {"rx_frames", 8}}, {{"device", "eth0"}, {"kind", "x"}, {"rx_frames", 9}}}},
+           {{{"device", "eth0"}, {"kind", "packet"}, {"rx_frames", 8}, {"faults", {{"device_down", 2}, {"evil", 3}}}},
+            {{"device", "eth0"}, {"kind", "x"}, {"rx_frames", 9}}}},
           {"process", {{"cpu_ns", 1500000000}}},
           {"tcp", {{"established", 2}}}};
 }
@@ -32,6 +33,8 @@ TEST(Exposition, NamesLabelsUnitsAndHelp) {
   EXPECT_TRUE(Has(text, "sluice_ip_reasm_oks_total{sandbox=\"web\"} 5"));
   EXPECT_TRUE(Has(text, "sluice_drops_total{sandbox=\"web\",reason=\"ip_checksum\"} 6"));
   EXPECT_TRUE(Has(text, "sluice_port_receive_frames_total{sandbox=\"web\",device=\"eth0\",kind=\"packet\"} 8"));
+  EXPECT_TRUE(Has(text, "sluice_port_faults_total{sandbox=\"web\",device=\"eth0\",kind=\"packet\",fault=\"device_down\"} 2"))
+      << text;
   EXPECT_EQ(text.find("kind=\"x\""), std::string::npos);
   EXPECT_TRUE(Has(text, "sluice_sentry_cpu_seconds_total{sandbox=\"web\"} 1.5"));
   EXPECT_TRUE(Has(text, "# TYPE sluice_tcp_established gauge"));

@@ -39,6 +39,7 @@ unsigned Mirror::DrainEvents() {
         // A device that goes down or away takes routes along, for which the kernel sends no events.
         case RTM_NEWLINK:
         case RTM_DELLINK:
+          NoteLink(m);
           dirty |= kLinks | kAddresses | kRoutes | kNeighbors;
           break;
         case RTM_NEWADDR:
@@ -69,6 +70,16 @@ unsigned Mirror::DrainEvents() {
   }
 }
 
+void Mirror::NoteLink(const nlmsghdr* message) {
+  LinkConfig link;
+  if (!ParseLink(message, &link)) return;
+  const auto seen = seen_.find(link.index);
+  if (seen == seen_.end()) return;
+  if (seen->second.up && !link.up()) ++link_changes_[link.index].downs;
+  if (seen->second.mtu != link.mtu) ++link_changes_[link.index].mtu_changes;
+  seen->second = {link.up(), link.mtu};
+}
+
 template <typename T>
 int Mirror::ReadTable(uint16_t type, size_t header_size, bool (*parse)(const nlmsghdr*, T*), std::vector<T>* out) {
   NetlinkMessage request(type, NLM_F_REQUEST | NLM_F_DUMP);
@@ -95,6 +106,7 @@ Status Mirror::Read(unsigned tables) {
   if ((tables & kRules) != 0 && error == 0) error = ReadTable(RTM_GETRULE, sizeof(fib_rule_hdr), ParseRule, &tables_.rules);
   if ((tables & kNeighbors) != 0 && error == 0) error = ReadTable(RTM_GETNEIGH, sizeof(ndmsg), ParseNeighbor, &tables_.neighbors);
   if (error != 0) return Status::Error("cannot read the tables of the namespace" + ErrnoText(error));
+  for (const LinkConfig& link : tables_.links) seen_.try_emplace(link.index, LinkState{link.up(), link.mtu});
   return {};
 }
 

@@ -3,6 +3,7 @@
 // thread; the sockets were opened by somebody inside the namespace.
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -23,16 +24,28 @@ class Mirror {
   // Takes the events that wait and reads the tables they name. `changed`: something was read.
   Status Follow(bool* changed);
   const KernelTables& tables() const { return tables_; }
+  // Of devices that were seen to change, since the first reading. Exact: each change has its event.
+  struct LinkChanges {
+    uint64_t downs = 0, mtu_changes = 0;
+  };
+  const std::map<IfIndex, LinkChanges>& link_changes() const { return link_changes_; }
 
  private:
   enum Table : unsigned { kLinks = 1, kAddresses = 2, kRoutes = 4, kRules = 8, kNeighbors = 16, kAll = 31 };
   unsigned DrainEvents();
+  void NoteLink(const nlmsghdr* message);
   Status Read(unsigned tables);
   template <typename T>
   int ReadTable(uint16_t type, size_t header_size, bool (*parse)(const nlmsghdr*, T*), std::vector<T>* out);
 
   NetlinkClient events_, dumps_;
   KernelTables tables_;
+  struct LinkState {
+    bool up = false;
+    uint32_t mtu = 0;
+  };
+  std::map<IfIndex, LinkState> seen_;  // as of the first reading, then of each event
+  std::map<IfIndex, LinkChanges> link_changes_;
 };
 
 }  // namespace sluice

@@ -4,12 +4,14 @@
 
 #include <poll.h>
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/unique_fd.h"
 #include "control/flags.h"
+#include "control/run/device_faults.h"
 #include "dataplane/worker_group.h"
 #include "netstack/packet.h"
 #include "sentry/call_server.h"
@@ -20,6 +22,7 @@ struct AdminContext {
   const Flags& flags;
   WorkerGroup& group;
   CallServer& calls;
+  const std::map<IfIndex, DeviceFaults>& device_faults;  // the first worker's
 };
 
 class AdminServer {

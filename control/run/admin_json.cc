@@ -43,6 +43,13 @@ int64_t ProcessorTime() {
   return nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
 }
 
+// How often the worker, whose thread this is, had to leave its core to others while it had work.
+uint64_t CoreTaken() {
+  rusage usage{};
+  getrusage(RUSAGE_THREAD, &usage);
+  return static_cast<uint64_t>(usage.ru_nivcsw);
+}
+
 // As `tc -s qdisc` has it. The stack's own queue of the device is fifo, or none where nothing waits.
 json QdiscJson(Worker& worker, const Port& port) {
   const std::optional<QdiscStats> q = port.qdisc();
@@ -63,7 +70,20 @@ json QdiscJson(Worker& worker, const Port& port) {
           {"backlog_frames", q->backlog_frames}, {"backlog_bytes", q->backlog_bytes}};
 }
 
-json PortsJson(Worker& worker) {
+// Those of the device are told by the first worker.
+json FaultsJson(const AdminContext& c, const Port& port, uint32_t worker) {
+  json out = json::object();
+  const PortFaults own = port.faults();
+  for (const PortFault& fault : kPortFaults) out[std::string(fault.name)] = own.*fault.count;
+  if (worker != 0) return out;
+  const auto device = c.device_faults.find(port.ifindex());
+  for (const DeviceFault& fault : kDeviceFaults)
+    out[std::string(fault.name)] = device == c.device_faults.end() ? 0 : device->second.*fault.count;
+  return out;
+}
+
+json PortsJson(const AdminContext& c, uint32_t number) {
+  Worker& worker = c.group.worker(number);
   json out = json::array();
   for (const auto& port : worker.ports()) {
     const PortStats s = port->stats();
@@ -80,6 +100,7 @@ json PortsJson(Worker& worker) {
              {"tx_dropped", s.tx_dropped},
              {"tx_syscalls", s.tx_syscalls},
              {"software_gso_frames", s.software_gso_frames},
+             {"faults", FaultsJson(c, *port, number)},
              {"qdisc", QdiscJson(worker, *port)},
              {"facts", port->describe()}};
     out.push_back(std::move(one));
@@ -110,7 +131,7 @@ json StatsJson(const AdminContext& c, uint32_t worker) {
   const Stack& stack = c.group.stack(worker);
   const auto& pool = static_cast<const HeapBlockPool&>(c.group.pool(worker));
   json out{{"counters", CountersJson(c.group.worker(worker), false)},
-           {"ports", PortsJson(c.group.worker(worker))},
+           {"ports", PortsJson(c, worker)},
            {"worker",
             {{"turns", w.turns},
              {"busy_turns", w.busy_turns},
@@ -120,6 +141,7 @@ json StatsJson(const AdminContext& c, uint32_t worker) {
              {"sleep_ns", w.sleep_ns},
              {"wake_cost_ns", w.wake_cost.ns()},
              {"preempted_spins", w.preempted_spins},
+             {"core_taken", CoreTaken()},
              {"spin_limit_ns", w.spin_limit.ns()},
              {"spins", w.spins},
              {"poll", PollName(w.poll)}}},

@@ -35,6 +35,7 @@ enum class Type : uint32_t {
   kPortFailed,  // number: the index; text: why
   kSysctls,     // text: key=value lines; all of them
   kListeningHeard,
+  kPortFaults,  // number: the index; data: PortFaultCounts, all of them so far
 };
 
 struct Header {
@@ -48,6 +49,11 @@ struct LoopbackListener {
   uint8_t v4 = 0, v6 = 0;
 };
 inline constexpr size_t kMaxLoopbackListeners = 256;
+
+// What the broker sees of a device (DeviceFaults).
+struct PortFaultCounts {
+  uint64_t queue_changes = 0, xdp_programs_restored = 0;
+};
 
 inline constexpr size_t kMaxRecord = 64 << 10;
 inline constexpr size_t kMaxFds = 2 * 16;  // of the queues of a device (kMaxNetworkChannels)

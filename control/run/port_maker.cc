@@ -20,7 +20,7 @@ Status PortMaker::Make(std::string_view text, std::vector<UniqueFd> fds, std::ve
   if (text.size() != blobs.size() * sizeof(PortBlob)) return malformed;
   std::memcpy(blobs.data(), text.data(), text.size());
   const bool xdp = blobs[0].kind == LinkKind::kXdp;
-  if (fds.size() != blobs.size() * (xdp ? 2 : 1)) return malformed;
+  if (fds.size() != blobs.size() * (xdp ? 3 : 1)) return malformed;
   if (xdp) {
     SLUICE_RETURN_IF_ERROR(MakeXdpQueues(blobs, fds, out));
   } else {
@@ -34,13 +34,16 @@ Status PortMaker::MakeXdpQueues(std::span<const PortBlob> blobs, std::span<Uniqu
                                 std::vector<std::unique_ptr<Port>>* out) {
   std::vector<Xsk> sockets;
   std::vector<BlockPool*> pools;
+  std::vector<std::unique_ptr<Port>> beside;
+  const PacketPortOptions packet{.software_gso = plan_.flags.software_gso};
   for (uint32_t i = 0; i < blobs.size(); ++i) {
-    sockets.push_back({.fd = std::move(fds[2 * i]), .umem = std::move(fds[2 * i + 1]), .facts = blobs[i].xdp});
+    sockets.push_back({.fd = std::move(fds[3 * i]), .umem = std::move(fds[3 * i + 1]), .facts = blobs[i].xdp});
     pools.push_back(&group_.pool(i));
+    beside.push_back(std::make_unique<PacketPort>(std::move(fds[3 * i + 2]), blobs[i].packet, packet, *pools.back()));
   }
   std::string error;
   const XdpPortOptions options{.software_gso = plan_.flags.software_gso};
-  if (XdpPort::CreateQueues(std::move(sockets), options, pools, out, &error) == Errno::kOk) return {};
+  if (XdpPort::CreateQueues(std::move(sockets), options, pools, out, &error, std::move(beside)) == Errno::kOk) return {};
   return Status::Error("cannot use the AF_XDP socket of " + std::string(blobs[0].name) + ": " + error);
 }
 

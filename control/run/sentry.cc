@@ -23,6 +23,7 @@
 #include "control/mirror/mirror.h"
 #include "control/run/admin.h"
 #include "control/run/control_protocol.h"
+#include "control/run/device_faults.h"
 #include "control/run/plan.h"
 #include "control/run/port_maker.h"
 #include "control/run/sentry_filter.h"
@@ -118,7 +119,7 @@ class Sentry {
                         .native_options = native_options_.get()}),
         mirror_(std::move(plan.event_netlink), std::move(plan.dump_netlink)),
         ports_(plan, group_),
-        admin_(plan.admin_listener.get(), AdminContext{plan.flags, group_, calls_}),
+        admin_(plan.admin_listener.get(), AdminContext{plan.flags, group_, calls_, told_faults_}),
         listening_(group_.stack(0), plan.control.b.get()) {}
 
   [[noreturn]] void Run() {
@@ -287,6 +288,24 @@ class Sentry {
     if (!changed) return;
     AskForPorts();
     Publish();
+    for (const auto& [index, changes] : mirror_.link_changes()) {
+      faults_[index].downs = changes.downs;
+      faults_[index].mtu_changes = changes.mtu_changes;
+    }
+    TellFaults();
+  }
+
+  void TellFaults() {
+    group_.worker(0).Post([this, faults = faults_] { told_faults_ = faults; });
+  }
+
+  void TakePortFaults(IfIndex index, std::string_view body) {
+    control::PortFaultCounts counts;
+    if (body.size() != sizeof counts) return;
+    std::memcpy(&counts, body.data(), sizeof counts);
+    faults_[index].queue_changes = counts.queue_changes;
+    faults_[index].xdp_programs_restored = counts.xdp_programs_restored;
+    TellFaults();
   }
 
   void FromBroker() {
@@ -311,6 +330,9 @@ class Sentry {
         if (waiting_.erase(header.number) != 0) Fatal(std::string(body));
         asked_.erase(header.number);  // tried again with the next change of the namespace
         Log(LogLevel::kWarning, "%.*s", static_cast<int>(body.size()), body.data());
+        break;
+      case Type::kPortFaults:
+        TakePortFaults(header.number, body);
         break;
       case Type::kSynchronize:
         Synchronize();
@@ -388,6 +410,8 @@ class Sentry {
   CallServer calls_;
   Mirror mirror_;
   PortMaker ports_;
+  std::map<IfIndex, DeviceFaults> faults_;
+  std::map<IfIndex, DeviceFaults> told_faults_;  // the worker's copy
   AdminServer admin_;
   ListeningWatch listening_;
   SysctlMap sysctls_;

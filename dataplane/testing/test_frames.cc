@@ -57,7 +57,7 @@ Packet MakeFrame(BlockPool& pool, const FrameSpec& spec) {
   StoreBe16(f + 12, spec.v6 ? 0x86dd : 0x0800);
   FillIp(f + 14, spec, transport_len + spec.payload.size());
   uint8_t* t = f + 14 + ip_len;
-  StoreBe16(t, 1000);
+  StoreBe16(t, spec.source_port);
   StoreBe16(t + 2, 2000);
   if (spec.udp) {
     const size_t length = spec.gso_size != 0 ? 8 + spec.payload.size() : transport_len + spec.payload.size();
@@ -102,7 +102,7 @@ bool IsTestFrame(const Packet& frame) {
   FrameHeaders h;
   if (!LocateHeaders(frame.linear(), frame.size(), &h)) return false;
   const uint8_t* t = frame.data() + h.transport;
-  return LoadBe16(t) == 1000 && LoadBe16(t + 2) == 2000;
+  return LoadBe16(t + 2) == 2000;
 }
 
 size_t HeaderSize(const Packet& frame) {

@@ -17,6 +17,7 @@ struct FrameSpec {
   bool sliced = false;   // payload in slices of odd sizes; else linear
   bool partial = false;  // kPartial with the pseudo header's sum; else complete
   uint16_t gso_size = 0;
+  uint16_t source_port = 1000;
   uint32_t seq = 1000;
   uint32_t ack = 77;
   uint8_t flags = 0x10;

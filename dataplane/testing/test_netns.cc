@@ -52,14 +52,20 @@ int VethPair::Run(int netns, const std::string& command, std::string* output) co
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-VethPair::VethPair() : ours_(NewNetns()), peer_(NewNetns()) {
+VethPair::VethPair(int queues) : ours_(NewNetns()), peer_(NewNetns()) {
   const std::string peer_path = "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(peer_.get());
   for (int ns : {ours_.get(), peer_.get()}) {
     SLUICE_CHECK(Run(ns,
                      "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6; "
                      "ip link set lo up") == 0);
   }
-  SLUICE_CHECK(Run(ours_.get(), "ip link add sl0 type veth peer name pe0 netns " + peer_path) == 0);
+  const std::string number = std::to_string(queues);
+  const std::string with = queues == 0 ? "" : " numtxqueues " + number + " numrxqueues " + number;
+  SLUICE_CHECK(Run(ours_.get(), "ip link add sl0" + with + " type veth peer name pe0" + with + " netns " + peer_path) == 0);
+  if (queues != 0) {  // all of them are in use when they are named
+    SLUICE_CHECK(Run(ours_.get(), "ethtool -L sl0 rx 1 tx 1") == 0);
+    SLUICE_CHECK(Run(peer_.get(), "ethtool -L pe0 rx 1 tx 1") == 0);
+  }
   SLUICE_CHECK(Run(ours_.get(), "ip addr add 10.77.0.1/24 dev sl0 && ip link set sl0 up") == 0);
   SLUICE_CHECK(Run(peer_.get(), "ip addr add 10.77.0.2/24 dev pe0 && ip link set pe0 up") == 0);
   {

@@ -28,7 +28,8 @@ class InNetns {
 // sl0 (10.77.0.1/24, ours) in `ours`, pe0 (10.77.0.2/24) in `peer`; both up, no IPv6 chatter, no offloads changed.
 class VethPair {
  public:
-  VethPair();
+  // `queues`: that many can be given to both ends (ethtool -L); one is in use. 0: the kernel's choice, one for each core.
+  explicit VethPair(int queues = 0);
   ~VethPair();
 
   int ours() const { return ours_.get(); }

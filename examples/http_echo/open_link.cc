@@ -48,7 +48,21 @@ bool ReadMac(const std::string& device, MacAddress* out) {
   return true;
 }
 
+std::string OpenPacketLink(IfIndex ifindex, WorkerGroup& group, std::vector<std::unique_ptr<Port>>* out) {
+  std::vector<PacketSocket> sockets(1);
+  std::string error;
+  const Errno e = group.size() == 1 ? OpenPacketSocket(ifindex, {}, sockets.data(), &error)
+                                    : OpenPacketQueues(ifindex, {}, group.size(), group.key(), &sockets, &error);
+  if (e != Errno::kOk) return error;
+  for (uint32_t i = 0; i < group.size(); ++i)
+    out->push_back(std::make_unique<PacketPort>(std::move(sockets[i].fd), sockets[i].facts, PacketPortOptions{}, group.pool(i)));
+  return {};
+}
+
 std::string OpenXdpLink(const DeviceFacts& facts, WorkerGroup& group, Opened* out) {
+  // What AF_XDP does not hear, of queues that the device gets later, say, comes by packet sockets.
+  std::vector<std::unique_ptr<Port>> beside;
+  if (const std::string failed = OpenPacketLink(facts.ifindex, group, &beside); !failed.empty()) return failed;
   std::vector<Xsk> sockets;
   std::string error;
   const XdpDeviceFacts device{.veth = facts.kind == "veth", .mtu = facts.mtu, .rx_queues = facts.rx_queues};
@@ -56,21 +70,9 @@ std::string OpenXdpLink(const DeviceFacts& facts, WorkerGroup& group, Opened* ou
   for (uint32_t i = 0; i < group.size(); ++i) pools.push_back(&group.pool(i));
   const XskOptions options{.steering = &group.key()};
   if (OpenXdpDevice(facts.ifindex, group.size(), device, options, &out->xdp, &sockets, &error) != Errno::kOk ||
-      XdpPort::CreateQueues(std::move(sockets), {}, pools, &out->queues, &error) != Errno::kOk) {
+      XdpPort::CreateQueues(std::move(sockets), {}, pools, &out->queues, &error, std::move(beside)) != Errno::kOk) {
     return error;
   }
-  return {};
-}
-
-std::string OpenPacketLink(IfIndex ifindex, WorkerGroup& group, Opened* out) {
-  std::vector<PacketSocket> sockets(1);
-  std::string error;
-  const Errno e = group.size() == 1 ? OpenPacketSocket(ifindex, {}, sockets.data(), &error)
-                                    : OpenPacketQueues(ifindex, {}, group.size(), group.key(), &sockets, &error);
-  if (e != Errno::kOk) return error;
-  for (uint32_t i = 0; i < group.size(); ++i)
-    out->queues.push_back(
-        std::make_unique<PacketPort>(std::move(sockets[i].fd), sockets[i].facts, PacketPortOptions{}, group.pool(i)));
   return {};
 }
 
@@ -88,7 +90,7 @@ std::string OpenLink(const std::string& link, const std::string& device, WorkerG
   if (!facts.up) return "--device=" + device + ": it is down (ip link set " + device + " up)";
   out->mtu = facts.mtu;
   if (link == "xdp") return OpenXdpLink(facts, group, out);
-  return OpenPacketLink(static_cast<IfIndex>(index), group, out);
+  return OpenPacketLink(facts.ifindex, group, &out->queues);
 }
 
 }  // namespace sluice::example

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import unittest
@@ -120,11 +121,24 @@ class DeviceTest(SluiceTest):
         self.wait_peer_sees(7000, server)
         return server
 
+    def stats(self):
+        return json.loads(sh(SLUICE, "stats", "--json", self.net.inside.name).stdout)
+
+    def fault(self, name):
+        return self.stats()["ports"][0]["faults"][name]
+
+    def wait_fault(self, name, least):
+        wait_for(lambda: self.fault(name) >= least, f"{name} is not counted")
+
     def down_and_up(self, link):
         server = self.echo_server(link)
-        self.net.inside.run("ip", "link", "set", "eth0", "down")
-        self.net.inside.run("ip", "link", "set", "eth0", "up")
-        self.wait_peer_sees(7000, server)
+        self.assertEqual(self.fault("device_down"), 0)
+        for turn in (1, 2):
+            self.net.inside.run("ip", "link", "set", "eth0", "down")
+            self.net.inside.run("ip", "link", "set", "eth0", "up")
+            self.wait_peer_sees(7000, server)
+            self.wait_fault("device_down", turn)
+        self.assertEqual(self.fault("device_down"), 2)
 
     @sandbox_only
     def test_device_that_goes_down_and_comes_back(self):
@@ -143,6 +157,8 @@ class DeviceTest(SluiceTest):
             with self.net.peer.connect((INSIDE, 7000)) as s:
                 return s.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 1240
         wait_for(mss, "the segment size does not follow the MTU")
+        self.wait_fault("mtu_changed", 1)
+        self.assertEqual(self.fault("mtu_changed"), 1)
 
     @sandbox_only
     def test_mtu_change_is_followed(self):
@@ -152,16 +168,30 @@ class DeviceTest(SluiceTest):
     def test_mtu_change_is_followed_under_xdp(self):
         self.follow_mtu("xdp")
 
-    @sandbox_only
-    def test_queues_that_are_added_and_taken(self):
-        server = self.echo_server("packet")
+    def change_queues(self, link):
+        server = self.echo_server(link)
         with self.net.peer.connect((INSIDE, 7000)) as s:
-            for count in ("2", "1"):
+            for turn, count in enumerate(("2", "1", "2")):
+                sent = os.urandom(1 << 20)
+                feeder = threading.Thread(target=s.sendall, args=(sent,))
+                feeder.start()
                 for ns in (self.net.inside, self.net.peer):
                     ns.run("ethtool", "-L", "eth0", "rx", count, "tx", count)
-                s.sendall(b"still here")
-                self.assertEqual(receive_exactly(s, 10), b"still here")
-                self.wait_peer_sees(7000, server)
+                self.assertEqual(receive_exactly(s, len(sent)), sent)
+                feeder.join()
+                # Connections of many hashes: they come by every queue.
+                for _ in range(20):
+                    self.wait_peer_sees(7000, server)
+                if link == "xdp":
+                    self.wait_fault("queues_changed", turn + 1)
+
+    @sandbox_only
+    def test_queues_that_are_added_and_taken(self):
+        self.change_queues("packet")
+
+    @sandbox_only
+    def test_queues_that_are_added_and_taken_under_xdp(self):
+        self.change_queues("xdp")
 
     @sandbox_only
     def test_xdp_program_that_somebody_takes_off_comes_back(self):
@@ -175,6 +205,36 @@ class DeviceTest(SluiceTest):
             s.sendall(b"again")
             self.assertEqual(receive_exactly(s, 5), b"again")
         server.wait_log("took sluice's XDP program off; it is attached again")
+        self.wait_fault("xdp_program_restored", 1)
+        metrics = self.stats()
+        self.assertEqual(set(metrics["ports"][0]["faults"]),
+                         {"rx_ring_full", "rx_no_buffer", "rx_no_memory", "tx_no_buffer", "rx_beside_ring",
+                          "device_down", "mtu_changed", "queues_changed", "xdp_program_restored"})
+
+    @sandbox_only
+    def test_another_xdp_program_in_the_place_of_ours_silences_nothing(self):
+        """Somebody takes ours off and puts one there that lets all pass: frames come by the packet socket, and by AF_XDP again when it goes."""
+        server = self.echo_server("xdp")
+        program = re.search(r"prog/xdp id (\d+)", self.net.inside.run("ip", "-d", "link", "show", "eth0").stdout).group(1)
+        links = json.loads(self.net.inside.run("/usr/sbin/bpftool", "-j", "link", "show").stdout)
+        link = next(entry["id"] for entry in links if entry.get("prog_id") == int(program))
+        other = os.path.join(self.directory, "pass.o")
+        source = '__attribute__((section("xdp"), used)) int pass(void *c) { return 2; }'
+        sh("clang-19", "-O2", "-target", "bpf", "-x", "c", "-c", "-o", other, "-", input=source)
+        with self.net.peer.connect((INSIDE, 7000)) as s:
+            self.net.inside.run("sh", "-c", f"/usr/sbin/bpftool link detach id {link} && ip link set dev eth0 xdpgeneric obj {other} sec xdp")
+            for turn in range(3):
+                sent = os.urandom(200000)
+                feeder = threading.Thread(target=s.sendall, args=(sent,))
+                feeder.start()
+                self.assertEqual(receive_exactly(s, len(sent)), sent)
+                feeder.join()
+            self.assertGreater(self.fault("rx_beside_ring"), 0)
+            server.wait_log("sluice's XDP program is off")
+            self.net.inside.run("ip", "link", "set", "dev", "eth0", "xdpgeneric", "off")
+            self.wait_fault("xdp_program_restored", 1)
+            s.sendall(b"again")
+            self.assertEqual(receive_exactly(s, 5), b"again")
 
 
 class WorkerTest(SluiceTest):
@@ -232,6 +292,22 @@ class WorkerTest(SluiceTest):
                 feeder.start()
                 self.assertEqual(receive_exactly(s, len(sent)), sent)
                 feeder.join()
+        # A worker that only ever sleeps when it is done has not been thrown off a core: count while another wants the same.
+        hog = subprocess.Popen(["/usr/bin/python3", "-c", f"import os\nos.sched_setaffinity(0,{{{cores[0]}}})\nwhile True: pass"])
+        self.addCleanup(lambda: (hog.kill(), hog.wait()))
+        for task in os.listdir(f"/proc/{sentry}/task"):
+            os.sched_setaffinity(int(task), {cores[0]})
+        before = self.worker()["core_taken"]
+
+        def taken():
+            with self.net.peer.connect((INSIDE, 7000)) as s:
+                sent = os.urandom(4 << 20)
+                feeder = threading.Thread(target=s.sendall, args=(sent,))
+                feeder.start()
+                self.assertEqual(receive_exactly(s, len(sent)), sent)
+                feeder.join()
+            return self.worker()["core_taken"] > before
+        wait_for(taken, "core_taken is not counted")
 
     @sandbox_only
     def test_a_peer_that_is_stuck_holds_up_nobody_else(self):
@@ -252,6 +328,7 @@ class WorkerTest(SluiceTest):
         self.peer("ping", "-c", "3", "-i", "0.2", "-W", "15", INSIDE).expect_success()
         self.assertLess(processes.pss_kib([sentry]) / 1024, 64)
         self.assertNotIn("sent", writer.output())
+        wait_for(lambda: json.loads(sh(SLUICE, "stats", "--json", self.net.inside.name).stdout)["counters"]["TcpWinProbe"] > 0, "no probe of the closed window is counted")
         got = hashlib.sha256()
         while True:
             data = stuck.recv(1 << 20)
