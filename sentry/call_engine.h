@@ -2,6 +2,7 @@
 // Everything runs on the worker's thread.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -42,6 +43,8 @@ class StandIn {
   virtual void OnLastClose() = 0;
   // The program has set options that the kernel answered (NativeOptions::Take).
   virtual void OnOptionsSet() {}
+  // As OnOptionsSet where no call waits for it: may be done in OnWork.
+  virtual void OnOptionsPosted() { OnOptionsSet(); }
   // A Fetch is answered; `fd` is the program's end, or invalid where it could not be found.
   virtual void OnFetched(UniqueFd fd, bool try_again);
 
@@ -135,6 +138,12 @@ class CallEngine : public TurnTask {
   BlockPool& pool() { return *options_.pool; }
   std::vector<uint8_t>& buffer() { return buffer_; }
   UnreadMemory& unread() { return unread_; }
+  // Bytes that one stand-in may hand from its program to the stack now. All together have a bound for each turn, so that what is
+  // read is sent while it is in the core's cache. 0: that is reached, and the stand-in is to Postpone itself.
+  size_t ReadShare() const { return turn_left_ == 0 ? 0 : share_; }
+  void ChargeTurn(size_t bytes) { turn_left_ -= std::min(bytes, turn_left_); }
+  // OnWork again, before those that had their share in this turn.
+  void Postpone(StandIn* s);
   // Asks the broker for large send buffers on the program's end and on `s`, the other one. Nothing comes back.
   void RequestRunAhead(StandIn* owner, int s);
   // The next free number for netlink::Caller::call.
@@ -201,7 +210,8 @@ class CallEngine : public TurnTask {
   std::vector<StandIn*> by_option_slot_;
   std::unordered_map<StandIn*, std::unique_ptr<StandIn>> owned_;
   std::unordered_set<StandIn*> wait_for_room_;
-  std::vector<StandIn*> dirty_, working_;
+  std::vector<StandIn*> dirty_, working_, postponed_;
+  size_t turn_left_ = 0, share_ = 0;
   std::vector<std::unique_ptr<StandIn>> graveyard_;
   std::map<std::pair<uint16_t, uint64_t>, Awaiting> awaiting_;
   std::unordered_map<uint64_t, StandIn*> fetches_;

@@ -81,6 +81,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   Errno Send(Slice data, bool more) override;
   Errno SendUrgent(Slice data) override;
   size_t unsent_bytes() const override;
+  void SetUnsentLimit(uint32_t bytes) override { unsent_limit_ = bytes; }
   size_t unacked_bytes() const override;
   void SetLinger(std::optional<int> seconds) override { linger_ = seconds; }
   std::optional<int> linger() const override { return linger_; }
@@ -271,6 +272,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t TimestampNow() const { return ts_offset_ + TimestampClock(now()); }
   bool Synchronized() const;
   bool CanSendData() const;
+  bool BelowLowWater() const;
   Errno PortChoiceRange(uint16_t* low, uint16_t* high) const;
   Errno AllowedToBind(const IpAddress& address) const;
 
@@ -372,6 +374,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   Duration ato_{};
   Instant last_data_received_, last_ack_received_, last_data_sent_, last_oow_ack_;
   uint32_t drs_space_ = 0;
+  uint32_t reader_mark_ = 0;  // Engine::CountReader
   SeqNum drs_start_;
   Instant drs_time_;
   Duration rcv_rtt_{};
@@ -389,6 +392,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   int32_t keep_idle_ = 0, keep_interval_ = 0, keep_count_ = 0;  // seconds; 0: the sysctl
   int32_t user_timeout_ms_ = 0, linger2_ = 0, defer_accept_ = 0, syn_count_ = 0;
   int64_t notsent_lowat_ = -1;
+  uint32_t unsent_limit_ = UINT32_MAX;
   uint32_t user_mss_ = 0, user_window_clamp_ = 0, mark_ = 0, port_range_ = 0;
   int16_t ttl_ = -1, tclass_ = -1;
   int32_t priority_ = 0;
