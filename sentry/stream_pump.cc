@@ -104,8 +104,11 @@ void StreamStandIn::OnSent(Errno error) {
 void StreamStandIn::FromProgram(size_t most) {
   // What is written to a connection that is gone stays unread: it makes the program's next call fail (StartReset).
   for (size_t taken = 0; s_ && s_readable_ && !dead_ && !Gone();) {
-    if (socket_->send_space() == 0 && (socket_->events() & kHangup) == 0) break;  // kWritable comes
-    if (most != SIZE_MAX && socket_->unsent_bytes() >= kUnsentEnough) return;     // here, too
+    if (socket_->send_space() == 0 && (socket_->events() & kHangup) == 0) {  // kWritable comes
+      TakeOptions();                                                         // it may be a cork that keeps the buffer full
+      break;
+    }
+    if (most != SIZE_MAX && socket_->unsent_bytes() >= kUnsentEnough) return;  // here, too
     if (most == 0) return engine_.Postpone(this);
     const size_t n = taken < most ? ReadProgram() : 0;
     if (n == 0 && s_readable_) return MarkDirty();
