@@ -15,7 +15,7 @@ bool DiscardConnection::Work() {
 }
 
 bool ChargenConnection::Work() {
-  while (!gone() && room()) {
+  while (!gone() && socket_->send_space() > 0) {
     if (socket_->Send(content_, false) != Errno::kOk) return false;
   }
   return !gone() && !socket_->at_end();

@@ -6,7 +6,7 @@
 namespace sluice::example {
 
 bool EchoConnection::Work() {
-  while (!gone() && room()) {
+  while (!gone() && socket_->send_space() > 0) {
     std::array<Bytes, 16> spans;
     const size_t count = socket_->Peek(spans);
     if (count == 0) return !socket_->at_end();  // the answer to their end is ours, once all is sent

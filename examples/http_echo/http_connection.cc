@@ -72,7 +72,7 @@ bool HttpConnection::Work() {
 bool HttpConnection::ReadRequests() {
   for (;;) {
     // The answers of a client that does not read wait with it.
-    if (!room()) return true;
+    if (socket_->send_space() == 0) return true;
     size_t end = input_.find(kEnd);
     if (end == std::string::npos) {
       std::array<Bytes, 16> spans;
@@ -134,7 +134,7 @@ bool HttpConnection::Answer(std::string_view head) {
 
 // False: the connection is gone.
 bool HttpConnection::SendBody() {
-  while (body_left_ > 0 && room()) {
+  while (body_left_ > 0 && socket_->send_space() > 0) {
     Slice slice = content_.Body(body_left_);
     const uint64_t bytes = slice.length;
     if (socket_->Send(std::move(slice), body_left_ > bytes) != Errno::kOk) return false;

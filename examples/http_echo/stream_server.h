@@ -15,19 +15,13 @@ class StreamServer;
 // One accepted connection.
 class Connection : public SocketObserver {
  public:
-  Connection(StreamServer& server, StreamSocket* socket) : server_(server), socket_(socket) {
-    socket_->set_observer(this);
-    socket_->SetUnsentLimit(kUnsentEnough);
-  }
+  Connection(StreamServer& server, StreamSocket* socket) : server_(server), socket_(socket) { socket_->set_observer(this); }
   ~Connection() override { socket_->Close(); }
   void OnSocketEvents(uint32_t events) final;
   // Reads and writes what can be; false where the connection is done with.
   virtual bool Work() = 0;
 
  protected:
-  // What is written ahead of the window does not leave sooner, and makes long turns of many connections.
-  static constexpr uint32_t kUnsentEnough = 256 << 10;
-  bool room() const { return socket_->send_space() > 0 && socket_->unsent_bytes() < kUnsentEnough; }
   bool gone() const { return (socket_->events() & (kError | kHangup)) != 0; }
   StreamServer& server_;
   StreamSocket* socket_;
