@@ -19,7 +19,7 @@ HTTP_ECHO = os.path.join(ROOT, "build/release/http_echo")
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    kind: str  # library: examples/http_echo in the place of rr; kernel: the namespace's own stack; netns: `sluice do` in it; tap: `sluice do` joined to the peer by a TAP device; container
+    kind: str  # library: examples/http_echo in the place of rr and nginx; kernel: the namespace's own stack; netns: `sluice do` in it; tap: `sluice do` joined to the peer by a TAP device; container
     flags: tuple = ()  # sluice's, or the container runtime's
     binary: str = SLUICE
 
@@ -103,10 +103,19 @@ class Bed(harness.SluiceTest):
         if argv[:2] != (RR, "serve"):
             raise NotMeasured("a program of the kernel's sockets")
         port = int(argv[2])
+        return self.example_argv(*(f"--{name}-port={port + i}" for i, name in enumerate(("echo", "discard", "chargen"))))
+
+    def example_argv(self, *services):
         # The address must not be the kernel's.
         self.net.inside.run("ip", "-4", "addr", "flush", "dev", "eth0")
-        services = [f"--{name}-port={port + i}" for i, name in enumerate(("echo", "discard", "chargen"))]
         return self.net.inside.argv(HTTP_ECHO, "--device=eth0", f"--address={INSIDE}/24", *self.mode.flags, *services)
+
+    def start_http(self, *server, **paths):
+        """A web server's command, or the example in its place, which knows its pages by their sizes; returns the program and the
+        path for each name."""
+        if self.mode.kind != "library":
+            return self.start(*server), {name: name for name in paths}
+        return self._start(self.example_argv("--http-port=80")), {name: str(size) for name, size in paths.items()}
 
     @property
     def container(self):

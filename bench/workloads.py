@@ -31,26 +31,31 @@ def iperf3(arguments):
     return work
 
 
+PAGES = {"1k": 1024, "16k": 16384, "1m": 1 << 20}
+
+
 def nginx_argv(directory):
     with open(f"{directory}/nginx.conf", "w", encoding="utf-8") as f:
         f.write(f"worker_processes 2; pid {directory}/pid; error_log {directory}/error.log; daemon off;\n"
                 "events { worker_connections 1024; }\n"
                 f"http {{ access_log off; keepalive_requests 1000000000; sendfile on; tcp_nopush on;\n"
                 f"  server {{ listen 80; root {directory}; }} }}\n")
-    for name, size in (("1k", 1024), ("16k", 16384), ("1m", 1 << 20)):
+    for name, size in PAGES.items():
         with open(f"{directory}/{name}", "wb") as f:
             f.write(b"x" * size)
     return [harness.debian_binary("nginx"), "-c", f"{directory}/nginx.conf", "-e", f"{directory}/error.log"]
 
 
 def nginx(path, close=False):
-    """Thousands of requests a second, and the 99th percentile of their latency in microseconds."""
+    """Thousands of requests a second, and the 99th percentile of their latency in microseconds. Library: of the example's server."""
     arguments = ("-H", "Connection: close") if close else ()
 
     def work(bed, seconds):
-        server = bed.start(*nginx_argv(bed.directory))
+        server, paths = bed.start_http(*nginx_argv(bed.directory), **PAGES)
         bed.wait_answers(80, server)
-        out = bed.peer("wrk", "-t2", "-c64", "--latency", f"-d{seconds}s", *arguments, f"http://{bed.address()}/{path}").expect_success()
+        out = bed.peer("wrk", "-t2", "-c64", "--latency", f"-d{seconds}s", *arguments, f"http://{bed.address()}/{paths[path]}").expect_success()
+        if "Non-2xx" in out:
+            raise AssertionError("refused: " + " ".join(out.split()))
         value, unit = re.search(r"^\s*99%\s+([\d.]+)(us|ms|s)$", out, re.MULTILINE).groups()
         return [float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1)) / 1e3, float(value) * {"us": 1, "ms": 1e3, "s": 1e6}[unit]]
     return work
@@ -60,7 +65,20 @@ def redis(arguments, scale):
     def work(bed, seconds):
         server = bed.start("redis-server", "--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", "", cwd=bed.directory)
         bed.wait_answers(6379, server)
-        out = bed.peer("redis-benchmark", "-h", bed.address(), "-t", "get", "-n", str(scale * seconds), "--csv", *arguments).expect_success(120)
+        out = bed.peer(*redis_benchmark(bed.address(), 6379, arguments, scale * seconds)).expect_success(120)
+        return [float(re.search(r'"GET","([\d.]+)"', out).group(1)) / 1e3]
+    return work
+
+
+def redis_benchmark(address, port, arguments, requests):
+    return ("redis-benchmark", "-h", address, "-p", str(port), "-t", "get", "-n", str(requests), "--csv", *arguments)
+
+
+def redis_echo(arguments, scale):
+    """redis-benchmark against rr: the request, an array, is a valid reply. So there is no server's work, and the library has a figure."""
+    def work(bed, seconds):
+        start_rr(bed)
+        out = bed.peer(*redis_benchmark(bed.address(), 7000, arguments, scale * seconds)).expect_success(120)
         return [float(re.search(r'"GET","([\d.]+)"', out).group(1)) / 1e3]
     return work
 
@@ -182,6 +200,8 @@ WORKS = (
     *(page(path, size, close) for close in (False, True) for path, size in (("1k", "1 KiB"), ("16k", "16 KiB"), ("1m", "1 MiB"))),
     Work(redis(["-c", "50"], 20000), (("redis GET -c50", "k/s", True),)),
     Work(redis(["-c", "50", "-P", "16"], 200000), (("redis GET -c50 -P16", "k/s", True),)),
+    Work(redis_echo(["-c", "50"], 20000), (("redis-benchmark GET -c50 of an echo", "k/s", True),)),
+    Work(redis_echo(["-c", "50", "-P", "16"], 200000), (("redis-benchmark GET -c50 -P16 of an echo", "k/s", True),)),
     Work(memcached, (("memcached 9 get 1 set, memaslap -c50", "k/s", True),)),
     round_trips("tcp", "TCP 1 B request/response"),
     round_trips("crr", "TCP connection per request"),

@@ -34,6 +34,14 @@
 
 namespace sluice {
 
+namespace {
+
+// What all programs together may hand to the stack in a turn, and what each gets of it at least, so that what it writes leaves in
+// super-segments.
+constexpr size_t kTurnBytes = 512 << 10, kLeastShare = 128 << 10;
+
+}  // namespace
+
 using calls::CallKind;
 using calls::Envelope;
 using calls::MessageType;
@@ -534,13 +542,13 @@ void CallEngine::ForgetShare(ListenerShare* share) {
 
 void CallEngine::FlushDead() {
   if (graveyard_.empty()) return;
-  std::erase_if(dirty_, [](StandIn* s) { return s->dead_; });
+  for (auto* list : {&dirty_, &postponed_}) std::erase_if(*list, [](StandIn* s) { return s->dead_; });
   graveyard_.clear();
 }
 
 // Asked when the worker is about to sleep: from here on a set option wakes it.
 bool CallEngine::HasWork() const {
-  if (!dirty_.empty() || !dirty_shares_.empty()) return true;
+  if (!dirty_.empty() || !postponed_.empty() || !dirty_shares_.empty()) return true;
   return front() && options_.native_options != nullptr && options_.native_options->PrepareSleep();
 }
 
@@ -557,20 +565,30 @@ void CallEngine::TakePostedOptions() {
 
 void CallEngine::TakeOptionsOf(uint32_t slot) {
   StandIn* s = slot < by_option_slot_.size() ? by_option_slot_[slot] : nullptr;
-  if (s != nullptr && !s->dead_) s->OnOptionsSet();
+  if (s != nullptr && !s->dead_) s->OnOptionsPosted();
 }
 
 bool CallEngine::OnTurn() {
   if (!queue_.empty()) FlushQueue();
   if (front() && native_options() != nullptr) TakePostedOptions();
+  turn_left_ = kTurnBytes;
   return WorkDirty();
 }
 
+void CallEngine::Postpone(StandIn* s) {
+  if (s->dirty_ || s->dead_) return;
+  s->dirty_ = true;
+  postponed_.push_back(s);
+}
+
 bool CallEngine::WorkDirty() {
-  if (dirty_.empty() && graveyard_.empty() && dirty_shares_.empty()) return false;
+  if (dirty_.empty() && postponed_.empty() && graveyard_.empty() && dirty_shares_.empty()) return false;
   // Connections before those who made them: a connect() that has returned is one that can be accepted.
   for (ListenerShare* share : std::exchange(dirty_shares_, {})) share->TakeConnections();
-  working_.swap(dirty_);
+  working_.swap(postponed_);
+  working_.insert(working_.end(), dirty_.begin(), dirty_.end());
+  dirty_.clear();
+  share_ = std::max(kLeastShare, kTurnBytes / std::max<size_t>(working_.size(), 1));
   for (StandIn* s : working_) {
     s->dirty_ = false;
     if (!s->dead_) s->OnWork();

@@ -2,6 +2,7 @@
 // work to do. Everything runs on the worker's thread. The engine of the first worker is the front: it alone hears the broker.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -44,6 +45,8 @@ class StandIn {
   virtual void OnLastClose() = 0;
   // The program has set options that the kernel answered (NativeOptions::Take).
   virtual void OnOptionsSet() {}
+  // As OnOptionsSet where no call waits for it: may be done in OnWork.
+  virtual void OnOptionsPosted() { OnOptionsSet(); }
   // A listening one: an accept got what it had offered, or could not.
   virtual void OnOfferTaken(const calls::Accepted&) {}
   // A connection that was offered: it was accepted, or was lost over that; or no accept will get it any more.
@@ -167,6 +170,12 @@ class CallEngine : public TurnTask {
   BlockPool& pool() { return pool_; }
   std::vector<uint8_t>& buffer() { return buffer_; }
   UnreadMemory& unread() { return unread_; }
+  // Bytes that one stand-in may hand from its program to the stack now. All together have a bound for each turn, so that what is
+  // read is sent while it is in the core's cache. 0: that is reached, and the stand-in is to Postpone itself.
+  size_t ReadShare() const { return turn_left_ == 0 ? 0 : share_; }
+  void ChargeTurn(size_t bytes) { turn_left_ -= std::min(bytes, turn_left_); }
+  // OnWork again, before those that had their share in this turn.
+  void Postpone(StandIn* s);
   // A connection for an accept to come. False where there is no room now.
   bool SendOffer(const calls::Offer& offer);
   // `listener` has accepts that wait and has sent offers for them.
@@ -268,7 +277,8 @@ class CallEngine : public TurnTask {
   std::unordered_map<StandIn*, std::unique_ptr<StandIn>> owned_;
   std::unordered_set<StandIn*> wait_for_room_;
   std::unordered_set<ListenerShare*> shares_wait_;
-  std::vector<StandIn*> dirty_, working_;
+  std::vector<StandIn*> dirty_, working_, postponed_;
+  size_t turn_left_ = 0, share_ = 0;
   std::vector<std::unique_ptr<StandIn>> graveyard_;
   std::map<std::pair<uint16_t, uint64_t>, Awaiting> awaiting_;
   std::unordered_map<uint64_t, StandIn*> fetches_;

@@ -216,8 +216,6 @@ bool StreamStandIn::ReplaceEnd(IncomingCall& call) {
   OnBufferOptions(p.get());
   state_ = State::kFresh;
   runs_ahead_ = false;
-  full_reads_ = 0;
-  bytes_in_ = 0;
   fin_passed_ = write_shut_ = write_mark_ = write_shut_passed_ = reset_pending_ = gone_ = false;
   call.fd = std::move(p);
   return true;

@@ -20,12 +20,6 @@ constexpr size_t kRead = 65536;
 // Smaller reads are copied to a block of their size, so that the large one stays for the next read.
 constexpr size_t kCopyBelow = 4096;
 constexpr size_t kSpans = 64;
-// What goes from P to the stack in one turn: it stays in the core's cache until it is sent, and others have their turn.
-constexpr size_t kBatch = 256 << 10;
-// Bytes for a program that tell that it reads: more than fits before it does.
-constexpr uint64_t kReadByNow = 1 << 20;
-// Full reads that tell a bulk sender from others.
-constexpr uint8_t kBulkReads = 4;
 
 int Unread(int s) {
   int n = 0;
@@ -42,16 +36,23 @@ void StreamStandIn::DropS() {
 }
 
 // A writer that found its buffer full sleeps until three quarters of it are read: with the default buffer of 208 KiB the reader
-// runs dry before the other core has woken up. Bulk streams get larger ones, which takes a right; not where the program chose a
-// size itself, nor for one that does not read.
+// runs dry before the other core has woken up. A stream that moves most of all bytes gets larger ones, which takes a right; not
+// where the program chose a size itself, nor for one that does not read. Of several each fills the gaps of the others, and what
+// all of them had queued would be colder than the caches when it is read.
 void StreamStandIn::LetRunAhead() {
   if (runs_ahead_ || !s_ || number_ < 0 || options_.send_buffer != 0 || options_.receive_buffer != 0) return;
   runs_ahead_ = true;
   engine_.RequestRunAhead(this, s_.get());
 }
 
+void StreamStandIn::OnOptionsPosted() {
+  if (!s_ || state_ != State::kConnected) return OnOptionsSet();
+  s_readable_ = true;  // what was written before a push goes with it
+  MarkDirty();
+}
+
 void StreamStandIn::Pump() {
-  if (s_) FromProgram(kBatch);
+  if (s_) FromProgram(p_closed_ ? SIZE_MAX : engine_.ReadShare());
   if (dead_ || !s_) return;
   ToProgram();
   if (dead_ || !s_) return;
@@ -84,7 +85,9 @@ void StreamStandIn::SendToStack(size_t n) {
   } else {
     slice = Slice{engine_.TakeScratch(), 0, static_cast<uint32_t>(n)};
   }
+  bytes_out_ += n;
   engine_.stats().stream_bytes_out += n;
+  engine_.ChargeTurn(n);
   OnSent(socket_->Send(std::move(slice), false));
 }
 
@@ -96,11 +99,17 @@ void StreamStandIn::OnSent(Errno error) {
   MarkDirty();
 }
 
-// Stops after about `most` bytes: what is left has its turn later, and options that wait for it with it.
+// Stops after about `most` bytes, or when enough waits in the stack: what is left has its turn later, and options that wait for
+// it with it. SIZE_MAX: all that the stack has room for.
 void StreamStandIn::FromProgram(size_t most) {
   // What is written to a connection that is gone stays unread: it makes the program's next call fail (StartReset).
   for (size_t taken = 0; s_ && s_readable_ && !dead_ && !Gone();) {
-    if (socket_->send_space() == 0 && (socket_->events() & kHangup) == 0) break;  // kWritable comes
+    if (socket_->send_space() == 0 && (socket_->events() & kHangup) == 0) {  // kWritable comes
+      TakeOptions();                                                         // it may be a cork that keeps the buffer full
+      break;
+    }
+    if (most != SIZE_MAX && socket_->unsent_bytes() >= kUnsentEnough) return;  // here, too
+    if (most == 0) return engine_.Postpone(this);
     const size_t n = taken < most ? ReadProgram() : 0;
     if (n == 0 && s_readable_) return MarkDirty();
     taken += n;
@@ -152,8 +161,8 @@ size_t StreamStandIn::ReadProgram() {
   if (n > 0) {
     // A short answer means that the queue was empty: what comes later makes an edge.
     if (static_cast<size_t>(n) < limit && !s_ended_ && !write_shut_ && !s_urgent_) s_readable_ = false;
-    if (!runs_ahead_ && n == kRead && ++full_reads_ == kBulkReads) LetRunAhead();
     SendToStack(static_cast<size_t>(n));
+    if (n == kRead && most_out_.Is(bytes_out_, engine_.stats().stream_bytes_out)) LetRunAhead();
     return static_cast<size_t>(n);
   }
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
@@ -220,7 +229,7 @@ void StreamStandIn::ToProgram() {
     socket_->Consume(static_cast<size_t>(n));
     if (static_cast<size_t>(n) < total) {
       s_writable_ = false;
-      if (bytes_in_ >= kReadByNow) LetRunAhead();
+      if (most_in_.Is(bytes_in_, engine_.stats().stream_bytes_in)) LetRunAhead();
     }
   }
 }

@@ -20,6 +20,7 @@ using calls::CallKind;
 StreamStandIn::StreamStandIn(CallEngine& engine, int family, int protocol, StreamSocket* socket)
     : InetStandIn(engine, family, SOCK_STREAM, protocol), socket_(socket), unread_(engine.unread()) {
   socket_->set_observer(this);
+  socket_->SetUnsentLimit(kUnsentEnough);
   ++engine_.stats().streams;
 }
 

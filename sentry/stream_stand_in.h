@@ -14,6 +14,7 @@
 
 #include "sentry/inet_stand_in.h"
 #include "sentry/listener_share.h"
+#include "sentry/most_traffic.h"
 
 namespace sluice {
 
@@ -37,6 +38,9 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   Errno TakePendingError() override;
 
  private:
+  // Unsent bytes from which on the rest stays with the program: as much as a turn sends, so that the stack never runs dry.
+  static constexpr uint32_t kUnsentEnough = 256 << 10;
+
   enum class State : uint8_t { kFresh, kWaiting, kHidden, kConnected, kQueued, kListening, kBroken };
   // A connection that waits for an accept, here or in another worker.
   struct Offered {
@@ -59,6 +63,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void ReceiveFromCopy(IncomingCall& call, Bytes message, int flags);
   uint32_t QueuedOut() override;
   bool TakeWritten() override;
+  void OnOptionsPosted() override;
   void OnExpired(HeldCall& held) override;
   void OnInterrupted(HeldCall& held) override;
   void OnFdEvents(uint32_t events) override;
@@ -133,11 +138,11 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool write_mark_ = false;         // one byte in S that is never read: closing S then means a reset
   bool write_shut_passed_ = false;  // and the stack was told
   bool reset_pending_ = false;
-  bool gone_ = false;         // the connection ended with an error, which is taken from the socket
-  bool failed_ = false;       // a connect failed: the next one reports it and starts anew
-  bool runs_ahead_ = false;   // P and S have their large send buffers, or the broker was asked for them
-  uint64_t bytes_in_ = 0;     // to P
-  uint8_t full_reads_ = 0;    // reads from S that filled their block, before that
+  bool gone_ = false;                      // the connection ended with an error, which is taken from the socket
+  bool failed_ = false;                    // a connect failed: the next one reports it and starts anew
+  bool runs_ahead_ = false;                // P and S have their large send buffers, or the broker was asked for them
+  uint64_t bytes_in_ = 0, bytes_out_ = 0;  // to P, from P
+  MostTraffic most_in_, most_out_;
   Errno error_ = Errno::kOk;  // for SO_ERROR
   size_t filler_ = 0;
 

@@ -219,7 +219,10 @@ class StreamSocket : public Socket {
   // Queues; kEPIPE after shutdown, kENOTCONN before connect, or the connection's error. `more`: MSG_MORE.
   virtual Errno Send(Slice data, bool more) = 0;
   virtual Errno SendUrgent(Slice data) = 0;
-  virtual size_t unsent_bytes() const = 0;   // SIOCOUTQNSD
+  virtual size_t unsent_bytes() const = 0;  // SIOCOUTQNSD
+  // While so much is unsent, kWritable is not shown: for a user that keeps its bytes elsewhere until they can leave. Bounds
+  // neither send_space() nor Send.
+  virtual void SetUnsentLimit(uint32_t bytes) = 0;
   virtual size_t unacked_bytes() const = 0;  // SIOCOUTQ
 
   virtual void SetLinger(std::optional<int> seconds) = 0;

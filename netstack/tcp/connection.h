@@ -101,6 +101,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   Errno Send(Slice data, bool more) override;
   Errno SendUrgent(Slice data) override;
   size_t unsent_bytes() const override;
+  void SetUnsentLimit(uint32_t bytes) override { unsent_limit_ = bytes; }
   size_t unacked_bytes() const override;
   void SetLinger(std::optional<int> seconds) override { linger_ = seconds; }
   std::optional<int> linger() const override { return linger_; }
@@ -294,6 +295,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t TimestampNow() const { return ts_offset_ + TimestampClock(now()); }
   bool Synchronized() const;
   bool CanSendData() const;
+  bool BelowLowWater() const;
   Errno PortChoiceRange(uint16_t* low, uint16_t* high) const;
   Errno FindPath(const Endpoint& to, IpAddress* remote, Route* route) const;
   Errno AllowedToBind(const IpAddress& address) const;
@@ -394,6 +396,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   Duration ato_{};
   Instant last_data_received_, last_ack_received_, last_data_sent_, last_oow_ack_;
   uint32_t drs_space_ = 0;
+  uint32_t reader_mark_ = 0;  // Engine::CountReader
   SeqNum drs_start_;
   Instant drs_time_;
   Duration rcv_rtt_{};
@@ -406,6 +409,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   std::array<Instant, kSlotCount> deadlines_;
 
   // --- accounting
+  uint32_t unsent_limit_ = UINT32_MAX;
   bool address_bound_ = false, port_bound_ = false;
   IfIndex ingress_ = 0;
   IfIndex scope_ = 0;

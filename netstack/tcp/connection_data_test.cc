@@ -72,6 +72,24 @@ TEST(TcpData, SendsOneSuperSegmentWithinTheInitialWindow) {
   EXPECT_EQ(more[0].payload.size(), 25400u);  // slow start: 20 segments' window, 17.4 left
 }
 
+TEST(TcpData, BelowTheUnsentLimitItIsWritableOnceWhatWaitedHasLeft) {
+  WirePeer p;
+  StreamSocket* c = p.Accepted();
+  Watcher watcher;
+  c->set_observer(&watcher);
+  c->SetUnsentLimit(5000);
+  EXPECT_NE(c->events() & kWritable, 0u);
+  p.Write(c, Text(20000));  // 14600 leave
+  EXPECT_EQ(c->unsent_bytes(), 5400u);
+  EXPECT_EQ(c->events() & kWritable, 0u);
+  EXPECT_GT(c->send_space(), 0u);
+  watcher.seen = 0;
+  p.Send(kAck, 1, 14601);  // the rest leaves, and nothing is to be waited for
+  EXPECT_EQ(c->unsent_bytes(), 0u);
+  EXPECT_NE(watcher.seen & kWritable, 0u);
+  c->set_observer(nullptr);
+}
+
 TEST(TcpData, NagleHoldsTheSecondSmallSegment) {
   WirePeer p;
   StreamSocket* c = p.Accepted();

@@ -498,7 +498,11 @@ void Connection::Output() {
 
 void Connection::Flush() {
   if (dead_) return;
-  if (output_due_) Output();
+  if (output_due_) {
+    Output();
+    // Below the limit by what was sent now, not by an acknowledgment.
+    if (unsent_limit_ != UINT32_MAX && !dead_) NotifyState();
+  }
   if (dead_) return;
   if (ack_now_ && Synchronized()) SendAckNow();
   AdjustReceiveBuffer();

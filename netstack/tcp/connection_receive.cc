@@ -11,6 +11,11 @@ namespace {
 // Half of the buffer is offered: the other half is for what blocks pin beyond their payload (tcp_adv_win_scale = 1).
 uint32_t WindowOf(uint64_t space) { return static_cast<uint32_t>(space / 2); }
 
+// What peers so near send ahead of its readers is no help: it waits in the device's queue and is colder than the core's caches
+// when it is read. So all of them together get buffers of so much, but each a useful one.
+constexpr Duration kNear = Duration::Milliseconds(2);
+constexpr uint64_t kNearBuffers = 4 << 20, kLeastNearBuffer = 256 << 10;
+
 constexpr uint8_t kMaxQuickAcks = 16;
 constexpr uint8_t kInteractive = 3;  // pingpong_ from here on: delay ACKs
 
@@ -284,12 +289,14 @@ void Connection::MeasureReceiveRtt(const Segment& seg) {
 void Connection::AdjustReceiveBuffer() {
   if (rcv_rtt_ == Duration() || now() - drs_time_ < rcv_rtt_) return;
   const uint32_t copied = copied_ - drs_start_;
+  const size_t readers = copied > 0 ? engine_.CountReader(&reader_mark_) : 1;
   if (copied > drs_space_) {
     if (sysctls().tcp_moderate_rcvbuf && !rcvbuf_locked_ && !memory().pressure()) {
       uint64_t window = 2 * uint64_t{copied} + 16 * uint64_t{mss_};
       const uint64_t grow = window * (copied - drs_space_) / std::max(drs_space_, 1u);
       window += 2 * std::min(grow, window);
-      const auto most = static_cast<uint64_t>(std::max(sysctls().tcp_rmem[2], 4096));
+      auto most = static_cast<uint64_t>(std::max(sysctls().tcp_rmem[2], 4096));
+      if (rcv_rtt_ < kNear) most = std::min(most, std::max(kLeastNearBuffer, kNearBuffers / readers));
       const auto wanted = static_cast<uint32_t>(std::min(most, 2 * window));
       if (wanted > rcvbuf_) {
         rcvbuf_ = wanted;

@@ -51,12 +51,16 @@ uint32_t Connection::events() const {
     e |= kWritable;
   } else {
     const size_t queued = sndq_.memory();
-    const int64_t lowat = notsent_lowat_ >= 0 ? notsent_lowat_ : sysctls().tcp_notsent_lowat;
     const bool room = queued < sndbuf_ && sndbuf_ - queued >= queued / 2 && memory().Room(queued) > 0;
-    if (room && (lowat < 0 || lowat > int64_t{0x7fffffff} || Unsent() < static_cast<uint64_t>(std::max<int64_t>(lowat, 1))))
-      e |= kWritable;
+    if (room && BelowLowWater() && Unsent() < unsent_limit_) e |= kWritable;
   }
   return e;
+}
+
+// TCP_NOTSENT_LOWAT
+bool Connection::BelowLowWater() const {
+  const int64_t lowat = notsent_lowat_ >= 0 ? notsent_lowat_ : sysctls().tcp_notsent_lowat;
+  return lowat < 0 || lowat > int64_t{0x7fffffff} || Unsent() < static_cast<uint64_t>(std::max<int64_t>(lowat, 1));
 }
 
 // Tells the observer of every bit that rose, and of `again` in any case.
@@ -365,9 +369,7 @@ std::optional<size_t> Connection::urgent_mark() const {
 
 size_t Connection::send_space() const {
   const size_t queued = sndq_.memory();
-  if (queued >= sndbuf_) return 0;
-  const int64_t lowat = notsent_lowat_ >= 0 ? notsent_lowat_ : sysctls().tcp_notsent_lowat;
-  if (lowat >= 0 && lowat <= 0x7fffffff && Unsent() >= static_cast<uint64_t>(std::max<int64_t>(lowat, 1))) return 0;
+  if (queued >= sndbuf_ || !BelowLowWater()) return 0;
   const size_t room = memory().Room(queued);
   // Only a queue that holds something is refused: the acknowledgments of that are when to look again.
   memory_refused_ |= room == 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "netstack/tcp/connection.h"
 #include "netstack/tcp/passive.h"
@@ -81,6 +82,19 @@ void Engine::Bury(Connection* c) {
 bool Engine::AddOrphan() {
   ++orphans_;
   return orphans_ <= static_cast<size_t>(std::max(sysctls().tcp_max_orphans, 0));
+}
+
+size_t Engine::CountReader(uint32_t* mark) {
+  constexpr Duration kInterval = Duration::Milliseconds(20);
+  const Duration age = now() - readers_since_;
+  if (readers_mark_ == 0 || age >= kInterval) {
+    readers_before_ = age < kInterval * 2 ? readers_ : 0;
+    readers_ = 0;
+    if (++readers_mark_ == 0) ++readers_mark_;  // 0 is that of nobody yet
+    readers_since_ = now();
+  }
+  if (std::exchange(*mark, readers_mark_) != readers_mark_) ++readers_;
+  return std::max(readers_, readers_before_);
 }
 
 void Engine::EndTurn() {

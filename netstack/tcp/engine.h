@@ -62,6 +62,9 @@ class Engine {
   // An open connection whose owner has gone. False where there are too many: the caller resets it.
   bool AddOrphan();
   void RemoveOrphan() { --orphans_; }
+  // How many connections have been read from lately (tens of milliseconds), the caller included. `mark` is the caller's own and
+  // begins with 0.
+  size_t CountReader(uint32_t* mark);
 
   // --- ports
   // RFC 6056: a port for bind() with port 0. 0 where none is free.
@@ -118,6 +121,9 @@ class Engine {
   uint32_t port_counter_ = 0;
   Instant challenge_window_;
   int challenge_budget_ = 0;
+  Instant readers_since_;
+  uint32_t readers_mark_ = 0;
+  size_t readers_ = 0, readers_before_ = 0;  // of this interval, of the one before
   friend class Connection;
 };
 

@@ -116,6 +116,46 @@ INSTANTIATE_TEST_SUITE_P(
             "SmallQueue", {.rate_bps = 20'000'000, .delay = Duration::Milliseconds(10), .queue_bytes = 16 << 10}, 4 << 20, 60}),
     [](const auto& p) { return std::string(p.param.name); });
 
+// Bytes of all receive buffers after a while of `streams` that send what they can.
+int64_t ReceiveBuffers(size_t streams, Duration delay) {
+  SimNetwork net(3);
+  SimHost &a = net.AddHost("a", HostConfig("10.0.0.1/24"), 1 << 30), &b = net.AddHost("b", HostConfig("10.0.0.2/24"), 1 << 30);
+  net.Join(a, b, {.rate_bps = 10'000'000'000, .delay = delay, .queue_bytes = 64 << 20});
+  StreamSocket* listener = b.stack().NewTcpSocket(Family::kIpv4);
+  EXPECT_EQ(listener->Bind(kServer), Errno::kOk);
+  EXPECT_EQ(listener->Listen(64), Errno::kOk);
+  std::vector<std::unique_ptr<StreamPeer>> senders, receivers;
+  for (size_t i = 0; i < streams; ++i) {
+    StreamSocket* s = a.stack().NewTcpSocket(Family::kIpv4);
+    EXPECT_EQ(s->Connect(kServer), Errno::kEINPROGRESS);
+    senders.push_back(std::make_unique<StreamPeer>(a, s, 1, uint64_t{1} << 40, 2));
+  }
+  a.on_turn = [&] {
+    for (auto& s : senders) s->Work();
+  };
+  b.on_turn = [&] {
+    while (StreamSocket* s = listener->Accept()) receivers.push_back(std::make_unique<StreamPeer>(b, s, 2, 0, 1));
+    for (auto& r : receivers) r->Work();
+  };
+  net.RunFor(delay * 40 + Duration::Milliseconds(100));
+  int64_t sum = 0;
+  for (auto& r : receivers) {
+    EXPECT_EQ(r->failure(), "");
+    int64_t bytes = 0;
+    EXPECT_EQ(r->socket()->GetOption(SockOpt::kRcvBuf, &bytes), Errno::kOk);
+    sum += bytes;
+    r->socket()->Abort();
+  }
+  for (auto& s : senders) s->socket()->Abort();
+  listener->Close();
+  return sum;
+}
+
+TEST(TcpTransfer, PeersNearbyShareWhatReceiveBuffersGrowTo) {
+  EXPECT_LE(ReceiveBuffers(16, Duration::Microseconds(20)), 6 << 20);
+  EXPECT_GT(ReceiveBuffers(16, Duration::Milliseconds(10)), 8 << 20);
+}
+
 // Without a collapse: Mathis' bound for Reno is 1.22 MSS / (RTT sqrt(p)); CUBIC is not below it.
 TEST(TcpThroughput, HoldsWhatTheoryAllowsAtOnePercentLoss) {
   Pair p(7, {.rate_bps = 1'000'000'000, .delay = Duration::Milliseconds(5), .queue_bytes = 4 << 20, .loss = 0.01});
