@@ -22,7 +22,7 @@ enum class NetfilterPolicy : uint8_t { kRefuse, kIgnore };
 
 struct Flags {
   NetworkMode network = NetworkMode::kSandbox;
-  bool gso = true, software_gso = true, gro = true, tcx = true;
+  bool gso = true, software_gso = true, gro = true, tcx = false;
   LinkFlag link = LinkFlag::kAuto;
   PollMode poll = PollMode::kAdaptive;
   Duration poll_spin{0};  // zero: measured at start

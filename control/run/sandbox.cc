@@ -90,7 +90,6 @@ Status Sandbox::Start() {
   MakeEngineFlows();
   // The broker first: it silences the devices while the rest is made.
   SLUICE_RETURN_IF_ERROR(StartBroker());
-  for (const pid_t pid : {broker_.pid, getpid()}) JoinSandboxGroups(plan_, pid);
   SLUICE_RETURN_IF_ERROR(OpenForSentry());
   SLUICE_RETURN_IF_ERROR(StartSentry());
   const std::string_view cookie(reinterpret_cast<const char*>(&plan_.standin_cookie), sizeof plan_.standin_cookie);
@@ -101,6 +100,9 @@ Status Sandbox::Start() {
     if (!SetOomScore(child->pid, score))
       Log(LogLevel::kDebug, "cannot set oom_score_adj to %d%s", score, ErrnoText(errno).c_str());
   }
+  // Last: the kernel's grace period passes while the others set themselves up.
+  for (const pid_t pid : {getpid(), broker_.pid, keeper_.pid}) JoinSandboxGroups(plan_, pid);
+  JoinSandboxGroups(plan_, sentry_.pid, plan_.native_options() ? JoinGroups::kAllButUnified : JoinGroups::kAll);
   return {};
 }
 
