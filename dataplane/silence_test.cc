@@ -188,6 +188,20 @@ TEST_P(SilenceTest, GoesInFrontOfProgramsThatAreThere) {
   EXPECT_EQ(LiftSilence(veth_->our_index(), other, &error_), Errno::kOk) << error_;
 }
 
+TEST_P(SilenceTest, WorksBesideAnIngressQdisc) {
+  ASSERT_EQ(veth_->Run(veth_->ours(), "tc qdisc add dev sl0 ingress", &output_), 0) << output_;
+  Silence silence;
+  ASSERT_EQ(Attach(&silence), Errno::kOk) << error_;
+  EXPECT_FALSE(PeerHears());
+  EXPECT_FALSE(FrameArrives(*veth_, 0));
+  testing::InNetns in(veth_->ours());
+  EXPECT_EQ(silence.Check(&error_), Errno::kOk) << error_;
+  EXPECT_EQ(LiftSilence(veth_->our_index(), options_, &error_), Errno::kOk) << error_;
+  ASSERT_EQ(veth_->Run(veth_->ours(), "tc qdisc show dev sl0", &output_), 0);
+  EXPECT_NE(output_.find("ingress"), std::string::npos) << output_;
+  EXPECT_TRUE(PeerHearsSoon()) << output_;
+}
+
 TEST_P(SilenceTest, NoticesATcFilterInFront) {
   Silence silence;
   ASSERT_EQ(Attach(&silence), Errno::kOk) << error_;

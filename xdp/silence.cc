@@ -221,7 +221,11 @@ Errno AttachClsact(int ifindex, int in_program, int out_program, uint32_t* in_id
     }
     *(point == BPF_TC_INGRESS ? in_id : out_id) = filter.prog_id;
   }
-  return Errno::kOk;
+  // An ingress qdisc of somebody else's stands in clsact's place and has one list of filters, which it takes those of egress
+  // into.
+  if (FindClsact(ifindex, BPF_TC_INGRESS, &handle) == *in_id) return Errno::kOk;
+  (void)LiftClsact(ifindex);
+  return Errno::kEBUSY;
 }
 
 Errno CheckTcx(int ifindex, uint32_t hook, uint32_t id, uint32_t program, const char* direction, std::string* reason) {
@@ -296,6 +300,13 @@ Errno Silence::AttachPinned(int in_program, int out_program, const SilenceOption
   return Fail(error, "attaching the silencing program to device " + std::to_string(ifindex_), e);
 }
 
+Errno Silence::AttachFilters(int in_program, int out_program, std::string* error) {
+  const Errno e = AttachClsact(ifindex_, in_program, out_program, &in_id_, &out_id_);
+  if (e != Errno::kOk) return Fail(error, "attaching the silencing filter to clsact of device " + std::to_string(ifindex_), e);
+  kind_ = SilenceKind::kClsact;
+  return e;
+}
+
 Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, std::string* error) {
   if (options.mark == 0 || options.name.empty() || options.name.find_first_of("/.:") != std::string::npos) {
     return Fail(error, "silencing needs a mark, and a name without / . :", Errno::kEINVAL);
@@ -312,21 +323,18 @@ Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, st
   const int out_program = programs ? bpf_program__fd(programs->progs.sluice_quiet_out) : options.flows->out.get();
   Silence result;
   result.ifindex_ = ifindex;
-  if (options.tcx || HasTcx(ifindex)) {
-    const Errno e = result.AttachPinned(in_program, out_program, options, error);
-    // A kernel before 6.6 does not know the attach type.
-    if (e != Errno::kOk && e != Errno::kEINVAL) return e;
-    if (e == Errno::kOk) {
-      *out = std::move(result);
-      return Errno::kOk;
-    }
+  // Behind one another: what an older kernel, or a qdisc of somebody else's on the device, has no room for.
+  const bool tcx_first = options.tcx || HasTcx(ifindex);
+  Errno e = tcx_first ? result.AttachPinned(in_program, out_program, options, error) : Errno::kEINVAL;
+  if (e == Errno::kEINVAL) e = result.AttachFilters(in_program, out_program, error);
+  if (e != Errno::kOk && e != Errno::kENODEV && !tcx_first) {
+    std::string tcx_error;
+    const Errno by_tcx = result.AttachPinned(in_program, out_program, options, &tcx_error);
+    if (by_tcx != Errno::kOk && error != nullptr) *error += "; " + tcx_error;
+    e = by_tcx == Errno::kOk ? by_tcx : e;
   }
-  if (Errno e = AttachClsact(ifindex, in_program, out_program, &result.in_id_, &result.out_id_); e != Errno::kOk) {
-    return Fail(error, std::string("attaching the silencing filter to clsact of ") + device, e);
-  }
-  result.kind_ = SilenceKind::kClsact;
-  *out = std::move(result);
-  return Errno::kOk;
+  if (e == Errno::kOk) *out = std::move(result);
+  return e;
 }
 
 Errno LiftSilence(int ifindex, const SilenceOptions& options, std::string* error) {

@@ -3,10 +3,10 @@
 // AF_XDP passes by egress). The one exception, where it is asked for, are engine flows (engine_flows.h).
 //
 // By a clsact qdisc with direct-action filters of preference 1, which belong to the device: attached and taken off at once. Or,
-// from Linux 6.6 on, by TCX links, pinned on a bpffs so that they outlive every process: the kernel runs TCX before clsact, so
-// they are used where somebody else has programs there, which ours have to precede, and where they are asked for. They stay in
-// front of what is attached behind them later, but each of them waits for a grace period of the kernel, under its lock of all
-// devices, when it is attached and when it ends. Both kinds end with the device, and when it leaves the namespace clsact does.
+// from Linux 6.6 on, by TCX links, pinned on a bpffs so that they outlive every process. The kernel runs TCX before clsact, so
+// links are used where somebody else has programs there, which ours have to precede, where clsact cannot be, and where they are
+// asked for. They stay in front of what is attached later, but each waits for a grace period of the kernel, under its lock of all
+// devices, when it is attached and when it ends. Both kinds end with the device; clsact also when it leaves the namespace.
 //
 // Needs root, in the device's network namespace (calling thread). Not thread-safe.
 #pragma once
@@ -45,8 +45,9 @@ class Silence {
 
  private:
   friend Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, std::string* error);
-  // By TCX links. kEINVAL: the kernel has none.
+  // By TCX links (kEINVAL: the kernel has none), or by filters of clsact.
   Errno AttachPinned(int in_program, int out_program, const SilenceOptions& options, std::string* error);
+  Errno AttachFilters(int in_program, int out_program, std::string* error);
 
   SilenceKind kind_ = SilenceKind::kNone;
   int ifindex_ = 0;
