@@ -238,6 +238,13 @@ class LifeTest(DockerTest):
         self.host.docker("pause", "web")
         self.host.docker("rm", "-f", "web")
 
+    def test_memory_of_an_idle_container(self):
+        self.start("idle", "sleep", "1000")
+        pss = ("for p in $(ps -eo pid,comm | awk '$2 ~ /^sluice/ {print $1}'); do grep ^Pss: /proc/$p/smaps_rollup; done | awk '{sum += $2} END {print NR, sum}'")
+        processes, kibibytes = map(int, self.host.host("sh", "-c", pss).stdout.split())
+        self.assertEqual(processes, 4)
+        self.assertLess(kibibytes, 24 << 10)
+
     def test_many_at_once(self):
         """50, which start and go at once; nothing of them is left (tearDown looks at the rest)."""
         count = 50
