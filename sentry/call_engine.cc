@@ -211,7 +211,7 @@ CallEngine::CallEngine(Worker& worker, const CallServer::Options& options)
   }
   worker_.AddTask(this);
   backend_ = std::make_unique<NetlinkBackend>(*this);
-  netlink_ = std::make_unique<netlink::NetlinkServer>(*backend_);
+  netlink_ = std::make_unique<netlink::NetlinkServer>(*backend_, options.unread_bytes);
 }
 
 CallEngine::~CallEngine() {
