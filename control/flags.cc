@@ -155,7 +155,10 @@ constexpr FlagSpec kFlags[] = {
     {"software-gso", "bool", "true", kBool, "",
      "cut large segments in the dataplane where the device does not; false: TCP emits MTU-sized segments there",
      [](Flags& f, std::string_view v) { return SetBool(f.software_gso, v); }},
-    {"tcx", "bool", "true", kBool, "", "false: silence the kernel by clsact filters, as on kernels before 6.6",
+    {"tcx", "bool", "false", kBool, "",
+     "true: silence the kernel by TCX links (Linux 6.6), which stay in front of programs that others attach later; each start "
+     "and "
+     "end waits for grace periods of the kernel. Always so on devices where others have TCX programs already",
      [](Flags& f, std::string_view v) { return SetBool(f.tcx, v); }},
     {"gro", "bool", "true", kBool, "", "coalesce received segments in the dataplane where the device did not",
      [](Flags& f, std::string_view v) { return SetBool(f.gro, v); }},

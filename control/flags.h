@@ -24,7 +24,7 @@ inline constexpr uint32_t kMaxNetworkChannels = 16;
 
 struct Flags {
   NetworkMode network = NetworkMode::kSandbox;
-  bool gso = true, software_gso = true, gro = true, tcx = true;
+  bool gso = true, software_gso = true, gro = true, tcx = false;
   LinkFlag link = LinkFlag::kAuto;
   PollMode poll = PollMode::kAdaptive;
   Duration poll_spin{0};  // zero: measured at start

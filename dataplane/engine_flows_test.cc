@@ -51,7 +51,7 @@ class EngineFlowTest : public ::testing::TestWithParam<Link> {
     options_.directory = std::string(directory) + "/bpf";
     options_.mark = kMark;
     options_.name = "test";
-    options_.force_clsact = GetParam() == Link::kClsact;
+    options_.tcx = GetParam() != Link::kClsact;
     ASSERT_EQ(CreateEngineFlowMaps(&maps_, &error_), Errno::kOk) << error_;
     ASSERT_EQ(LoadEngineFlowPrograms(maps_, kMark, &programs_, &error_), Errno::kOk) << error_;
     ASSERT_EQ(gate_.Open(maps_.gate.get()), Errno::kOk);

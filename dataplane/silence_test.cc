@@ -34,7 +34,7 @@ class SilenceTest : public ::testing::TestWithParam<bool> {
     options_.directory = std::string(directory) + "/bpf";
     options_.mark = kMark;
     options_.name = "test";
-    options_.force_clsact = GetParam();
+    options_.tcx = !GetParam();
   }
   void TearDown() override {
     if (!veth_) return;
@@ -91,7 +91,7 @@ TEST_P(SilenceTest, KernelNeitherAnswersNorEmitsUntilLifted) {
   ASSERT_TRUE(PeerHearsSoon()) << output_;
   Silence silence;
   ASSERT_EQ(Attach(&silence), Errno::kOk) << error_;
-  EXPECT_EQ(silence.kind(), options_.force_clsact ? SilenceKind::kClsact : SilenceKind::kTcx);
+  EXPECT_EQ(silence.kind(), !options_.tcx ? SilenceKind::kClsact : SilenceKind::kTcx);
   veth_->Run(veth_->peer(), "ip neigh flush dev pe0");
   EXPECT_FALSE(PeerHears());
   std::string neighbours;
@@ -149,32 +149,89 @@ TEST_P(SilenceTest, SurvivesTheDeathOfWhoAttachedAndIsReplaced) {
   ASSERT_EQ(Attach(&again), Errno::kOk) << error_;
   testing::InNetns in(veth_->ours());
   EXPECT_EQ(again.Check(&error_), Errno::kOk) << error_;
-  EXPECT_EQ(options_.force_clsact ? LiftAllClsact(&error_) : LiftAllPinned(options_, &error_), Errno::kOk) << error_;
+  EXPECT_EQ(!options_.tcx ? LiftAllClsact(&error_) : LiftAllPinned(options_, &error_), Errno::kOk) << error_;
   EXPECT_TRUE(PeerHearsSoon()) << "one layer of silence was left: " << output_;
 }
 
 TEST_P(SilenceTest, NoticesAProgramPutInFrontAndADeviceGone) {
   Silence first, second;
   ASSERT_EQ(Attach(&first), Errno::kOk) << error_;
-  if (!options_.force_clsact) {
-    {
-      testing::InNetns in(veth_->ours());
-      EXPECT_EQ(CountTcx(veth_->our_index(), bpf::kTcxIngress), 1);
-      EXPECT_EQ(CountTcx(veth_->our_index(), bpf::kTcxEgress), 1);
-    }
-    SilenceOptions other = options_;
-    other.name = "other";
+  SilenceOptions other = options_;
+  other.name = "other";
+  other.tcx = true;  // runs before clsact, too
+  {
     testing::InNetns in(veth_->ours());
+    for (const uint32_t hook : {bpf::kTcxIngress, bpf::kTcxEgress})
+      EXPECT_EQ(CountTcx(veth_->our_index(), hook), options_.tcx ? 1 : 0);
     ASSERT_EQ(SilenceDevice(veth_->our_index(), other, &second, &error_), Errno::kOk) << error_;
     EXPECT_EQ(first.Check(&error_), Errno::kEEXIST);
     EXPECT_NE(error_.find("before"), std::string::npos) << error_;
-    EXPECT_EQ(LiftSilence(veth_->our_index(), other, &error_), Errno::kOk) << error_;
+    EXPECT_EQ(LiftAllPinned(other, &error_), Errno::kOk) << error_;
     second = Silence();  // the last that holds its links
     EXPECT_EQ(first.Check(&error_), Errno::kOk) << error_;
   }
   ASSERT_EQ(veth_->Run(veth_->ours(), "ip link del sl0"), 0);
   testing::InNetns in(veth_->ours());
   EXPECT_EQ(first.Check(&error_), Errno::kENODEV);
+}
+
+TEST_P(SilenceTest, GoesInFrontOfProgramsThatAreThere) {
+  SilenceOptions other = options_;
+  other.name = "other";
+  other.tcx = true;
+  testing::InNetns in(veth_->ours());
+  Silence first, second;
+  ASSERT_EQ(SilenceDevice(veth_->our_index(), other, &first, &error_), Errno::kOk) << error_;
+  ASSERT_EQ(Attach(&second), Errno::kOk) << error_;
+  EXPECT_EQ(second.kind(), SilenceKind::kTcx);
+  EXPECT_EQ(second.Check(&error_), Errno::kOk) << error_;
+  EXPECT_EQ(LiftSilence(veth_->our_index(), other, &error_), Errno::kOk) << error_;
+}
+
+TEST_P(SilenceTest, WorksBesideAnIngressQdisc) {
+  ASSERT_EQ(veth_->Run(veth_->ours(), "tc qdisc add dev sl0 ingress", &output_), 0) << output_;
+  Silence silence;
+  ASSERT_EQ(Attach(&silence), Errno::kOk) << error_;
+  EXPECT_FALSE(PeerHears());
+  EXPECT_FALSE(FrameArrives(*veth_, 0));
+  testing::InNetns in(veth_->ours());
+  EXPECT_EQ(silence.Check(&error_), Errno::kOk) << error_;
+  EXPECT_EQ(LiftSilence(veth_->our_index(), options_, &error_), Errno::kOk) << error_;
+  ASSERT_EQ(veth_->Run(veth_->ours(), "tc qdisc show dev sl0", &output_), 0);
+  EXPECT_NE(output_.find("ingress"), std::string::npos) << output_;
+  EXPECT_TRUE(PeerHearsSoon()) << output_;
+}
+
+TEST_P(SilenceTest, NoticesATcFilterInFront) {
+  Silence silence;
+  ASSERT_EQ(Attach(&silence), Errno::kOk) << error_;
+  ASSERT_EQ(veth_->Run(veth_->ours(), "tc qdisc add dev sl0 clsact 2>/dev/null; true"), 0);
+  const std::string filter = "tc filter add dev sl0 ingress protocol all ";
+  ASSERT_EQ(veth_->Run(veth_->ours(), filter + "pref 2 bpf bytecode '1,6 0 0 0'", &output_), 0) << output_;
+  testing::InNetns in(veth_->ours());
+  EXPECT_EQ(silence.Check(&error_), Errno::kOk) << error_;  // behind ours, or behind TCX
+  ASSERT_EQ(veth_->Run(veth_->ours(), filter + "pref 1 bpf bytecode '1,6 0 0 0'", &output_), 0) << output_;
+  EXPECT_EQ(silence.Check(&error_), options_.tcx ? Errno::kOk : Errno::kEEXIST);
+  ASSERT_EQ(veth_->Run(veth_->ours(), "tc filter del dev sl0 ingress pref 2", &output_), 0) << output_;
+  if (options_.tcx) {
+    EXPECT_EQ(veth_->Run(veth_->ours(), "tc qdisc del dev sl0 clsact", &output_), 0) << output_;
+  }
+}
+
+TEST_P(SilenceTest, ADeviceThatWasMovedOutCanBeUsed) {
+  Silence silence;
+  ASSERT_EQ(Attach(&silence), Errno::kOk) << error_;
+  EXPECT_FALSE(PeerHears());
+  const std::string move =
+      "ip netns add silence-moved && ip link set sl0 netns silence-moved && ip -n silence-moved addr add 10.77.0.1/24 dev sl0 && "
+      "ip -n silence-moved link set sl0 up";
+  ASSERT_EQ(veth_->Run(veth_->ours(), move, &output_), 0) << output_;
+  {
+    testing::InNetns in(veth_->ours());
+    EXPECT_EQ(LiftSilence(veth_->our_index(), options_, &error_), Errno::kOk) << error_;
+  }
+  EXPECT_TRUE(PeerHearsSoon()) << output_;
+  EXPECT_EQ(veth_->Run(veth_->ours(), "ip netns del silence-moved", &output_), 0) << output_;
 }
 
 TEST_P(SilenceTest, RefusesWhatItCannotDoWithAReason) {

@@ -207,7 +207,13 @@ void NetlinkStandIn::ToProgram() {
     AnswerReply(reader->call, std::move(reply), length, !peek);
     if (peek) socket_->Unreceive(std::move(kept));
   }
-  while (s_writable_ && socket_->NextReply(&reply)) {
+  while (s_writable_ && socket_->HasReply()) {
+    // A part of a dump is not made before there is room for it.
+    if (unread_.held() > 0 && unread_.Room(ends_.s.get()) == 0 && unread_.held() > 0) {  // Room looks anew
+      s_writable_ = false;
+      return;
+    }
+    if (!socket_->NextReply(&reply)) return;
     const size_t need = reply.bytes.size() + UnreadMemory::kOverhead;
     const bool waits = need > unread_.Room(ends_.s.get()) && unread_.held() > 0;
     ssize_t n = waits ? -1 : send(ends_.s.get(), reply.bytes.data(), reply.bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -4,9 +4,12 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/pkt_sched.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -218,7 +221,11 @@ Errno AttachClsact(int ifindex, int in_program, int out_program, uint32_t* in_id
     }
     *(point == BPF_TC_INGRESS ? in_id : out_id) = filter.prog_id;
   }
-  return Errno::kOk;
+  // An ingress qdisc of somebody else's stands in clsact's place and has one list of filters, which it takes those of egress
+  // into.
+  if (FindClsact(ifindex, BPF_TC_INGRESS, &handle) == *in_id) return Errno::kOk;
+  (void)LiftClsact(ifindex);
+  return Errno::kEBUSY;
 }
 
 Errno CheckTcx(int ifindex, uint32_t hook, uint32_t id, uint32_t program, const char* direction, std::string* reason) {
@@ -237,7 +244,68 @@ Errno CheckTcx(int ifindex, uint32_t hook, uint32_t id, uint32_t program, const 
   return Fail(reason, std::string("the silencing program on ") + direction + " was taken off", Errno::kENOENT);
 }
 
+bool HasTcx(int ifindex) { return CountTcx(ifindex, bpf::kTcxIngress) > 0 || CountTcx(ifindex, bpf::kTcxEgress) > 0; }
+
+// The handle of the filter that the kernel runs first on a hook of clsact, or 0.
+uint32_t FirstFilter(int ifindex, bpf_tc_attach_point point) {
+  struct {
+    nlmsghdr header;
+    tcmsg body;
+  } request{};
+  request.header.nlmsg_len = sizeof request;
+  request.header.nlmsg_type = RTM_GETTFILTER;
+  request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  request.body.tcm_ifindex = ifindex;
+  request.body.tcm_parent = TC_H_MAKE(TC_H_CLSACT, point == BPF_TC_INGRESS ? TC_H_MIN_INGRESS : TC_H_MIN_EGRESS);
+  const UniqueFd socket_fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+  if (!socket_fd || send(socket_fd.get(), &request, sizeof request, 0) < 0) return 0;
+  alignas(nlmsghdr) char answer[32768];
+  for (;;) {
+    const ssize_t size = recv(socket_fd.get(), answer, sizeof answer, 0);
+    if (size <= 0) return 0;
+    auto left = static_cast<uint32_t>(size);
+    for (const auto* m = reinterpret_cast<const nlmsghdr*>(answer); NLMSG_OK(m, left); m = NLMSG_NEXT(m, left)) {
+      if (m->nlmsg_type != RTM_NEWTFILTER) return 0;  // the end, or an error
+      const auto* filter = static_cast<const tcmsg*>(NLMSG_DATA(m));
+      if (filter->tcm_handle != 0) return filter->tcm_handle;  // 0: what holds the filters of one preference
+    }
+  }
+}
+
+Errno CheckClsact(int ifindex, bpf_tc_attach_point point, uint32_t program, const char* direction, std::string* reason) {
+  uint32_t handle = 0;
+  if (FindClsact(ifindex, point, &handle) != program || program == 0)
+    return Fail(reason, std::string("the silencing filter on ") + direction + " was taken off or replaced", Errno::kENOENT);
+  const bool first = FirstFilter(ifindex, point) == handle;
+  if (first && CountTcx(ifindex, point == BPF_TC_INGRESS ? bpf::kTcxIngress : bpf::kTcxEgress) == 0) return Errno::kOk;
+  return Fail(reason, std::string("another program was put before the silencing filter on ") + direction, Errno::kEEXIST);
+}
+
 }  // namespace
+
+Errno Silence::AttachPinned(int in_program, int out_program, const SilenceOptions& options, std::string* error) {
+  if (Errno e = MakeDirectories(options.directory); e != Errno::kOk) return Fail(error, "making " + options.directory, e);
+  const UniqueFd lock = LockDirectory(options.directory);
+  if (!lock) return FailErrno(error, "locking " + options.directory + ".lock");
+  if (Errno e = MountBpffs(options.directory, error); e != Errno::kOk) return e;
+  Errno e = AttachTcx(in_program, ifindex_, bpf::kTcxIngress, PinPath(options, ifindex_, "in"), &in_, &in_id_, &in_program_);
+  if (e == Errno::kOk)
+    e = AttachTcx(out_program, ifindex_, bpf::kTcxEgress, PinPath(options, ifindex_, "out"), &out_, &out_id_, &out_program_);
+  if (e == Errno::kOk) {
+    kind_ = SilenceKind::kTcx;
+    return e;
+  }
+  (void)RemovePinnedLinks(PinPaths(options, ifindex_));
+  UnmountWhenEmpty(options.directory);
+  return Fail(error, "attaching the silencing program to device " + std::to_string(ifindex_), e);
+}
+
+Errno Silence::AttachFilters(int in_program, int out_program, std::string* error) {
+  const Errno e = AttachClsact(ifindex_, in_program, out_program, &in_id_, &out_id_);
+  if (e != Errno::kOk) return Fail(error, "attaching the silencing filter to clsact of device " + std::to_string(ifindex_), e);
+  kind_ = SilenceKind::kClsact;
+  return e;
+}
 
 Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, std::string* error) {
   if (options.mark == 0 || options.name.empty() || options.name.find_first_of("/.:") != std::string::npos) {
@@ -255,33 +323,18 @@ Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, st
   const int out_program = programs ? bpf_program__fd(programs->progs.sluice_quiet_out) : options.flows->out.get();
   Silence result;
   result.ifindex_ = ifindex;
-  if (!options.force_clsact) {
-    if (Errno e = MakeDirectories(options.directory); e != Errno::kOk) return Fail(error, "making " + options.directory, e);
-    const UniqueFd lock = LockDirectory(options.directory);
-    if (!lock) return FailErrno(error, "locking " + options.directory + ".lock");
-    if (Errno e = MountBpffs(options.directory, error); e != Errno::kOk) return e;
-    Errno e = AttachTcx(in_program, ifindex, bpf::kTcxIngress, PinPath(options, ifindex, "in"), &result.in_, &result.in_id_,
-                        &result.in_program_);
-    if (e == Errno::kOk) {
-      e = AttachTcx(out_program, ifindex, bpf::kTcxEgress, PinPath(options, ifindex, "out"), &result.out_, &result.out_id_,
-                    &result.out_program_);
-    }
-    if (e == Errno::kOk) {
-      result.kind_ = SilenceKind::kTcx;
-      *out = std::move(result);
-      return Errno::kOk;
-    }
-    (void)RemovePinnedLinks(PinPaths(options, ifindex));
-    UnmountWhenEmpty(options.directory);
-    // A kernel before 6.6 does not know the attach type.
-    if (e != Errno::kEINVAL) return Fail(error, std::string("attaching the silencing program to ") + device, e);
+  // Behind one another: what an older kernel, or a qdisc of somebody else's on the device, has no room for.
+  const bool tcx_first = options.tcx || HasTcx(ifindex);
+  Errno e = tcx_first ? result.AttachPinned(in_program, out_program, options, error) : Errno::kEINVAL;
+  if (e == Errno::kEINVAL) e = result.AttachFilters(in_program, out_program, error);
+  if (e != Errno::kOk && e != Errno::kENODEV && !tcx_first) {
+    std::string tcx_error;
+    const Errno by_tcx = result.AttachPinned(in_program, out_program, options, &tcx_error);
+    if (by_tcx != Errno::kOk && error != nullptr) *error += "; " + tcx_error;
+    e = by_tcx == Errno::kOk ? by_tcx : e;
   }
-  if (Errno e = AttachClsact(ifindex, in_program, out_program, &result.in_id_, &result.out_id_); e != Errno::kOk) {
-    return Fail(error, std::string("attaching the silencing filter to clsact of ") + device, e);
-  }
-  result.kind_ = SilenceKind::kClsact;
-  *out = std::move(result);
-  return Errno::kOk;
+  if (e == Errno::kOk) *out = std::move(result);
+  return e;
 }
 
 Errno LiftSilence(int ifindex, const SilenceOptions& options, std::string* error) {
@@ -343,11 +396,8 @@ Errno Silence::Check(std::string* reason) const {
     if (Errno e = CheckTcx(ifindex_, bpf::kTcxIngress, in_id_, in_program_, "ingress", reason); e != Errno::kOk) return e;
     return CheckTcx(ifindex_, bpf::kTcxEgress, out_id_, out_program_, "egress", reason);
   }
-  uint32_t handle = 0;
-  if (FindClsact(ifindex_, BPF_TC_INGRESS, &handle) != in_id_ || FindClsact(ifindex_, BPF_TC_EGRESS, &handle) != out_id_) {
-    return Fail(reason, std::string("the silencing filter of ") + device + " was taken off or replaced", Errno::kENOENT);
-  }
-  return Errno::kOk;
+  if (Errno e = CheckClsact(ifindex_, BPF_TC_INGRESS, in_id_, "ingress", reason); e != Errno::kOk) return e;
+  return CheckClsact(ifindex_, BPF_TC_EGRESS, out_id_, "egress", reason);
 }
 
 }  // namespace sluice

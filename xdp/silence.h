@@ -2,8 +2,11 @@
 // device's ingress drops every frame for the kernel, one on egress lets out only frames with our mark (SO_MARK of packet sockets;
 // AF_XDP passes by egress). The one exception, where it is asked for, are engine flows (engine_flows.h).
 //
-// Kernels from 6.6 on: TCX links, first in the chain, pinned on a bpffs so that they outlive every process. Before: a clsact
-// qdisc with direct-action filters of preference 1, which belong to the device. Both end with the device.
+// By a clsact qdisc with direct-action filters of preference 1, which belong to the device: attached and taken off at once. Or,
+// from Linux 6.6 on, by TCX links, pinned on a bpffs so that they outlive every process. The kernel runs TCX before clsact, so
+// links are used where somebody else has programs there, which ours have to precede, where clsact cannot be, and where they are
+// asked for. They stay in front of what is attached later, but each waits for a grace period of the kernel, under its lock of all
+// devices, when it is attached and when it ends. Both kinds end with the device; clsact also when it leaves the namespace.
 //
 // Needs root, in the device's network namespace (calling thread). Not thread-safe.
 #pragma once
@@ -22,8 +25,8 @@ inline constexpr char kSilenceDirectory[] = "/run/sluice/bpf";
 struct SilenceOptions {
   uint32_t mark = 0;                          // what the sandbox's own packet sockets carry; not 0
   std::string directory = kSilenceDirectory;  // a bpffs is mounted there where there is none, and removed with its last pin
-  std::string name;           // identifies the namespace on this host (no / . :); pins are NAME:IFINDEX:in and :out
-  bool force_clsact = false;  // behave as on a kernel without TCX
+  std::string name;  // identifies the namespace on this host (no / . :); pins are NAME:IFINDEX:in and :out
+  bool tcx = false;  // by TCX links, where the kernel has them
   const EngineFlowPrograms* flows = nullptr;  // let these flows of the kernel pass; loaded with the same mark
 };
 
@@ -35,12 +38,16 @@ class Silence {
   SilenceKind kind() const { return kind_; }
   int ifindex() const { return ifindex_; }
 
-  // kOk: in place and first. kENOENT: taken off. kEEXIST: somebody put a program in front. kENODEV: the device is gone.
+  // kOk: in place and first. kENOENT: taken off. kEEXIST: somebody put a program in front (with clsact: a TCX program anywhere).
+  // kENODEV: the device is gone.
   // `reason` says it in words.
   Errno Check(std::string* reason) const;
 
  private:
   friend Errno SilenceDevice(int ifindex, const SilenceOptions& options, Silence* out, std::string* error);
+  // By TCX links (kEINVAL: the kernel has none), or by filters of clsact.
+  Errno AttachPinned(int in_program, int out_program, const SilenceOptions& options, std::string* error);
+  Errno AttachFilters(int in_program, int out_program, std::string* error);
 
   SilenceKind kind_ = SilenceKind::kNone;
   int ifindex_ = 0;

@@ -76,7 +76,7 @@ std::string Settings(const Flags& f) {
            {"pcap-log", f.pcap_log}};
   if (!f.metrics.empty()) all["metrics"] = f.metrics;  // these came later: sandboxes of an older sluice do not have them
   if (f.sentry_memory != 0) all["sentry-memory"] = f.sentry_memory;
-  if (!f.tcx) all["tcx"] = false;
+  if (f.tcx) all["tcx"] = true;
   if (f.container_sockets != 0) all["container-sockets"] = f.container_sockets;
   return all.dump();
 }

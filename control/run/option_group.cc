@@ -45,8 +45,12 @@ UniqueFd OpenHierarchy() {
       syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)));
 }
 
-// Our own group, relative to that root: "0::/path" of /proc/self/cgroup. Ends in a slash where it is not empty.
-std::string OwnGroup() {
+// The group in which it is made, relative to that root: the sandbox's, else our own ("0::/path" of /proc/self/cgroup). Ends in a
+// slash where it is not empty.
+std::string GroupAbove(const SandboxPlan& plan) {
+  for (const SandboxGroup& group : plan.groups) {
+    if (!group.unified.empty()) return group.unified.substr(1) + "/";
+  }
   const std::string groups = ReadSmallFile("/proc/self/cgroup").value_or("");
   size_t at = groups.rfind("0::/", 0) == 0 ? 0 : groups.find("\n0::/");
   if (at == std::string::npos) return "";
@@ -73,7 +77,7 @@ const char* Make(SandboxPlan& plan, std::string* error) {
     return error->c_str();
   const UniqueFd hierarchy = OpenHierarchy();
   if (!hierarchy) return "cannot reach the cgroup2 hierarchy";
-  const std::string path = OwnGroup() + Format("sluice-%d", plan.guard_pid);
+  const std::string path = GroupAbove(plan) + Format("sluice-%d", plan.guard_pid);
   // Recorded first: a group that nobody knows of would stay for ever.
   UniqueFd record(open(RecordPath(plan.flags, plan.guard_pid).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!record || !WriteAll(record.get(), path.data(), path.size())) return "cannot record the control group";

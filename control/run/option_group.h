@@ -1,7 +1,7 @@
 // The control group (cgroup v2) in which the sentry makes the program's sockets, so that a BPF program on the group can answer
-// socket options in the caller's own system call (xdp/native_options.h). It is made below the group that sluice was started in,
-// has no controllers, and holds the sentry alone. Where the hierarchy is not mounted it is reached by a mount that nobody else
-// sees.
+// socket options in the caller's own system call (xdp/native_options.h). It is made below the sandbox's group, or the one that
+// sluice was started in, has no controllers, and holds the sentry alone. Where the hierarchy is not mounted it is reached by a
+// mount that nobody else sees.
 //
 // Without it (a kernel before 5.18, no cgroup v2, no right to it) everything works: those options are notified calls as all
 // others.

@@ -99,9 +99,13 @@ Status Sandbox::Start() {
   MakeEngineFlows();
   // The broker first: it silences the devices while the rest is made.
   SLUICE_RETURN_IF_ERROR(StartBroker());
-  for (const pid_t pid : {broker_.pid, getpid()}) JoinSandboxGroups(plan_, pid);
-  SLUICE_RETURN_IF_ERROR(OpenForSentry());
-  SLUICE_RETURN_IF_ERROR(StartSentry());
+  const pid_t mover = StartMoving();
+  Status status = OpenForSentry();
+  if (status.ok()) status = StartSentry();
+  if (!status.ok()) {
+    if (mover > 0) waitpid(mover, nullptr, 0);
+    return status;
+  }
   const std::string_view cookie(reinterpret_cast<const char*>(&plan_.standin_cookie), sizeof plan_.standin_cookie);
   if (!Send(Type::kSandbox, {sentry_.pidfd.get(), keeper_.pidfd.get()}, cookie))
     return Status::Error("the broker died while it started", kExitKilled);
@@ -110,7 +114,26 @@ Status Sandbox::Start() {
     if (!SetOomScore(child->pid, score))
       Log(LogLevel::kDebug, "cannot set oom_score_adj to %d%s", score, ErrnoText(errno).c_str());
   }
+  FinishMoving(mover);
   return {};
+}
+
+// The first move into a control group waits for a grace period of the kernel: a process of its own waits for it, while the others
+// are started. It moves the guard.
+pid_t Sandbox::StartMoving() {
+  if (plan_.groups.empty()) return -1;
+  const pid_t mover = fork();
+  if (mover != 0) return mover;
+  JoinSandboxGroups(plan_, plan_.guard_pid);
+  _exit(0);
+}
+
+void Sandbox::FinishMoving(pid_t mover) {
+  int status = 0;
+  const bool moved = mover > 0 && waitpid(mover, &status, 0) == mover && WIFEXITED(status);
+  if (!moved) JoinSandboxGroups(plan_, plan_.guard_pid);
+  for (const pid_t pid : {broker_.pid, keeper_.pid}) JoinSandboxGroups(plan_, pid);
+  JoinSandboxGroups(plan_, sentry_.pid, plan_.native_options() ? JoinGroups::kAllButUnified : JoinGroups::kAll);
 }
 
 Status Sandbox::OpenForSentry() {

@@ -74,6 +74,8 @@ class Sandbox {
   };
 
   Status OpenForSentry();
+  pid_t StartMoving();
+  void FinishMoving(pid_t mover);
   void MakeEngineFlows();
   Status StartBroker();
   Status StartSentry();

@@ -172,6 +172,7 @@ std::vector<SandboxGroup> PlaceSandboxGroups(std::string_view container_groups, 
     for (const Hierarchy& h : hierarchies) {
       SandboxGroup group;
       if (!h.Is(container) || !h.Locate(path, &group.folder)) continue;
+      if (h.v2) group.unified = path;
       if (mine == own.end() || !h.Locate(mine->path == "/" ? "" : mine->path, &group.before)) group.before = "";
       out.push_back(std::move(group));
       break;
@@ -207,8 +208,9 @@ void MakeSandboxGroups(SandboxPlan& plan) {
   if (!bounded) Log(LogLevel::kWarning, "%s", kUnbounded);
 }
 
-void JoinSandboxGroups(const SandboxPlan& plan, pid_t pid) {
+void JoinSandboxGroups(const SandboxPlan& plan, pid_t pid, JoinGroups which) {
   for (const SandboxGroup& group : plan.groups) {
+    if (which == JoinGroups::kAllButUnified && !group.unified.empty()) continue;
     if (!Move(pid, group.folder))
       Log(LogLevel::kWarning, "cannot enter the control group %s%s", group.folder.c_str(), ErrnoText(errno).c_str());
   }

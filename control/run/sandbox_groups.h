@@ -16,8 +16,9 @@ namespace sluice {
 struct SandboxPlan;
 
 struct SandboxGroup {
-  std::string folder;  // in the file system
-  std::string before;  // the group that the guard came from; empty: out of reach
+  std::string folder;   // in the file system
+  std::string before;   // the group that the guard came from; empty: out of reach
+  std::string unified;  // cgroup v2: its path below the root that our cgroup namespace has; else empty
   bool holds_memory = false;
 };
 
@@ -30,8 +31,10 @@ std::vector<SandboxGroup> PlaceSandboxGroups(std::string_view container_groups, 
 // Makes those of plan.container_groups, as far as possible; what cannot be made is logged and left out. Also removes what
 // sandboxes left that were killed.
 void MakeSandboxGroups(SandboxPlan& plan);
-// Moves a process of the sandbox into them.
-void JoinSandboxGroups(const SandboxPlan& plan, pid_t pid);
+// Moves a process of the sandbox into them. The first move waits for a grace period of the kernel. kAllButUnified: it is in a
+// group below that one already (option_group.h).
+enum class JoinGroups { kAll, kAllButUnified };
+void JoinSandboxGroups(const SandboxPlan& plan, pid_t pid, JoinGroups which = JoinGroups::kAll);
 // Takes the processes `left` out again, which may be ending, and removes the groups. Nobody else may be in them.
 void RemoveSandboxGroups(const SandboxPlan& plan, const std::vector<pid_t>& left);
 // Sets plan.groups to those that the guard plan.guard_pid, which is dead, has recorded.

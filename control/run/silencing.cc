@@ -12,7 +12,7 @@ namespace {
 SilenceOptions OptionsFor(const SandboxPlan& plan) {
   SilenceOptions options;
   options.mark = kSluiceMark;
-  options.force_clsact = !plan.flags.tcx;
+  options.tcx = plan.flags.tcx;
   options.name = Format("net-%llu", static_cast<unsigned long long>(plan.netns_id.inode));
   if (plan.flow_programs) options.flows = &plan.flow_programs;
   return options;
@@ -65,11 +65,9 @@ void Silencing::LiftAll() {
   std::string error;
   // The links end when the pins go, and in the background, where nobody else holds them.
   plan_.silenced.clear();
-  // Those that TCX pins are left of; and, before Linux 6.6, what belongs to the devices.
   if (LiftAllPinned(OptionsFor(plan_), &error) != Errno::kOk) LogLine(LogLevel::kWarning, error);
-  for (const LinkInfo& link : plan_.devices) {
-    if (LiftSilence(link.index, OptionsFor(plan_), &error) != Errno::kOk) LogLine(LogLevel::kWarning, error);
-  }
+  // Also of devices that came later, of which only the broker knows.
+  if (LiftAllClsact(&error) != Errno::kOk) LogLine(LogLevel::kWarning, error);
 }
 
 }  // namespace sluice

@@ -87,7 +87,7 @@ class SocketImpl;
 
 class NetlinkServer::Impl {
  public:
-  explicit Impl(Backend& b) : backend(b), config(b.config()) {}
+  Impl(Backend& b, size_t most_queued) : backend(b), config(b.config()), queued_limit(most_queued) {}
 
   void OnConfig();
   // Each dump keeps the configuration it began with, so that what it shows is consistent. So that a program cannot keep any
@@ -100,6 +100,8 @@ class NetlinkServer::Impl {
   Backend& backend;
   std::shared_ptr<const NetConfig> config;
   std::set<SocketImpl*> sockets;
+  const size_t queued_limit;
+  size_t queued = 0;  // bytes in the queues of all sockets
 
  private:
   uint32_t next_auto_ = 0;
@@ -114,6 +116,7 @@ class SocketImpl final : public NetlinkSocket {
   ~SocketImpl() override {
     *self_ = nullptr;
     server_->sockets.erase(this);
+    server_->queued -= queued_bytes_;
   }
 
   Errno Send(Bytes datagram, Bytes destination, const Caller& caller) override;
@@ -159,7 +162,18 @@ class SocketImpl final : public NetlinkSocket {
   void FillDump(Buffer* out);
   void EndDump(Buffer* out);
   void Enqueue(Buffer bytes);
-  bool Fits(size_t bytes) const { return queued_bytes_ == 0 || queued_bytes_ + bytes + kReplyOverhead <= receive_buffer_; }
+  bool Fits(size_t bytes) const {
+    const size_t need = bytes + kReplyOverhead;
+    return queued_bytes_ == 0 || (queued_bytes_ + need <= receive_buffer_ && server_->queued + need <= server_->queued_limit);
+  }
+  void CountQueued(const Reply& reply) {
+    queued_bytes_ += reply.bytes.size() + kReplyOverhead;
+    server_->queued += reply.bytes.size() + kReplyOverhead;
+  }
+  void CountTaken(const Reply& reply) {
+    queued_bytes_ -= reply.bytes.size() + kReplyOverhead;
+    server_->queued -= reply.bytes.size() + kReplyOverhead;
+  }
   bool strict() const { return options_.contains(NETLINK_GET_STRICT_CHK); }
   void Wake() {
     if (observer_ && !processing_) observer_();
@@ -451,13 +465,13 @@ void SocketImpl::Notify(Reply reply) {
     Wake();
     return;
   }
-  queued_bytes_ += reply.bytes.size() + kReplyOverhead;
+  CountQueued(reply);
   queue_.push_back(std::move(reply));
   Wake();
 }
 
 void SocketImpl::Unreceive(Reply&& reply) {
-  queued_bytes_ += reply.bytes.size() + kReplyOverhead;
+  CountQueued(reply);
   queue_.push_front(std::move(reply));
 }
 
@@ -470,7 +484,7 @@ bool SocketImpl::NextReply(Reply* reply) {
   }
   *reply = std::move(queue_.front());
   queue_.pop_front();
-  queued_bytes_ -= reply->bytes.size() + kReplyOverhead;
+  CountTaken(*reply);
   return true;
 }
 
@@ -574,7 +588,7 @@ uint32_t NetlinkServer::Impl::AutoPortId(int protocol, uint32_t proposed) {
   return 0xffffefffu - (next_auto_ & 0x3fffffff);
 }
 
-NetlinkServer::NetlinkServer(Backend& backend) : impl_(std::make_shared<Impl>(backend)) {}
+NetlinkServer::NetlinkServer(Backend& backend, size_t queued_bytes) : impl_(std::make_shared<Impl>(backend, queued_bytes)) {}
 NetlinkServer::~NetlinkServer() = default;
 
 std::unique_ptr<NetlinkSocket> NetlinkServer::NewSocket(int type, int protocol, Errno* error) {

@@ -128,7 +128,9 @@ class NetlinkSocket {
 
 class NetlinkServer {
  public:
-  explicit NetlinkServer(Backend& backend);
+  // What all sockets together may have queued is bounded by `queued_bytes`: beyond it a socket that has replies queued loses what
+  // comes (ENOBUFS), and one that has none still gets one.
+  explicit NetlinkServer(Backend& backend, size_t queued_bytes = size_t{16} << 20);
   ~NetlinkServer();
   NetlinkServer(const NetlinkServer&) = delete;
   NetlinkServer& operator=(const NetlinkServer&) = delete;

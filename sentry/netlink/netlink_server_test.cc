@@ -290,6 +290,36 @@ TEST_F(NetlinkServerTest, LostNotificationsAreTold) {
   EXPECT_LT(Drain(*s).size(), 10u);
 }
 
+TEST_F(NetlinkServerTest, WhatAllSocketsHaveQueuedIsBounded) {
+  constexpr size_t kLimit = 64 << 10, kSockets = 20;
+  NetlinkServer bounded(backend, kLimit);
+  const sockaddr_nl name{.nl_family = AF_NETLINK, .nl_groups = RTMGRP_IPV4_IFADDR};
+  std::vector<std::unique_ptr<NetlinkSocket>> sockets;
+  for (size_t i = 0; i < kSockets; ++i) {
+    Errno error = Errno::kOk;
+    sockets.push_back(bounded.NewSocket(SOCK_RAW, NETLINK_ROUTE, &error));
+    ASSERT_EQ(Errno::kOk, sockets.back()->Bind(AsBytes(name), kUser));
+  }
+  for (int i = 0; i < 200; ++i) {
+    PutAddress(("10.0.1." + std::to_string(i)).c_str());
+    bounded.OnConfig();
+  }
+  size_t bytes = 0;
+  for (const auto& s : sockets) {
+    EXPECT_EQ(Errno::kENOBUFS, s->TakeError());
+    const auto replies = Drain(*s);
+    EXPECT_GE(replies.size(), 1u);
+    for (const auto& reply : replies) bytes += reply.size();
+  }
+  EXPECT_GT(bytes, 0u);
+  EXPECT_LE(bytes, kLimit);
+  // There is room again.
+  PutAddress("10.0.2.1");
+  bounded.OnConfig();
+  for (const auto& s : sockets) EXPECT_EQ(1u, Drain(*s).size());
+  sockets.clear();
+}
+
 TEST_F(NetlinkServerTest, ProgramsSendToEachOtherOnlyWithTheRight) {
   const auto a = NewSocket(), b = NewSocket();
   const sockaddr_nl any{.nl_family = AF_NETLINK};

@@ -142,6 +142,23 @@ class RunTest(DockerTest):
         self.assertEqual([line for line in ours.splitlines() if "Cap" in line], [line for line in reference.splitlines() if "Cap" in line])
         self.assertIn("default via", ours)
 
+    def test_privileged_where_runc_can(self):
+        script = "grep -e ^Cap -e ^NoNew /proc/self/status; ip -4 route"
+        reference = self.run_in("sh", "-c", script, options=["--privileged"], runtime="runc", check=False)
+        ours = self.run_in("sh", "-c", script, options=["--privileged"], check=False)
+        self.assertEqual(ours.returncode, reference.returncode, ours.stderr)
+        self.assertEqual([line for line in ours.stdout.splitlines() if ":" in line], [line for line in reference.stdout.splitlines() if ":" in line])
+        self.assertEqual("default via" in ours.stdout, reference.returncode == 0)
+
+    def test_rights_are_those_of_runc(self):
+        script = ("id; grep -e ^Cap -e ^NoNew -e ^Uid /proc/self/status; touch /made && echo made; cat /sys/fs/cgroup/memory/memory.limit_in_bytes "
+                  "/sys/fs/cgroup/memory.max 2>/dev/null; true")
+        for options in (["--user", "1000:1001"], ["--read-only"], ["--cap-drop", "ALL"], ["--security-opt", "no-new-privileges"], ["--memory", "64m"],
+                        ["--security-opt", "seccomp=unconfined"]):
+            with self.subTest(options=options):
+                reference, ours = (self.run_in("sh", "-c", script, options=options, runtime=r) for r in ("runc", "sluice"))
+                self.assertEqual((ours.stdout, ours.stderr), (reference.stdout, reference.stderr))
+
     def test_rights(self):
         for options in (["--user", "1000"], ["--read-only"], ["--cap-drop", "ALL"], ["--security-opt", "no-new-privileges"], ["--memory", "64m"],
                         ["--security-opt", "seccomp=unconfined"], ["--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--security-opt", "seccomp=unconfined"],
@@ -220,6 +237,13 @@ class LifeTest(DockerTest):
         self.assertIn("Directory", self.host.host("curl", "-s", "-m20", url).stdout)
         self.host.docker("pause", "web")
         self.host.docker("rm", "-f", "web")
+
+    def test_memory_of_an_idle_container(self):
+        self.start("idle", "sleep", "1000")
+        pss = ("for p in $(ps -eo pid,comm | awk '$2 ~ /^sluice/ {print $1}'); do grep ^Pss: /proc/$p/smaps_rollup; done | awk '{sum += $2} END {print NR, sum}'")
+        processes, kibibytes = map(int, self.host.host("sh", "-c", pss).stdout.split())
+        self.assertEqual(processes, 4)
+        self.assertLess(kibibytes, 24 << 10)
 
     def test_many_at_once(self):
         """50, which start and go at once; nothing of them is left (tearDown looks at the rest)."""
@@ -327,6 +351,7 @@ class NetworkTest(DockerTest):
         plain = self.start("hosted", "sleep", "1000", runtime="sluice-host")
         status = self.host.host("cat", f"/proc/{self.host.inspect(plain, '{{.State.Pid}}')}/status").stdout
         self.assertEqual(self.host.sandboxes(), [])
+        self.assertEqual(self.host.host("sh", "-c", "ls /run/sluice/oci 2>/dev/null; ps -eo comm | grep ^sluice || :").stdout, "")
         self.start("plain", "sleep", "1000", runtime="runc")
         reference = self.host.host("cat", f"/proc/{self.host.inspect('plain', '{{.State.Pid}}')}/status").stdout
         filters = [s.split("Seccomp:")[1].split()[:3] for s in (status, reference)]

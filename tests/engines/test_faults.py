@@ -1,6 +1,7 @@
 """What goes wrong with containers, by hand as an engine calls the runtime: each fault gives a clear error where the engine reads it, and
 `delete --force` leaves nothing."""
 import copy
+import itertools
 import json
 import os
 import signal
@@ -257,16 +258,63 @@ class PartTest(MachineTest):
                 self.assertNotEqual(failed.returncode, 0)
                 self.recover()
 
-    def test_silence_without_tcx_is_lifted_when_nobody_is_left_to(self):
-        for started in (False, True):
-            with self.subTest(started=started):
-                self.sluice("--tcx=false", "create", "--bundle", self.bundle, ID)
+    def qdiscs(self, device=DEVICE):
+        return self.machine.run("tc", "-n", NETNS, "qdisc", "show", "dev", device).stdout
+
+    def create_by(self, tcx):
+        self.sluice(f"--tcx={str(tcx).lower()}", "create", "--bundle", self.bundle, ID)
+
+    def test_silence_is_lifted_when_nobody_is_left_to(self):
+        for tcx, started in itertools.product((False, True), (False, True)):
+            with self.subTest(tcx=tcx, started=started):
+                self.create_by(tcx)
                 if started:
                     self.sluice("start", ID)
-                self.assertIn("clsact", self.machine.run("tc", "-n", NETNS, "qdisc", "show", "dev", DEVICE).stdout)
+                self.assertEqual("clsact" in self.qdiscs(), not tcx)
                 self.kill("guard", "broker")
                 self.recover()
-                self.assertNotIn("clsact", self.machine.run("tc", "-n", NETNS, "qdisc", "show", "dev", DEVICE).stdout)
+                self.assertNotIn("clsact", self.qdiscs())
+
+    def add_device(self):
+        self.machine.run("sh", "-ec", f"ip link add v1 type veth peer name eth1 netns {NETNS}; ip addr add 10.215.0.1/24 dev v1; ip link set v1 up; "
+                                      f"ip -n {NETNS} addr add 10.215.0.2/24 dev eth1; ip -n {NETNS} link set eth1 up")
+
+    def answers(self):
+        return self.machine.run("ping", "-c1", "-W1", "10.215.0.2", check=False).returncode == 0
+
+    def echoes_of_the_kernel(self):
+        return self.machine.run("ip", "netns", "exec", NETNS, "nstat", "-asz", "IcmpInEchos").stdout
+
+    def test_a_device_that_came_later_is_given_back(self):
+        for tcx in (False, True):
+            with self.subTest(tcx=tcx):
+                self.create_by(tcx)
+                self.sluice("start", ID)
+                self.add_device()
+
+                def is_ours():  # the kernel may answer until our stack has it
+                    before = self.echoes_of_the_kernel()
+                    return self.answers() and self.echoes_of_the_kernel() == before
+                wait_for(is_ours, "our stack answers on it")
+                self.assertEqual("clsact" in self.qdiscs("eth1"), not tcx)
+                self.recover()
+                self.assertNotIn("clsact", self.qdiscs("eth1"))
+                wait_for(self.answers, "the kernel answers on it")
+                self.machine.run("ip", "link", "del", "v1")
+
+    def test_a_device_that_was_moved_out_is_as_it_was(self):
+        for tcx in (False, True):
+            with self.subTest(tcx=tcx):
+                self.machine.run("ip", "netns", "add", "away")
+                self.add_device()
+                self.create_by(tcx)
+                self.sluice("start", ID)
+                self.machine.run("sh", "-ec", f"ip -n {NETNS} link set eth1 netns away; ip -n away addr add 10.215.0.2/24 dev eth1; ip -n away link set eth1 up")
+                wait_for(self.answers, "the kernel answers on it")
+                self.assertEqual(self.status(), "running")
+                self.machine.run("ping", "-c1", "-W5", ADDRESS)
+                self.machine.run("sh", "-ec", "ip link del v1; ip netns del away")
+                self.recover()
 
     def test_many_created_at_once_in_a_new_namespace(self):
         # Each with its own bundle, as the containers of a pod: one makes the sandbox, the others join it.
@@ -340,8 +388,9 @@ class StateTest(MachineTest):
         self.assert_clean()
 
     def test_devices_that_cannot_be_silenced(self):
-        # The broker finds out while the guard goes on.
+        # The broker finds out while the guard goes on. Neither pins of TCX nor filters on egress can be.
         self.machine.run("sh", "-ec", "mkdir -p /run/sluice; rm -rf /run/sluice/bpf; touch /run/sluice/bpf")
+        self.machine.run("tc", "-n", NETNS, "qdisc", "add", "dev", DEVICE, "ingress")
         try:
             for _ in range(5):
                 self.forget_log()
@@ -352,6 +401,7 @@ class StateTest(MachineTest):
                 wait_for(lambda: self.leftovers() in ([], ["/run/sluice/bpf"]), "nothing is left", 30)
         finally:
             self.machine.run("rm", "/run/sluice/bpf")
+            self.machine.run("tc", "-n", NETNS, "qdisc", "del", "dev", DEVICE, "ingress")
         self.assert_clean()
 
     def test_root_that_is_not_writable(self):

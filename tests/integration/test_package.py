@@ -51,7 +51,9 @@ class PackageTest(SluiceTest):
                      "share/doc/sluice/changelog.gz", "share/doc/sluice/docs/limits.md", "share/sluice/grafana/sluice.json"):
             self.assertIn(path, paths)
             self.assertEqual(paths[path][1], "root/root")
-        self.assertEqual({e[0] for p, e in paths.items() if p.startswith("share/") and not p.endswith("/")}, {"-rw-r--r--"})
+        script = "share/sluice/kubernetes/installer/install-on-node"
+        self.assertEqual({e[0] for p, e in paths.items() if p.startswith("share/") and not p.endswith("/") and p != script}, {"-rw-r--r--"})
+        self.assertEqual(paths[script][0], "-rwxr-xr-x")
         self.assertNotIn("conffiles", sh("dpkg-deb", "-I", self.package).stdout)
         if os.path.exists(os.path.join(BUILD, "libsluice_dpdk.so")):
             module = self.find("sluice-dpdk_")
