@@ -278,7 +278,7 @@ CallEngine::CallEngine(CallHub& hub, uint32_t shard, Worker& worker, BlockPool& 
     SLUICE_CHECK(worker_.AddFd(native_options()->wake_fd(), EPOLLIN, options_handler_.get()) == Errno::kOk);
   }
   backend_ = std::make_unique<NetlinkBackend>(*this);
-  netlink_ = std::make_unique<netlink::NetlinkServer>(*backend_, options.unread_bytes);
+  netlink_ = std::make_unique<netlink::NetlinkServer>(*backend_, options_.unread_bytes);
 }
 
 CallEngine::~CallEngine() {
