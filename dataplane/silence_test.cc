@@ -222,16 +222,16 @@ TEST_P(SilenceTest, ADeviceThatWasMovedOutCanBeUsed) {
   Silence silence;
   ASSERT_EQ(Attach(&silence), Errno::kOk) << error_;
   EXPECT_FALSE(PeerHears());
-  const std::string move =
-      "ip netns add silence-moved && ip link set sl0 netns silence-moved && ip -n silence-moved addr add 10.77.0.1/24 dev sl0 && "
-      "ip -n silence-moved link set sl0 up";
+  const std::string there = "silence-moved-" + std::to_string(getpid());
+  const std::string move = "ip netns add " + there + " && ip link set sl0 netns " + there + " && ip -n " + there +
+                           " addr add 10.77.0.1/24 dev sl0 && ip -n " + there + " link set sl0 up";
   ASSERT_EQ(veth_->Run(veth_->ours(), move, &output_), 0) << output_;
   {
     testing::InNetns in(veth_->ours());
     EXPECT_EQ(LiftSilence(veth_->our_index(), options_, &error_), Errno::kOk) << error_;
   }
   EXPECT_TRUE(PeerHearsSoon()) << output_;
-  EXPECT_EQ(veth_->Run(veth_->ours(), "ip netns del silence-moved", &output_), 0) << output_;
+  EXPECT_EQ(veth_->Run(veth_->ours(), "ip netns del " + there, &output_), 0) << output_;
 }
 
 TEST_P(SilenceTest, RefusesWhatItCannotDoWithAReason) {
