@@ -53,7 +53,8 @@ void WorkerGroup::ApplyConfig(std::shared_ptr<const NetConfig> config) {
 
 void WorkerGroup::PostToAll(std::function<void(uint32_t)> work, std::function<void()> done) {
   auto left = std::make_shared<std::atomic<uint32_t>>(size());
-  for (uint32_t i = 0; i < size(); ++i) {
+  // The first one last: what it asks of the others over this is behind it there.
+  for (uint32_t i = size(); i-- > 0;) {
     Do(i, [i, work, done, left] {
       work(i);
       if (left->fetch_sub(1) == 1 && done) done();

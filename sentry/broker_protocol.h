@@ -154,7 +154,7 @@ struct Accepted {
   // there. ENOENT, EMFILE and the like: it waits for the next accept.
   int32_t error = 0;
   int32_t fd = -1;     // the number it got
-  uint32_t again = 0;  // 1: it waits, and its token is missing
+  uint32_t again = 0;  // 1: it waits; the sentry offers it once more, behind another token
   uint32_t reserved = 0;
 };
 

@@ -113,7 +113,7 @@ class CallEngine : public TurnTask {
   // Puts `fd` in place of the caller's descriptor `number`, without answering.
   bool Replace(const calls::Envelope& to, int fd, int number, bool close_on_exec);
   // An answer with results in memory, by way of the broker. `done`, where there is one, hears what became of it, unless `owner`
-  // is destroyed first; of success at once or, with kLater, a moment later, which saves a wake-up.
+  // is destroyed first.
   using DeliveryDone = std::function<void(const calls::Delivered&)>;
   void Result(const calls::Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner, DeliveryDone done);
   bool StillValid(const calls::Envelope& call) const;

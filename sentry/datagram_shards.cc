@@ -55,6 +55,8 @@ void DatagramStandIn::Arrive(CallEngine& engine, Moved& m) {
   Errno error = Errno::kOk;
   DatagramSocket* socket = MakeSocket(engine, m.family, m.type, m.protocol, 0, &error);
   DatagramStandIn* d = nullptr;
+  // Open until the call is done: its close may be the last one, which would end the object.
+  const UniqueFd p = std::move(m.ends.p);
   if (socket != nullptr) {
     auto made = std::make_unique<DatagramStandIn>(engine, m.family, m.type, m.protocol, socket);
     d = made.get();
@@ -62,7 +64,6 @@ void DatagramStandIn::Arrive(CallEngine& engine, Moved& m) {
     socket->TakeSettings(*m.settings);
     d->options_ = m.options;
     d->NoteHolder(m.tid, m.number, m.listener);
-    const UniqueFd p = std::move(m.ends.p);
     d->ends_ = std::move(m.ends);
     if (engine.worker().AddFd(d->ends_.s.get(), EPOLLIN | EPOLLOUT | EPOLLET, d) != Errno::kOk ||
         !d->AdoptMoved(p.get(), m.cookie, m.inode, m.option_slot)) {

@@ -20,7 +20,7 @@ namespace sluice {
 namespace {
 
 constexpr int kTokens = 4096;       // P's backlog
-constexpr size_t kMaxOffered = 64;  // of one listener at a time; what else is established waits in the stack's queue
+constexpr size_t kMaxOffered = 64;  // of one listener and worker at a time; what else is established waits in the stack's queue
 
 }  // namespace
 
@@ -73,7 +73,7 @@ StreamStandIn* StreamStandIn::MakeQueued(CallEngine& engine, const QueueFacts& f
   }
   const int p = s->queued_end_.get();
   if (!done || !s->Adopt(p)) {
-    engine.Destroy(s);
+    s->CloseByProgram(true);
     return nullptr;
   }
   s->PrepareEnd();
@@ -109,7 +109,7 @@ bool StreamStandIn::AddToken() {
 
 void StreamStandIn::TakeConnections() {
   // Connections beyond the container's share wait in the stack's queue, as on a listener whose program has no descriptors left.
-  while (offered_.size() < kMaxOffered && (socket_->events() & kReadable) != 0) {
+  while (offered_here_ < kMaxOffered && (socket_->events() & kReadable) != 0) {
     SocketCount room = engine_.RoomForConnection(container(), this);
     if (!room) break;
     StreamSocket* accepted = socket_->Accept();
@@ -124,17 +124,18 @@ void StreamStandIn::TakeConnections() {
 void StreamStandIn::Offer(const Offered& connection) {
   offered_.push_back(connection);
   offered_.back().offer.life = life_;
+  if (connection.shard == engine_.shard()) ++offered_here_;
   ++missing_tokens_;
   ++unsent_offers_;
 }
 
-// Tokens first: an accept that comes between finds that there is something to wait for. What finds no room now is tried again.
+// Each offer behind its token, so that there is one for whoever takes it. What finds no room now is tried again.
 void StreamStandIn::SendOffers() {
   while (missing_tokens_ > 0 && AddToken()) --missing_tokens_;
-  for (; unsent_offers_ > 0; --unsent_offers_) {
+  for (; unsent_offers_ > missing_tokens_; --unsent_offers_) {
     if (!engine_.SendOffer(offered_[offered_.size() - unsent_offers_].offer)) break;
   }
-  if (missing_tokens_ > 0 || unsent_offers_ > 0) MarkDirty();
+  if (unsent_offers_ > 0) engine_.Schedule(offer_timer_, CallEngine::Now() + Duration::Milliseconds(10));
   if (!offered_.empty() && HasHeld(calls::CallKind::kAccept)) engine_.TellOffered(*this);
 }
 
@@ -163,13 +164,15 @@ void StreamStandIn::AnswerImpatient() {
 void StreamStandIn::OnOfferTaken(const calls::Accepted& a) {
   ForgetHeldOf(a.envelope.tid);
   if (a.life != life_ || state_ != State::kListening) return;
-  if (a.again != 0) {
-    ++missing_tokens_;
-  } else {
-    std::erase_if(offered_, [&a](const Offered& o) { return o.offer.connection == a.connection; });
-    if (offered_.empty()) AnswerImpatient();
-  }
-  MarkDirty();  // room for another one
+  const auto it =
+      std::find_if(offered_.begin(), offered_.end(), [&a](const Offered& o) { return o.offer.connection == a.connection; });
+  if (it == offered_.end()) return;
+  const Offered connection = *it;
+  offered_.erase(it);
+  if (connection.shard == engine_.shard()) --offered_here_;
+  if (a.again != 0) Offer(connection);
+  if (offered_.empty()) AnswerImpatient();
+  MarkDirty();  // to send it, or room for another one
 }
 
 // Of a connection.
@@ -178,7 +181,7 @@ void StreamStandIn::OnAccepted(const calls::Accepted& a) {
   if (ListenerShare* share = engine_.FindShare(listener_cookie_)) share->OnTaken(cookie_);
   if (a.error != 0) return CloseByProgram(a.error == EBADF);  // as Linux where the address cannot be written
   const UniqueFd p = std::move(queued_end_);
-  state_ = State::kConnected;
+  state_ = s_ ? State::kConnected : State::kBroken;  // it may have ended while it waited
   NoteHolder(a.envelope.tid, a.fd, a.envelope.listener);
   if (reset_pending_) ResetWith(p.get());
 }
@@ -195,7 +198,8 @@ void StreamStandIn::CloseListener() {
   Unshare();
   std::vector<CallEngine::OfferedConnection> connections;
   for (const Offered& o : std::exchange(offered_, {})) connections.push_back({o.offer.connection, o.shard});
-  unsent_offers_ = missing_tokens_ = 0;
+  unsent_offers_ = missing_tokens_ = offered_here_ = 0;
+  offer_timer_.Cancel();
   if (!connections.empty()) engine_.Withdraw(cookie_, life_, std::move(connections));
   auto held = std::move(held_);
   held_.clear();

@@ -271,7 +271,7 @@ void StreamStandIn::StartReset() {
     Block* scratch = engine_.Scratch();
     while (scratch != nullptr && recv(s_.get(), scratch->data, kRead, MSG_DONTWAIT) > 0) continue;
     DropS();
-    state_ = State::kBroken;
+    if (state_ == State::kConnected) state_ = State::kBroken;  // a queued one is still to be accepted
     return;
   }
   if (Unread(s_.get()) > 0) {

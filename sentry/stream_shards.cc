@@ -72,7 +72,12 @@ void StreamStandIn::Arrive(CallEngine& engine, Moved& m) {
   }
   // What the program closed before this call is closed.
   if (m.call != nullptr) engine.OnCloses();
-  if (s != nullptr && m.bound && s->BindSocket(*m.bound) != Errno::kOk) s->bound_.reset();
+  if (s != nullptr && m.bound) {
+    const Errno error = s->BindSocket(*m.bound);
+    if (error != Errno::kOk) s->bound_.reset();
+    // Somebody took the port meanwhile, or the address is gone: the program hears of it.
+    if (error != Errno::kOk && m.call != nullptr && s->MoveBack(m.p, {{m.call->call.envelope(), error}})) return;
+  }
   for (const auto& [to, error] : m.answers) engine.Answer(to, error);
   if (m.call == nullptr) return;
   if (s == nullptr) return (void)engine.Answer(m.call->call.envelope(), Errno::kENOBUFS);

@@ -149,10 +149,11 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   // listening
   sockaddr_storage listen_address_{};
   socklen_t listen_address_length_ = 0;
-  uint64_t life_ = 0;            // names one listen() of it
-  std::deque<Offered> offered_;  // for accepts to come
-  size_t unsent_offers_ = 0;     // of these, the last ones, which the broker has not been sent
-  size_t missing_tokens_ = 0;
+  uint64_t life_ = 0;              // names one listen() of it
+  std::deque<Offered> offered_;    // for accepts to come
+  size_t unsent_offers_ = 0;       // of these, the last ones, which the broker has not been sent
+  size_t missing_tokens_ = 0;      // likewise, those without a token: an offer is sent behind its own
+  size_t offered_here_ = 0;        // those of this worker
   uint64_t shared_as_ = 0;         // the shares' name for a bound or listening socket; 0: it has none
   std::optional<Endpoint> bound_;  // by the program, of a socket that moved to connect
   // queued
@@ -161,6 +162,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
 
   void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->StartReset(); };
   Timer retry_timer_{retry_timer_fn_, this};
+  void (*offer_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->MarkDirty(); };
+  Timer offer_timer_{offer_timer_fn_, this};
 };
 
 }  // namespace sluice

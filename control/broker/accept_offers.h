@@ -21,8 +21,6 @@ class AcceptOffers {
 
   // The first one for `listener`, reading no further than to it; nothing where there is none, or the sentry broke the protocol.
   std::optional<calls::Offer> Take(uint64_t listener);
-  // It was not accepted: the next accept takes it.
-  void PutBack(const calls::Offer& offer);
   // Gives up those of one life of a listener.
   void Withdraw(const calls::Withdrawal& which);
 

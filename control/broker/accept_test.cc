@@ -153,8 +153,9 @@ TEST_F(AcceptTest, KeepsTheConnectionWhereTheProgramHasNoNumberForIt) {
     return AcceptPort(s) == 1001 ? 0 : 2;
   });
   ExpectAccepted(offered, EMFILE, true);
-  EXPECT_FALSE(ListenerReadable());  // until the sentry has put another token there
+  EXPECT_FALSE(ListenerReadable());  // the sentry offers it once more
   AddToken();
+  ASSERT_TRUE(SendOffer(BytesOf(MakeOffer(1001, offered.programs.get()))));
   Go();
   ExpectAccepted(offered, 0);
   EXPECT_FALSE(ListenerReadable());

@@ -178,7 +178,7 @@ class CallBroker::Impl {
   int GiveConnection(const PendingCall& pending, const calls::Offer& offer, int* number);
   int Install(const PendingCall& pending, int fd, bool close_on_exec, int* number);
   void OnOffered(const calls::Fetch& listener);
-  std::optional<pid_t> FirstAccept(uint64_t listener) const;
+  std::optional<pid_t> FirstAccept(uint64_t listener, uint64_t from) const;
   void OnWithdraw(calls::Withdrawal withdrawal);
 
   FoundSocket FetchInside(const calls::Fetch& fetch);
@@ -590,8 +590,10 @@ bool CallBroker::Impl::AcceptOffered(const PendingCall& pending, const FoundSock
   const std::optional<calls::Offer> offer = offers_.Take(listener.cookie);
   if (offers_.violation() != Violation::kNone) Refuse(offers_.violation());
   if (!offer || !Open()) return false;
-  // Its token. Nobody else accepts natively, so there is one, and this does not wait.
+  // Its token. Nobody of the sandbox accepts natively, so there is one; in any case this does not wait.
   pollfd token{listener.fd.get(), POLLIN, 0};
+  const timeval soon{0, 1};
+  setsockopt(listener.fd.get(), SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
   if (poll(&token, 1, 0) == 1) UniqueFd(accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
   calls::Accepted done;
   done.envelope = pending.envelope;
@@ -601,22 +603,20 @@ bool CallBroker::Impl::AcceptOffered(const PendingCall& pending, const FoundSock
   done.connection = offer->connection;
   done.error = GiveConnection(pending, *offer, &done.fd);
   const bool lost = done.error == EFAULT || done.error == EINVAL || done.error == EBADF;
-  if (done.error != 0 && !lost) {
-    done.again = 1;
-    offers_.PutBack(*offer);
-  }
+  done.again = done.error != 0 && !lost ? 1 : 0;
   ++(done.error == 0 ? stats_.accepted : done.error == ENOENT ? stats_.dead : stats_.faults);
   pending_.erase(static_cast<pid_t>(done.envelope.tid));
   Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
   return true;
 }
 
-// The accept that has waited longest.
-std::optional<pid_t> CallBroker::Impl::FirstAccept(uint64_t listener) const {
+// The accept that has waited longest, of those that came at `from` or later.
+std::optional<pid_t> CallBroker::Impl::FirstAccept(uint64_t listener, uint64_t from) const {
   std::optional<pid_t> first;
   uint64_t order = UINT64_MAX;
   for (const auto& [tid, pending] : pending_) {
-    if (pending.kind != CallKind::kAccept || pending.cookie != listener || pending.order >= order) continue;
+    if (pending.kind != CallKind::kAccept || pending.cookie != listener) continue;
+    if (pending.order < from || pending.order >= order) continue;
     first = tid;
     order = pending.order;
   }
@@ -625,8 +625,10 @@ std::optional<pid_t> CallBroker::Impl::FirstAccept(uint64_t listener) const {
 
 // Accepts wait at the sentry for what it has offered meanwhile.
 void CallBroker::Impl::OnOffered(const calls::Fetch& which) {
-  while (const std::optional<pid_t> tid = FirstAccept(which.cookie)) {
+  uint64_t from = 0;
+  while (const std::optional<pid_t> tid = FirstAccept(which.cookie, from)) {
     const PendingCall& pending = pending_.at(*tid);
+    from = pending.order + 1;
     FoundSocket listener = finder_.Fetch(*tid, static_cast<int>(pending.args[0]));
     if (!StillValid(pending.envelope.listener, pending.envelope.id)) {
       pending_.erase(*tid);
@@ -635,7 +637,8 @@ void CallBroker::Impl::OnOffered(const calls::Fetch& which) {
     bool too_often = false;
     if (!listener.is_stand_in || listener.cookie != which.cookie) listener.fd = Search(which, &too_often);  // closed meanwhile
     listener.cookie = which.cookie;
-    if (!listener.fd || !AcceptOffered(pending, listener)) return;
+    if (!listener.fd) continue;  // not found: the others need not wait for it
+    if (!AcceptOffered(pending, listener)) return;
   }
 }
 

@@ -164,6 +164,12 @@ def waiting_accepts():
     print("by edges:", len(got), attempt(lost.accept), events(lost, until=0, timeout=0))
     for c in clients:
         c.close()
+    for _ in range(200):  # more than wait at a time: one that ended in the queue takes nobody's place
+        gone = socket.create_connection(lost.getsockname())
+        gone.shutdown(socket.SHUT_WR)
+        reset(gone)
+        if events(lost, until=select.POLLIN) != ["0x1"] or attempt(lambda: lost.accept()[0].close()) is not None:
+            print("a connection that had ended was not accepted")
     c, gone = socket.create_connection(lost.getsockname()), socket.create_connection(lost.getsockname())
     gone.sendall(b"x")
     reset(gone)
