@@ -4,14 +4,17 @@ What one call does, the next one sees: a port that was closed is free, a closed 
 Every question is asked often enough to meet sockets of all workers; what is printed are the different answers.
 """
 import contextlib
+import ctypes
 import errno
 import os
 import signal
 import socket
+import struct
 import threading
 
 ROUNDS = 40
 LO = "127.0.0.1"
+libc = ctypes.CDLL(None)
 
 
 def outcome(call, *args):
@@ -253,9 +256,24 @@ def children_ask_at_once(_):
     return answers
 
 
+def closed_while_it_binds(i):
+    """Another thread closes the descriptor: whatever bind() says, the next one has the port."""
+    for make in (udp, tcp):
+        fd = make().detach()
+        address = struct.pack("=H", socket.AF_INET) + struct.pack("!H", 6000 + i) + socket.inet_aton(LO) + bytes(8)
+        thread = threading.Thread(target=os.close, args=(fd,))
+        thread.start()
+        libc.bind(fd, address, len(address))
+        thread.join()
+        with make() as second:
+            second.bind((LO, 6000 + i))
+    return "bound"
+
+
 signal.alarm(100)  # the calls wait without a bound
 for question in (datagrams_free_their_ports, datagram_ports_conflict, datagram_ports_are_shared, a_connected_one_is_preferred,
                  a_closed_datagram_port_refuses, options_and_groups_survive_bind, a_receive_waits_through_a_bind,
                  a_duplicate_names_the_same_socket, listeners_free_their_ports, bound_ports_connect, chosen_ports_connect,
-                 chosen_ports_are_free, addresses_without_ports_connect, a_refused_one_keeps_its_port, connections_spread, children_ask_at_once):
+                 chosen_ports_are_free, addresses_without_ports_connect, a_refused_one_keeps_its_port, connections_spread, closed_while_it_binds,
+                 children_ask_at_once):
     print(f"{question.__name__}: {different(question)}", flush=True)
