@@ -63,12 +63,16 @@ CaptureQueue::Interface& CaptureQueue::Find(const NetConfig& config, IfIndex ifi
 }
 
 void CaptureQueue::Tap(uint32_t worker, Stack& stack) {
-  taps_[worker] = std::make_unique<StackTap>(*this, stack);
-  stack.AddTap(taps_[worker].get());
+  Place& place = places_[worker];
+  if (place.over) return;
+  place.tap = std::make_unique<StackTap>(*this, stack);
+  stack.AddTap(place.tap.get());
 }
 
 void CaptureQueue::Untap(uint32_t worker, Stack& stack) {
-  if (taps_[worker] != nullptr) stack.RemoveTap(taps_[worker].get());
+  Place& place = places_[worker];
+  place.over = true;
+  if (place.tap != nullptr) stack.RemoveTap(place.tap.get());
 }
 
 void CaptureQueue::OnFrame(const NetConfig& config, IfIndex ifindex, FrameTap::Direction direction, const Packet& frame) {

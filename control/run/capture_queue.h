@@ -23,9 +23,10 @@ class CaptureQueue {
 
   // `wake` is called (a worker's thread) when there is something to take after there was nothing.
   CaptureQueue(Options options, uint32_t workers, std::function<void()> wake)
-      : options_(std::move(options)), wake_(std::move(wake)), taps_(workers) {}
+      : options_(std::move(options)), wake_(std::move(wake)), places_(workers) {}
 
-  // In the thread of `worker`, whose stack it is.
+  // In the thread of `worker`, whose stack it is. After Untap, which may come first, Tap does nothing: what would take it off
+  // again has been.
   void Tap(uint32_t worker, Stack& stack);
   void Untap(uint32_t worker, Stack& stack);
   void Close();  // no more frames come; any worker
@@ -52,14 +53,20 @@ class CaptureQueue {
     const Stack& stack_;
   };
 
+  // Of its worker's thread alone.
+  struct Place {
+    std::unique_ptr<StackTap> tap;
+    bool over = false;
+  };
+
   void OnFrame(const NetConfig& config, IfIndex ifindex, FrameTap::Direction direction, const Packet& frame);
   Interface& Find(const NetConfig& config, IfIndex ifindex);
   void Append(const CaptureRecord& record);
 
   const Options options_;
   const std::function<void()> wake_;
-  std::vector<std::unique_ptr<StackTap>> taps_;  // by worker
-  std::mutex mutex_;                             // held for the copy of a frame, and for the swap of Take
+  std::vector<Place> places_;  // by worker
+  std::mutex mutex_;           // held for the copy of a frame, and for the swap of Take
   std::vector<Interface> interfaces_;
   std::string waiting_;
   bool closed_ = false;
