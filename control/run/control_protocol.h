@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "control/flags.h"
 
 namespace sluice::control {
 
@@ -56,7 +57,7 @@ struct PortFaultCounts {
 };
 
 inline constexpr size_t kMaxRecord = 64 << 10;
-inline constexpr size_t kMaxFds = 2 * 16;  // of the queues of a device (kMaxNetworkChannels)
+inline constexpr size_t kMaxFds = 3 * kMaxNetworkChannels;  // of a device: a queue of AF_XDP has three
 
 inline std::vector<uint8_t> Encode(Type type, int32_t number = 0, std::string_view body = {}) {
   const Header header{type, number};
