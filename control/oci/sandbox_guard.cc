@@ -78,6 +78,8 @@ std::string Settings(const Flags& f) {
   if (f.sentry_memory != 0) all["sentry-memory"] = f.sentry_memory;
   if (f.tcx) all["tcx"] = true;
   if (f.container_sockets != 0) all["container-sockets"] = f.container_sockets;
+  if (f.num_network_channels != 1) all["num-network-channels"] = f.num_network_channels;
+  if (f.qdisc != QdiscOptions{}) all["qdisc"] = {static_cast<int>(f.qdisc.kind), f.qdisc.rate, f.qdisc.burst};
   return all.dump();
 }
 

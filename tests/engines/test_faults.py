@@ -340,6 +340,27 @@ class PartTest(MachineTest):
             self.assertEqual([p.wait(60) for p in leaving], [0] * len(ids), self.errors())
             self.assert_clean()
 
+    def test_who_joins_a_sandbox_must_agree_in_its_flags(self):
+        side = f"{self.machine.directory}/side"
+        os.makedirs(side)
+        config = json.loads(self.config)
+        config["root"]["path"] = f"{self.bundle}/rootfs"
+        config["linux"]["cgroupsPath"] += "side"
+        with open(f"{side}/config.json", "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        self.addCleanup(self.sluice, "delete", "--force", "side", check=False)
+        self.create()
+        self.sluice("start", ID)
+        for flags in (["--gso=false"], ["--num-network-channels=2"], ["--qdisc=fq"], ["--qdisc=tbf", "--qdisc-tbf-rate=100mbit", "--qdisc-tbf-burst=64k"]):
+            with self.subTest(flags=flags):
+                self.forget_log()
+                refused = self.sluice(*flags, "create", "--bundle", side, "side", check=False)
+                self.assertEqual(refused.returncode, 1, refused.stderr)
+                self.assertIn("they must agree", self.errors()[-1])
+        self.sluice("create", "--bundle", side, "side")
+        self.sluice("delete", "--force", "side")
+        self.recover()
+
     def test_engine_gone_between_create_and_start(self):
         self.create()
         self.recover()
