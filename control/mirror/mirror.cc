@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 namespace sluice {
 
@@ -39,7 +40,7 @@ unsigned Mirror::DrainEvents() {
         // A device that goes down or away takes routes along, for which the kernel sends no events.
         case RTM_NEWLINK:
         case RTM_DELLINK:
-          NoteLink(m);
+          OnLinkEvent(m);
           dirty |= kLinks | kAddresses | kRoutes | kNeighbors;
           break;
         case RTM_NEWADDR:
@@ -64,20 +65,40 @@ unsigned Mirror::DrainEvents() {
     });
     if (error == ENOBUFS) {  // events were lost
       dirty = kAll;
+      lost_ = true;
     } else if (error != 0) {
       return dirty;
     }
   }
 }
 
-void Mirror::NoteLink(const nlmsghdr* message) {
+void Mirror::OnLinkEvent(const nlmsghdr* message) {
   LinkConfig link;
-  if (!ParseLink(message, &link)) return;
+  if (ParseLink(message, &link)) return NoteLink(link);
+  ifinfomsg header;
+  Attributes unused;
+  // A bridge says RTM_DELLINK of a device that leaves it, in its own family.
+  if (message->nlmsg_type != RTM_DELLINK || !ParseMessage(message, &header, &unused) || header.ifi_family != AF_UNSPEC) return;
+  // Its index may come back, as another device's.
+  seen_.erase(header.ifi_index);
+  link_changes_.erase(header.ifi_index);
+}
+
+void Mirror::NoteLink(const LinkConfig& link) {
   const auto seen = seen_.find(link.index);
   if (seen == seen_.end()) return;
   if (seen->second.up && !link.up()) ++link_changes_[link.index].downs;
   if (seen->second.mtu != link.mtu) ++link_changes_[link.index].mtu_changes;
   seen->second = {link.up(), link.mtu};
+}
+
+void Mirror::NoteLinksAfterLoss() {
+  for (const LinkConfig& link : tables_.links) NoteLink(link);
+  const auto is_gone = [this](const auto& entry) {
+    return std::ranges::find(tables_.links, entry.first, &LinkConfig::index) == tables_.links.end();
+  };
+  std::erase_if(seen_, is_gone);
+  std::erase_if(link_changes_, is_gone);
 }
 
 template <typename T>
@@ -106,6 +127,7 @@ Status Mirror::Read(unsigned tables) {
   if ((tables & kRules) != 0 && error == 0) error = ReadTable(RTM_GETRULE, sizeof(fib_rule_hdr), ParseRule, &tables_.rules);
   if ((tables & kNeighbors) != 0 && error == 0) error = ReadTable(RTM_GETNEIGH, sizeof(ndmsg), ParseNeighbor, &tables_.neighbors);
   if (error != 0) return Status::Error("cannot read the tables of the namespace" + ErrnoText(error));
+  if (std::exchange(lost_, false)) NoteLinksAfterLoss();
   for (const LinkConfig& link : tables_.links) seen_.try_emplace(link.index, LinkState{link.up(), link.mtu});
   return {};
 }

@@ -24,7 +24,8 @@ class Mirror {
   // Takes the events that wait and reads the tables they name. `changed`: something was read.
   Status Follow(bool* changed);
   const KernelTables& tables() const { return tables_; }
-  // Of devices that were seen to change, since the first reading. Exact: each change has its event.
+  // Of the devices that are there and were seen to change, since the first reading. Exact, as each change has its event, but
+  // where events were lost: then what differs afterwards counts once.
   struct LinkChanges {
     uint64_t downs = 0, mtu_changes = 0;
   };
@@ -33,7 +34,9 @@ class Mirror {
  private:
   enum Table : unsigned { kLinks = 1, kAddresses = 2, kRoutes = 4, kRules = 8, kNeighbors = 16, kAll = 31 };
   unsigned DrainEvents();
-  void NoteLink(const nlmsghdr* message);
+  void OnLinkEvent(const nlmsghdr* message);
+  void NoteLink(const LinkConfig& link);
+  void NoteLinksAfterLoss();
   Status Read(unsigned tables);
   template <typename T>
   int ReadTable(uint16_t type, size_t header_size, bool (*parse)(const nlmsghdr*, T*), std::vector<T>* out);
@@ -46,6 +49,7 @@ class Mirror {
   };
   std::map<IfIndex, LinkState> seen_;  // as of the first reading, then of each event
   std::map<IfIndex, LinkChanges> link_changes_;
+  bool lost_ = false;  // events, since the links were read
 };
 
 }  // namespace sluice

@@ -292,6 +292,9 @@ class Sentry {
       faults_[index].downs = changes.downs;
       faults_[index].mtu_changes = changes.mtu_changes;
     }
+    const auto& links = mirror_.tables().links;
+    std::erase_if(faults_,
+                  [&](const auto& entry) { return std::ranges::find(links, entry.first, &LinkConfig::index) == links.end(); });
     TellFaults();
   }
 
