@@ -24,6 +24,7 @@
 #include "control/run/plan.h"
 #include "control/run/sandbox_groups.h"
 #include "control/run/silencing.h"
+#include "dataplane/system.h"
 
 namespace sluice {
 namespace {
@@ -46,9 +47,13 @@ class Broker {
     for (;;) {
       pollfd polled[3] = {
           {guard_.get(), POLLIN, 0}, {plan_.guard.b.get(), POLLIN, 0}, {sentry_gone_ ? -1 : plan_.control.a.get(), POLLIN, 0}};
-      const int n = poll(polled, 3, kSysctlPeriodMs);
-      if (n < 0 && errno != EINTR) Fatal("cannot poll" + ErrnoText(errno));
-      if (n == 0) OncePerSecond();
+      if (poll(polled, 3, static_cast<int>(MillisecondsToPeriod())) < 0 && errno != EINTR)
+        Fatal("cannot poll" + ErrnoText(errno));
+      // However much there is to read: the guard's and the sentry's records do not put it off.
+      if (MillisecondsToPeriod() == 0) {
+        period_end_ = MonotonicNow() + kPeriod;
+        OncePerSecond();
+      }
       if (polled[1].revents != 0)
         FromGuard();
       else if (polled[0].revents != 0)
@@ -58,7 +63,13 @@ class Broker {
   }
 
  private:
-  static constexpr int kSysctlPeriodMs = 1000;
+  static constexpr Duration kPeriod = Duration::Seconds(1);
+
+  // Rounded up: a wait of that long has reached it.
+  int64_t MillisecondsToPeriod() const {
+    const int64_t left = (period_end_ - MonotonicNow()).ns();
+    return left <= 0 ? 0 : (left + 999999) / 1000000;
+  }
 
   void SilenceDevices() {
     Silencing silencing(plan_);
@@ -216,6 +227,7 @@ class Broker {
   std::unique_ptr<NetChanger> changer_;
   std::unique_ptr<CallBroker> calls_;
   std::thread call_thread_;
+  Instant period_end_ = MonotonicNow() + kPeriod;
   bool sentry_gone_ = false;
 };
 
