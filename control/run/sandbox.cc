@@ -95,17 +95,24 @@ Status Sandbox::LookAtNamespace(bool* resolver) {
 }
 
 Status Sandbox::Start() {
+  PruneOptionGroups(plan_.flags);  // these stand in the sandboxes' groups, which would not go before
   MakeSandboxGroups(plan_);
   MakeEngineFlows();
   // The broker first: it silences the devices while the rest is made.
   SLUICE_RETURN_IF_ERROR(StartBroker());
   const pid_t mover = StartMoving();
-  Status status = OpenForSentry();
-  if (status.ok()) status = StartSentry();
-  if (!status.ok()) {
-    if (mover > 0) waitpid(mover, nullptr, 0);
-    return status;
+  const Status status = StartBesideMover();
+  if (status.ok()) {
+    FinishMoving(mover);
+  } else if (mover > 0) {
+    waitpid(mover, nullptr, 0);
   }
+  return status;
+}
+
+Status Sandbox::StartBesideMover() {
+  SLUICE_RETURN_IF_ERROR(OpenForSentry());
+  SLUICE_RETURN_IF_ERROR(StartSentry());
   const std::string_view cookie(reinterpret_cast<const char*>(&plan_.standin_cookie), sizeof plan_.standin_cookie);
   if (!Send(Type::kSandbox, {sentry_.pidfd.get(), keeper_.pidfd.get()}, cookie))
     return Status::Error("the broker died while it started", kExitKilled);
@@ -114,7 +121,6 @@ Status Sandbox::Start() {
     if (!SetOomScore(child->pid, score))
       Log(LogLevel::kDebug, "cannot set oom_score_adj to %d%s", score, ErrnoText(errno).c_str());
   }
-  FinishMoving(mover);
   return {};
 }
 
@@ -138,7 +144,6 @@ void Sandbox::FinishMoving(pid_t mover) {
 
 Status Sandbox::OpenForSentry() {
   SLUICE_RETURN_IF_ERROR(MakeStandinNetns(&plan_.standin_netns, &plan_.standin_cookie));
-  PruneOptionGroups(plan_.flags);
   MakeOptionGroup(plan_);
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open(Mirror::Groups(), &plan_.event_netlink));
   SLUICE_RETURN_IF_ERROR(NetlinkClient::Open({}, &plan_.dump_netlink));

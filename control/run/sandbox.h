@@ -74,6 +74,7 @@ class Sandbox {
   };
 
   Status OpenForSentry();
+  Status StartBesideMover();
   pid_t StartMoving();
   void FinishMoving(pid_t mover);
   void MakeEngineFlows();
