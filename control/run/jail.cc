@@ -46,7 +46,9 @@ void SetLimits() {
   RaiseToHard(RLIMIT_MEMLOCK);  // rings of AF_XDP
   const rlimit none{0, 0};
   setrlimit(RLIMIT_CORE, &none);
-  const rlimit few{16, 16};
+  // Threads: the control thread, each worker, who measures a wake-up at the start, and what a sanitizer runs.
+  constexpr rlim_t kThreads = kMaxNetworkChannels + 4;
+  const rlimit few{kThreads, kThreads};
   setrlimit(RLIMIT_NPROC, &few);
 }
 

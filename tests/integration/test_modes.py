@@ -195,6 +195,19 @@ class XdpTest(SluiceTest):
         self.inside("ping", "-c", "1", PEER).expect_success()
         self.assertNotIn("xdp", self.net.inside.run("ip", "link", "show", "eth0").stdout)
 
+    @sandbox_only
+    def test_as_many_workers_as_there_can_be(self):
+        server = self.inside("socat", "TCP-LISTEN:7000,fork,reuseaddr", "EXEC:cat", flags=("--link=xdp", "--num-network-channels=16"))
+        self.wait_peer_sees(7000, server)
+        for _ in range(32):  # of many hashes: to many workers
+            with self.net.peer.connect((INSIDE, 7000)) as s:
+                s.sendall(b"by whichever")
+                s.shutdown(socket.SHUT_WR)
+                got = b""
+                while data := s.recv(100):
+                    got += data
+                self.assertEqual(got, b"by whichever")
+
 
 if __name__ == "__main__":
     unittest.main()
