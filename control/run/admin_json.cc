@@ -43,7 +43,8 @@ int64_t ProcessorTime() {
   return nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime);
 }
 
-// How often the worker, whose thread this is, had to leave its core to others while it had work.
+// How often others ran on the core of the worker, whose thread this is, although it did not sleep: preemptions, and the turns of
+// a spin that gave way (sched_yield) to somebody.
 uint64_t CoreTaken() {
   rusage usage{};
   getrusage(RUSAGE_THREAD, &usage);
