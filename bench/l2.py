@@ -150,20 +150,24 @@ def main():
         subjects["testpmd net_af_xdp"] = (start_testpmd, "")
     elif not args.join:
         print("testpmd is not installed (dpdk-dev): only sluice is measured")
-    results = {}
-    for path in args.join or ():
+    results, seconds = {}, args.seconds
+    for i, path in enumerate(args.join or ()):
         with open(path, encoding="utf-8") as f:
-            for mode, rows in json.load(f).items():
-                for name, values in rows.items():
-                    results.setdefault(mode, {}).setdefault(name, []).extend(values)
+            saved = json.load(f)
+        if i > 0 and saved["seconds"] != seconds:
+            sys.exit(f"{path}: rounds of {saved['seconds']} s, those before of {seconds} s")
+        seconds = saved["seconds"]
+        for mode, rows in saved["results"].items():
+            for name, values in rows.items():
+                results.setdefault(mode, {}).setdefault(name, []).extend(values)
     for mode in ("l2fwd", "rx") if not args.join else ():
         for _ in range(args.rounds):
             for name, (start, xdp_mode) in subjects.items():
-                results.setdefault(mode, {}).setdefault(name, []).append(measure(start, mode, xdp_mode, args.seconds))
-    show(results, args.seconds)
+                results.setdefault(mode, {}).setdefault(name, []).append(measure(start, mode, xdp_mode, seconds))
+    show(results, seconds)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as f:
-            json.dump(results, f)
+            json.dump({"seconds": seconds, "results": results}, f)
     return 0
 
 
