@@ -21,6 +21,7 @@ STAGES = ["layers", "build", "unit", "integration", "asan", "fuzz", "tsan", "eng
 BY_NAME_ONLY = {"engines"}  # some minutes with real container engines: --all or --stage=engines
 # Folders whose code runs on more than one thread or shares memory between processes.
 TSAN_TARGETS = ["sluice_base_test", "sluice_dataplane_test", "sluice_sentry_test", "sluice_control_test"]
+TSAN_SANDBOX = "loopback_sandbox"  # the differential tests run in it
 RUN_ID = f"slt{os.getpid()}"
 
 
@@ -133,7 +134,7 @@ def stage_tsan(_, tally):
         return
     with_tests = known_targets("tsan")
     targets = [t for t in TSAN_TARGETS if t in with_tests]
-    if not targets or not build("tsan", targets + ["loopback_sandbox"], tally):
+    if not targets or not build("tsan", targets + [TSAN_SANDBOX], tally):
         return
     ctest("tsan", "_as_native", tally, SANITIZER_ENV)
     for t in targets:
@@ -193,7 +194,7 @@ class SanitizerBuilds(threading.Thread):
         self.stopped = False
 
     def run(self):
-        for preset, targets in (("asan", []), ("tsan", TSAN_TARGETS)):
+        for preset, targets in (("asan", []), ("tsan", [*TSAN_TARGETS, TSAN_SANDBOX])):
             for argv in (["cmake", "--preset", preset], ["cmake", "--build", f"build/{preset}", *(["--target", *targets] if targets else [])]):
                 if self.stopped:
                     return
@@ -222,6 +223,16 @@ INTEGRATION_RUNS = [
 ]
 
 
+def end_run(process):
+    """Its own cleaning runs, for a minute at most."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def integration_run(options, flags, pattern, tally):
     env = {**os.environ, "SLUICE_TEST_RUN": RUN_ID}
     if options.all:
@@ -235,9 +246,12 @@ def integration_run(options, flags, pattern, tally):
         with subprocess.Popen(argv, cwd=ROOT, env=env, start_new_session=True) as p:
             try:
                 status = p.wait(7200 if options.all else 1200)
+            except subprocess.TimeoutExpired:
+                end_run(p)
+                tally.add(False, f"integration{label}", "ended at its time limit")
+                return
             except BaseException:
-                os.killpg(p.pid, signal.SIGTERM)  # its own cleaning runs
-                p.wait(60)
+                end_run(p)
                 raise
         text = result.read()
     if not text:
