@@ -279,6 +279,9 @@ class PartTest(MachineTest):
         self.machine.run("sh", "-ec", f"ip link add v1 type veth peer name eth1 netns {NETNS}; ip addr add 10.215.0.1/24 dev v1; ip link set v1 up; "
                                       f"ip -n {NETNS} addr add 10.215.0.2/24 dev eth1; ip -n {NETNS} link set eth1 up")
 
+    def remove_device(self):
+        self.machine.run("ip", "link", "del", "v1", check=False)
+
     def answers(self):
         return self.machine.run("ping", "-c1", "-W1", "10.215.0.2", check=False).returncode == 0
 
@@ -286,6 +289,7 @@ class PartTest(MachineTest):
         return self.machine.run("ip", "netns", "exec", NETNS, "nstat", "-asz", "IcmpInEchos").stdout
 
     def test_a_device_that_came_later_is_given_back(self):
+        self.addCleanup(self.remove_device)
         for tcx in (False, True):
             with self.subTest(tcx=tcx):
                 self.create_by(tcx)
@@ -300,9 +304,11 @@ class PartTest(MachineTest):
                 self.recover()
                 self.assertNotIn("clsact", self.qdiscs("eth1"))
                 wait_for(self.answers, "the kernel answers on it")
-                self.machine.run("ip", "link", "del", "v1")
+                self.remove_device()
 
     def test_a_device_that_was_moved_out_is_as_it_was(self):
+        self.addCleanup(self.remove_device)
+        self.addCleanup(self.machine.run, "ip", "netns", "del", "away", check=False)
         for tcx in (False, True):
             with self.subTest(tcx=tcx):
                 self.machine.run("ip", "netns", "add", "away")
