@@ -18,7 +18,7 @@ class SilencingTest : public ::testing::Test {
     if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
     veth_ = std::make_unique<testing::VethPair>();
     elsewhere_ = testing::NewNetns();
-    struct stat netns {};
+    struct stat netns{};
     ASSERT_EQ(fstat(veth_->ours(), &netns), 0);
     plan_.netns_id.inode = netns.st_ino;
   }
@@ -33,8 +33,7 @@ class SilencingTest : public ::testing::Test {
     const std::string there = std::to_string(getpid()) + "/fd/" + std::to_string(elsewhere_.get());
     ASSERT_EQ(veth_->Run(veth_->ours(), "ip link set sl0 netns /proc/" + there, &output_), 0) << output_;
     ASSERT_EQ(veth_->Run(elsewhere_.get(), "ip link set sl0 netns /proc/" + here, &output_), 0) << output_;
-    ASSERT_EQ(veth_->Run(veth_->ours(), "ip link set sl0 up; ip addr add 10.77.0.1/24 dev sl0", &output_), 0)
-        << output_;
+    ASSERT_EQ(veth_->Run(veth_->ours(), "ip link set sl0 up; ip addr add 10.77.0.1/24 dev sl0", &output_), 0) << output_;
   }
 
   std::unique_ptr<testing::VethPair> veth_;
