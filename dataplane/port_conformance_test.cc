@@ -1,8 +1,10 @@
 // What every Port does, checked over a veth (a tap: over the tap) against a packet socket with virtio-net header on the other end
 // (whose own part is done by the kernel). Ports are made by the factories at the end.
 #include <gtest/gtest.h>
+#include <linux/if_xdp.h>
 #include <net/if.h>
 #include <poll.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <chrono>
@@ -523,6 +525,49 @@ TEST_F(XdpOnVeth, ABusyRingLeavesTurnsToTheSocketBeside) {
   }
   EXPECT_GT(port->faults().rx_beside_ring, before);
   EXPECT_LT(taken, 1500u);
+  // While there is more, every other turn is its.
+  send(other, 24);
+  int turns = 0;
+  for (; turns < 200 && port->faults().rx_beside_ring < before + 25; ++turns) {
+    Packet got[4];
+    taken += port->Receive(got);
+  }
+  EXPECT_LT(taken, 1500u) << "the ring ran dry";
+  EXPECT_LE(turns, 64 + 2 * 6);
+}
+
+TEST_F(XdpOnVeth, SocketsOfOneQueueCountItsFillRingOnce) {
+  const wire::SteeringKey key{77, 88};
+  std::vector<Xsk> sockets;
+  std::string error;
+  testing::InNetns in(veth_->ours());
+  ASSERT_EQ(OpenXdpDevice(veth_->our_index(), 2, {.veth = true}, {.rx_chunks = 64, .tx_chunks = 16, .steering = &key},
+                          &attachment_, &sockets, &error),
+            Errno::kOk)
+      << error;
+  ASSERT_EQ(sockets[0].facts.sharers, 2u);
+  BlockPool* const pools[] = {&pool_, &pool_};
+  std::vector<std::unique_ptr<Port>> ports;
+  ASSERT_EQ(XdpPort::CreateQueues(std::move(sockets), {}, pools, &ports, &error), Errno::kOk) << error;
+  // Nobody receives: both rings take all chunks there are, then the fill ring is empty.
+  for (uint16_t i = 0; i < 1000; ++i) {
+    Packet frame = MakeFrame(pool_, {.payload = Pattern(100, 1), .source_port = static_cast<uint16_t>(2000 + i)});
+    ASSERT_EQ(peer_->Transmit(std::span(&frame, 1)), 1u);
+  }
+  const auto empty = [&](size_t port) {
+    xdp_statistics counts{};
+    socklen_t length = sizeof counts;
+    EXPECT_EQ(getsockopt(ports[port]->wait_fds()[0], SOL_XDP, XDP_STATISTICS, &counts, &length), 0);
+    return counts.rx_fill_ring_empty_descs;
+  };
+  const auto lost = [&] {
+    return ports[0]->faults().rx_no_buffer + ports[0]->faults().rx_ring_full + ports[1]->faults().rx_ring_full;
+  };
+  for (int i = 0; i < 1000 && lost() < 1000 - 128; ++i) poll(nullptr, 0, 1);
+  ASSERT_GT(empty(0), 0u);
+  EXPECT_EQ(empty(1), empty(0)) << "the kernel says it of each";
+  EXPECT_EQ(ports[0]->faults().rx_no_buffer, empty(0));
+  EXPECT_EQ(ports[1]->faults().rx_no_buffer, 0u);
 }
 
 TEST_F(XdpOnVeth, WaitsForChunksWhereTheUmemIsUsedUp) {

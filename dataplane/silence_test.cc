@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -212,10 +213,50 @@ TEST_P(SilenceTest, NoticesATcFilterInFront) {
   EXPECT_EQ(silence.Check(&error_), Errno::kOk) << error_;  // behind ours, or behind TCX
   ASSERT_EQ(veth_->Run(veth_->ours(), filter + "pref 1 bpf bytecode '1,6 0 0 0'", &output_), 0) << output_;
   EXPECT_EQ(silence.Check(&error_), options_.tcx ? Errno::kOk : Errno::kEEXIST);
-  ASSERT_EQ(veth_->Run(veth_->ours(), "tc filter del dev sl0 ingress pref 2", &output_), 0) << output_;
-  if (options_.tcx) {
-    EXPECT_EQ(veth_->Run(veth_->ours(), "tc qdisc del dev sl0 clsact", &output_), 0) << output_;
+  // What others have put there by now stays, whoever made the qdisc.
+  EXPECT_EQ(LiftSilence(veth_->our_index(), options_, &error_), Errno::kOk) << error_;
+  ASSERT_EQ(veth_->Run(veth_->ours(), "tc filter show dev sl0 ingress", &output_), 0);
+  EXPECT_NE(output_.find("pref 2 bpf"), std::string::npos) << output_;
+  EXPECT_NE(output_.find("pref 1 bpf"), std::string::npos) << output_;
+  EXPECT_EQ(output_.find("sluice_"), std::string::npos) << output_;
+  EXPECT_EQ(veth_->Run(veth_->ours(), "tc qdisc del dev sl0 clsact", &output_), 0) << output_;
+}
+
+TEST_P(SilenceTest, AFilterOfAnotherChainIsNotInFront) {
+  Silence silence;
+  ASSERT_EQ(veth_->Run(veth_->ours(), "tc qdisc add dev sl0 clsact", &output_), 0) << output_;
+  ASSERT_EQ(
+      veth_->Run(veth_->ours(), "tc filter add dev sl0 egress chain 5 protocol all pref 1 bpf bytecode '1,6 0 0 0'", &output_), 0)
+      << output_;
+  ASSERT_EQ(Attach(&silence), Errno::kOk) << error_;
+  testing::InNetns in(veth_->ours());
+  EXPECT_EQ(silence.Check(&error_), Errno::kOk) << error_;
+  EXPECT_EQ(LiftSilence(veth_->our_index(), options_, &error_), Errno::kOk) << error_;
+  ASSERT_EQ(veth_->Run(veth_->ours(), "tc filter show dev sl0 egress", &output_), 0);
+  EXPECT_NE(output_.find("chain 5"), std::string::npos) << output_;
+}
+
+TEST_P(SilenceTest, TellsThatItCouldNotAskFromWhatItFinds) {
+  Silence silence;
+  ASSERT_EQ(Attach(&silence), Errno::kOk) << error_;
+  testing::InNetns in(veth_->ours());
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  // From none on, each next step of the look is the first that gets no descriptor.
+  const int free_fd = dup(0);
+  ASSERT_GE(free_fd, 0);
+  close(free_fd);
+  Errno result = Errno::kEAGAIN;
+  int refused = 0;
+  for (int room = 0; room < 64 && result == Errno::kEAGAIN; ++room) {
+    const rlimit few{static_cast<rlim_t>(free_fd + room), before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+    result = silence.Check(&error_);
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    if (result == Errno::kEAGAIN) ++refused;
   }
+  EXPECT_GT(refused, 0);
+  EXPECT_EQ(result, Errno::kOk) << error_;
 }
 
 TEST_P(SilenceTest, ADeviceThatWasMovedOutCanBeUsed) {

@@ -1,6 +1,5 @@
 #include "dataplane/xdp_port.h"
 
-#include <linux/if_xdp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -164,7 +163,7 @@ std::vector<int> XdpPort::wait_fds() const {
 size_t XdpPort::Receive(std::span<Packet> out) {
   if (dead_) return 0;
   size_t taken = 0;
-  if (++turns_ % kBesideTurn == 0) taken = ReceiveBeside(out);
+  if (++turns_ % (beside_busy_ ? 2 : kBesideTurn) == 0) taken = ReceiveBeside(out);
   taken += ReceiveRing(out.subspan(taken));
   if (taken == 0) taken = ReceiveBeside(out);
   return taken;
@@ -174,7 +173,9 @@ size_t XdpPort::Receive(std::span<Packet> out) {
 size_t XdpPort::ReceiveBeside(std::span<Packet> out) {
   if (beside_ == nullptr) return 0;
   pollfd waits{beside_fd_, POLLIN, 0};
-  return poll(&waits, 1, 0) > 0 ? beside_->Receive(out) : 0;
+  const size_t taken = poll(&waits, 1, 0) > 0 ? beside_->Receive(out) : 0;
+  beside_busy_ = taken > 0;
+  return taken;
 }
 
 size_t XdpPort::ReceiveRing(std::span<Packet> out) {
@@ -334,14 +335,20 @@ size_t XdpPort::Transmit(std::span<Packet> burst) {
 
 // ---- Reporting
 
+// The fill ring is the queue's: of those that share it, the first tells what it counts.
+xdp_statistics XdpPort::KernelCounts() const {
+  xdp_statistics counts{};
+  socklen_t length = sizeof counts;
+  if (getsockopt(fd_.get(), SOL_XDP, XDP_STATISTICS, &counts, &length) != 0) return {};
+  if (share_ != nullptr && facts_.share() != 0) counts.rx_fill_ring_empty_descs = 0;
+  return counts;
+}
+
 PortStats XdpPort::stats() const {
   PortStats s = stats_;
-  xdp_statistics kernel{};
-  socklen_t length = sizeof kernel;
-  if (getsockopt(fd_.get(), SOL_XDP, XDP_STATISTICS, &kernel, &length) == 0) {
-    s.rx_dropped += kernel.rx_dropped + kernel.rx_ring_full + kernel.rx_fill_ring_empty_descs + kernel.rx_invalid_descs;
-    s.tx_dropped += kernel.tx_invalid_descs;
-  }
+  const xdp_statistics kernel = KernelCounts();
+  s.rx_dropped += kernel.rx_dropped + kernel.rx_ring_full + kernel.rx_fill_ring_empty_descs + kernel.rx_invalid_descs;
+  s.tx_dropped += kernel.tx_invalid_descs;
   if (beside_ != nullptr) {
     const PortStats beside = beside_->stats();
     s.rx_frames += beside.rx_frames;
@@ -354,12 +361,9 @@ PortStats XdpPort::stats() const {
 
 PortFaults XdpPort::faults() const {
   PortFaults f = faults_;
-  xdp_statistics kernel{};
-  socklen_t length = sizeof kernel;
-  if (getsockopt(fd_.get(), SOL_XDP, XDP_STATISTICS, &kernel, &length) == 0) {
-    f.rx_ring_full += kernel.rx_ring_full;
-    f.rx_no_buffer += kernel.rx_fill_ring_empty_descs;
-  }
+  const xdp_statistics kernel = KernelCounts();
+  f.rx_ring_full += kernel.rx_ring_full;
+  f.rx_no_buffer += kernel.rx_fill_ring_empty_descs;
   if (beside_ != nullptr) {
     const PortFaults beside = beside_->faults();
     f.rx_ring_full += beside.rx_ring_full;

@@ -15,6 +15,8 @@
 // The kernel wakes nobody when the device goes: dead() is found at the next call. Who follows the devices removes the port.
 #pragma once
 
+#include <linux/if_xdp.h>
+
 #include <memory>
 #include <mutex>
 #include <span>
@@ -73,7 +75,7 @@ class XdpPort final : public Port {
   XdpPort(UniqueFd fd, const XskFacts& facts, const XdpPortOptions& options, BlockPool& pool, std::unique_ptr<XskMapping> rings,
           std::shared_ptr<XdpShare> share);
 
-  // A ring that is never empty leaves the socket beside it one turn in so many.
+  // A ring that is never empty leaves the socket beside it one turn in so many, and every other one while frames come by it.
   static constexpr uint32_t kBesideTurn = 64;
 
   size_t ReceiveRing(std::span<Packet> out);
@@ -84,6 +86,7 @@ class XdpPort final : public Port {
   void Recycle(uint32_t first, uint32_t count);
   bool ValidChunk(uint64_t address, uint32_t length) const;
   void CheckDevice();
+  xdp_statistics KernelCounts() const;
 
   bool TxUnsent() const { return rings_->tx.Room() != rings_->tx.size; }
   std::unique_lock<std::mutex> LockShared() const;
@@ -108,7 +111,8 @@ class XdpPort final : public Port {
   bool down_ = false;  // the last kick said ENETDOWN
   std::unique_ptr<Port> beside_;
   int beside_fd_ = -1;
-  uint32_t turns_ = 0;  // of Receive
+  uint32_t turns_ = 0;        // of Receive
+  bool beside_busy_ = false;  // the last look there found frames
   PortStats stats_;
   PortFaults faults_;  // but for what the kernel counts
 };

@@ -166,37 +166,116 @@ bpf_tc_opts Filter(uint32_t handle) {
   return filter;
 }
 
-// By the name, as the handle is nobody's: the kernel keeps 15 bytes of it.
-bool IsOurProgram(uint32_t id) {
-  UniqueFd program;
-  std::string name;
-  return bpf::OpenProgram(id, &program) == Errno::kOk && bpf::NameOf(program.get(), &name) == Errno::kOk &&
-         name.starts_with("sluice_");
+// Says nothing about what was asked for: this process or the kernel had no room for the question.
+bool IsTransient(Errno e) {
+  switch (e) {
+    case Errno::kEMFILE:
+    case Errno::kENFILE:
+    case Errno::kENOMEM:
+    case Errno::kENOBUFS:
+    case Errno::kEINTR:
+    case Errno::kEAGAIN:
+      return true;
+    default:
+      return false;
+  }
 }
 
-// The program of our filter on a hook, or 0. `handle` is the one found.
-uint32_t FindClsact(int ifindex, bpf_tc_attach_point point, uint32_t* handle) {
+// kENOENT: it is another's. By the name, as the handle is nobody's: the kernel keeps 15 bytes of it.
+Errno IsOurProgram(uint32_t id) {
+  UniqueFd program;
+  std::string name;
+  if (Errno e = bpf::OpenProgram(id, &program); e != Errno::kOk) return e;
+  if (Errno e = bpf::NameOf(program.get(), &name); e != Errno::kOk) return e;
+  return name.starts_with("sluice_") ? Errno::kOk : Errno::kENOENT;
+}
+
+struct OurFilter {
+  uint32_t handle = 0, program = 0;
+};
+
+// Our filter on a hook. kEAGAIN: it could not be looked for; every other error: there is none.
+Errno FindClsact(int ifindex, bpf_tc_attach_point point, OurFilter* out) {
   const bpf_tc_hook hook = Hook(ifindex, point);
   for (uint32_t candidate : {kHandleOnOurQdisc, kHandleOnOthersQdisc}) {
     bpf_tc_opts filter = Filter(candidate);
-    if (bpf_tc_query(&hook, &filter) != 0 || !IsOurProgram(filter.prog_id)) continue;
-    *handle = candidate;
-    return filter.prog_id;
+    Errno e = static_cast<Errno>(-bpf_tc_query(&hook, &filter));
+    if (e == Errno::kOk) e = IsOurProgram(filter.prog_id);
+    if (IsTransient(e)) return Errno::kEAGAIN;
+    if (e != Errno::kOk) continue;
+    *out = {.handle = candidate, .program = filter.prog_id};
+    return Errno::kOk;
   }
-  return 0;
+  return Errno::kENOENT;
 }
 
+struct TcFilter {
+  uint32_t handle = 0;  // 0: there is none
+  uint32_t preference = 0;
+};
+
+// Asks for a dump of the hook's filters: of one chain, or of all (-1).
+Errno AskForFilters(int socket_fd, int ifindex, bpf_tc_attach_point point, int chain) {
+  struct {
+    nlmsghdr header;
+    tcmsg body;
+    rtattr attribute;
+    uint32_t chain;
+  } request{};
+  request.header.nlmsg_len = chain < 0 ? NLMSG_LENGTH(sizeof(tcmsg)) : sizeof request;
+  request.header.nlmsg_type = RTM_GETTFILTER;
+  request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  request.body.tcm_ifindex = ifindex;
+  request.body.tcm_parent = TC_H_MAKE(TC_H_CLSACT, point == BPF_TC_INGRESS ? TC_H_MIN_INGRESS : TC_H_MIN_EGRESS);
+  request.attribute = {.rta_len = RTA_LENGTH(sizeof request.chain), .rta_type = TCA_CHAIN};
+  request.chain = static_cast<uint32_t>(chain);
+  return send(socket_fd, &request, request.header.nlmsg_len, 0) < 0 ? static_cast<Errno>(errno) : Errno::kOk;
+}
+
+// The first filter of a hook of clsact in one chain, or in any (-1). A packet begins in chain 0.
+Errno FirstFilter(int ifindex, bpf_tc_attach_point point, int chain, TcFilter* out) {
+  *out = {};
+  const UniqueFd socket_fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+  if (!socket_fd) return static_cast<Errno>(errno);
+  if (Errno e = AskForFilters(socket_fd.get(), ifindex, point, chain); e != Errno::kOk) return e;
+  alignas(nlmsghdr) char answer[32768];
+  for (;;) {
+    const ssize_t size = recv(socket_fd.get(), answer, sizeof answer, 0);
+    if (size <= 0) return size == 0 ? Errno::kEAGAIN : static_cast<Errno>(errno);
+    auto left = static_cast<uint32_t>(size);
+    for (const auto* m = reinterpret_cast<const nlmsghdr*>(answer); NLMSG_OK(m, left); m = NLMSG_NEXT(m, left)) {
+      // Both begin with the errno, negative.
+      if (m->nlmsg_type == NLMSG_ERROR || m->nlmsg_type == NLMSG_DONE)
+        return m->nlmsg_len < NLMSG_LENGTH(sizeof(int)) ? Errno::kOk
+                                                        : static_cast<Errno>(-*static_cast<const int*>(NLMSG_DATA(m)));
+      if (m->nlmsg_type != RTM_NEWTFILTER) continue;
+      const auto* filter = static_cast<const tcmsg*>(NLMSG_DATA(m));
+      if (filter->tcm_handle == 0) continue;  // what holds the filters of one preference
+      *out = {.handle = filter->tcm_handle, .preference = TC_H_MAJ(filter->tcm_info) >> 16};
+      return Errno::kOk;
+    }
+  }
+}
+
+bool HasNoFilter(int ifindex, bpf_tc_attach_point point) {
+  TcFilter first;
+  return FirstFilter(ifindex, point, -1, &first) == Errno::kOk && first.handle == 0;
+}
+
+// The qdisc goes with our filters where we made it, but not with what others have put into it since.
 Errno LiftClsact(int ifindex) {
   bool our_qdisc = false;
   for (bpf_tc_attach_point point : {BPF_TC_INGRESS, BPF_TC_EGRESS}) {
-    uint32_t handle = 0;
-    if (FindClsact(ifindex, point, &handle) == 0) continue;
-    our_qdisc |= handle == kHandleOnOurQdisc;
+    OurFilter ours;
+    const Errno e = FindClsact(ifindex, point, &ours);
+    if (e == Errno::kEAGAIN) return e;
+    if (e != Errno::kOk) continue;
+    our_qdisc |= ours.handle == kHandleOnOurQdisc;
     const bpf_tc_hook hook = Hook(ifindex, point);
-    const bpf_tc_opts filter = Filter(handle);
+    const bpf_tc_opts filter = Filter(ours.handle);
     if (const int r = bpf_tc_detach(&hook, &filter); r != 0 && r != -ENOENT && r != -ENODEV) return static_cast<Errno>(-r);
   }
-  if (our_qdisc) {
+  if (our_qdisc && HasNoFilter(ifindex, BPF_TC_INGRESS) && HasNoFilter(ifindex, BPF_TC_EGRESS)) {
     bpf_tc_hook both = Hook(ifindex, static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS));
     bpf_tc_hook_destroy(&both);
   }
@@ -204,15 +283,15 @@ Errno LiftClsact(int ifindex) {
 }
 
 Errno AttachClsact(int ifindex, int in_program, int out_program, uint32_t* in_id, uint32_t* out_id) {
-  uint32_t handle = 0;
-  FindClsact(ifindex, BPF_TC_INGRESS, &handle);
+  OurFilter ours;
+  if (FindClsact(ifindex, BPF_TC_INGRESS, &ours) == Errno::kEAGAIN) return Errno::kEAGAIN;
   bpf_tc_hook both = Hook(ifindex, static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS));
   const int created = bpf_tc_hook_create(&both);
   if (created != 0 && created != -EEXIST) return static_cast<Errno>(-created);
-  if (handle == 0) handle = created == 0 ? kHandleOnOurQdisc : kHandleOnOthersQdisc;
+  if (ours.handle == 0) ours.handle = created == 0 ? kHandleOnOurQdisc : kHandleOnOthersQdisc;
   for (bpf_tc_attach_point point : {BPF_TC_INGRESS, BPF_TC_EGRESS}) {
     const bpf_tc_hook hook = Hook(ifindex, point);
-    bpf_tc_opts filter = Filter(handle);
+    bpf_tc_opts filter = Filter(ours.handle);
     filter.prog_fd = point == BPF_TC_INGRESS ? in_program : out_program;
     filter.flags = BPF_TC_F_REPLACE;
     if (const int r = bpf_tc_attach(&hook, &filter); r != 0) {
@@ -223,14 +302,20 @@ Errno AttachClsact(int ifindex, int in_program, int out_program, uint32_t* in_id
   }
   // An ingress qdisc of somebody else's stands in clsact's place and has one list of filters, which it takes those of egress
   // into.
-  if (FindClsact(ifindex, BPF_TC_INGRESS, &handle) == *in_id) return Errno::kOk;
+  if (FindClsact(ifindex, BPF_TC_INGRESS, &ours) == Errno::kOk && ours.program == *in_id) return Errno::kOk;
   (void)LiftClsact(ifindex);
   return Errno::kEBUSY;
+}
+
+Errno NotAsked(Errno e, const char* direction, std::string* reason) {
+  (void)Fail(reason, std::string("the silencing program on ") + direction + " could not be looked for", e);
+  return Errno::kEAGAIN;
 }
 
 Errno CheckTcx(int ifindex, uint32_t hook, uint32_t id, uint32_t program, const char* direction, std::string* reason) {
   std::vector<bpf::Attached> links;
   if (Errno e = bpf::QueryTcx(ifindex, hook, &links); e != Errno::kOk) {
+    if (IsTransient(e)) return NotAsked(e, direction, reason);
     // The hook of a device without any program does not exist.
     return Fail(reason, std::string("the silencing program on ") + direction + " was taken off",
                 e == Errno::kENODEV ? e : Errno::kENOENT);
@@ -246,38 +331,16 @@ Errno CheckTcx(int ifindex, uint32_t hook, uint32_t id, uint32_t program, const 
 
 bool HasTcx(int ifindex) { return CountTcx(ifindex, bpf::kTcxIngress) > 0 || CountTcx(ifindex, bpf::kTcxEgress) > 0; }
 
-// The handle of the filter that the kernel runs first on a hook of clsact, or 0.
-uint32_t FirstFilter(int ifindex, bpf_tc_attach_point point) {
-  struct {
-    nlmsghdr header;
-    tcmsg body;
-  } request{};
-  request.header.nlmsg_len = sizeof request;
-  request.header.nlmsg_type = RTM_GETTFILTER;
-  request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-  request.body.tcm_ifindex = ifindex;
-  request.body.tcm_parent = TC_H_MAKE(TC_H_CLSACT, point == BPF_TC_INGRESS ? TC_H_MIN_INGRESS : TC_H_MIN_EGRESS);
-  const UniqueFd socket_fd(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
-  if (!socket_fd || send(socket_fd.get(), &request, sizeof request, 0) < 0) return 0;
-  alignas(nlmsghdr) char answer[32768];
-  for (;;) {
-    const ssize_t size = recv(socket_fd.get(), answer, sizeof answer, 0);
-    if (size <= 0) return 0;
-    auto left = static_cast<uint32_t>(size);
-    for (const auto* m = reinterpret_cast<const nlmsghdr*>(answer); NLMSG_OK(m, left); m = NLMSG_NEXT(m, left)) {
-      if (m->nlmsg_type != RTM_NEWTFILTER) return 0;  // the end, or an error
-      const auto* filter = static_cast<const tcmsg*>(NLMSG_DATA(m));
-      if (filter->tcm_handle != 0) return filter->tcm_handle;  // 0: what holds the filters of one preference
-    }
-  }
-}
-
 Errno CheckClsact(int ifindex, bpf_tc_attach_point point, uint32_t program, const char* direction, std::string* reason) {
-  uint32_t handle = 0;
-  if (FindClsact(ifindex, point, &handle) != program || program == 0)
+  OurFilter ours;
+  if (const Errno e = FindClsact(ifindex, point, &ours); e == Errno::kEAGAIN) return NotAsked(e, direction, reason);
+  if (program == 0 || ours.program != program)
     return Fail(reason, std::string("the silencing filter on ") + direction + " was taken off or replaced", Errno::kENOENT);
-  const bool first = FirstFilter(ifindex, point) == handle;
-  if (first && CountTcx(ifindex, point == BPF_TC_INGRESS ? bpf::kTcxIngress : bpf::kTcxEgress) == 0) return Errno::kOk;
+  TcFilter first;
+  if (const Errno e = FirstFilter(ifindex, point, 0, &first); e != Errno::kOk) return NotAsked(e, direction, reason);
+  if (first.handle == ours.handle && first.preference == kPreference &&
+      CountTcx(ifindex, point == BPF_TC_INGRESS ? bpf::kTcxIngress : bpf::kTcxEgress) == 0)
+    return Errno::kOk;
   return Fail(reason, std::string("another program was put before the silencing filter on ") + direction, Errno::kEEXIST);
 }
 
@@ -390,7 +453,9 @@ Errno LiftAllClsact(std::string* error) {
 Errno Silence::Check(std::string* reason) const {
   char device[IF_NAMESIZE];
   if (if_indextoname(static_cast<unsigned>(ifindex_), device) == nullptr) {
-    return Fail(reason, "device " + std::to_string(ifindex_), Errno::kENODEV);
+    // It asks by a socket.
+    return Fail(reason, "device " + std::to_string(ifindex_),
+                errno == ENXIO || errno == ENODEV ? Errno::kENODEV : Errno::kEAGAIN);
   }
   if (kind_ == SilenceKind::kTcx) {
     if (Errno e = CheckTcx(ifindex_, bpf::kTcxIngress, in_id_, in_program_, "ingress", reason); e != Errno::kOk) return e;

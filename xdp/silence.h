@@ -39,7 +39,7 @@ class Silence {
   int ifindex() const { return ifindex_; }
 
   // kOk: in place and first. kENOENT: taken off. kEEXIST: somebody put a program in front (with clsact: a TCX program anywhere).
-  // kENODEV: the device is gone.
+  // kENODEV: the device is gone. kEAGAIN: it could not be asked (no memory, no descriptor), which says nothing about it.
   // `reason` says it in words.
   Errno Check(std::string* reason) const;
 

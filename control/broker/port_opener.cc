@@ -168,9 +168,10 @@ void PortOpener::CheckQueues(int ifindex, Attached* attached) {
 
 void PortOpener::Close(int ifindex) {
   attachments_.erase(ifindex);
-  // Believed only where it can be seen: a device that is still here stays silent.
+  // Believed only where it can be seen: a device that is still here, or here again, stays silent.
   char name[IF_NAMESIZE];
-  if (if_indextoname(static_cast<unsigned>(ifindex), name) == nullptr) silencing_.Forget(ifindex);
+  if (if_indextoname(static_cast<unsigned>(ifindex), name) == nullptr) return silencing_.Forget(ifindex);
+  if (const Status silent = silencing_.Renew(ifindex, name); !silent.ok()) LogLine(LogLevel::kWarning, silent.line());
 }
 
 }  // namespace sluice

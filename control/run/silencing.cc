@@ -31,7 +31,7 @@ Status Silencing::Recover() {
 }
 
 Status Silencing::Silence(int ifindex, const std::string& name) {
-  if (plan_.silenced.count(ifindex) != 0) return {};
+  if (plan_.silenced.count(ifindex) != 0) return Renew(ifindex, name);
   std::string error;
   if (plan_.flow_maps && !plan_.flow_programs &&
       LoadEngineFlowPrograms(plan_.flow_maps, kSluiceMark, &plan_.flow_programs, &error) != Errno::kOk) {
@@ -45,11 +45,24 @@ Status Silencing::Silence(int ifindex, const std::string& name) {
   return {};
 }
 
+Status Silencing::Renew(int ifindex, const std::string& name) {
+  const auto known = plan_.silenced.find(ifindex);
+  if (known == plan_.silenced.end()) return {};
+  std::string reason;
+  const Errno e = known->second.Check(&reason);
+  if (e == Errno::kOk) return {};
+  if (e != Errno::kENOENT) return Status::Error("device " + name + ": " + reason);
+  Log(LogLevel::kInfo, "device %s: %s: silenced again", name.c_str(), reason.c_str());
+  plan_.silenced.erase(known);
+  return Silence(ifindex, name);
+}
+
 Status Silencing::Check() const {
   for (const auto& [ifindex, silence] : plan_.silenced) {
     std::string reason;
     const Errno e = silence.Check(&reason);
-    if (e != Errno::kOk && e != Errno::kENODEV)
+    if (e == Errno::kEAGAIN) Log(LogLevel::kWarning, "device %d: %s; the next look is in a second", ifindex, reason.c_str());
+    if (e != Errno::kOk && e != Errno::kENODEV && e != Errno::kEAGAIN)
       return Status::Error("the kernel is not silenced any more: " + reason, kExitKilled);
   }
   return {};
