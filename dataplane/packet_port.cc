@@ -131,6 +131,7 @@ int PacketPort::ReceiveMessages(size_t count) {
     ++stats_.rx_syscalls;
     const int n = recvmmsg(fd_.get(), rx_messages_.data(), static_cast<unsigned>(count), MSG_DONTWAIT, nullptr);
     if (n >= 0) return n;
+    if (errno == EAGAIN) emptied_ = true;
     if (errno == EAGAIN) return 0;
     if (errno == EINTR) continue;
     OnSocketError(errno);
@@ -144,6 +145,7 @@ void PacketPort::OnSocketError(int error) {
   if (error == EINVAL) ++stats_.rx_dropped;
   if (error != ENETDOWN && error != ENXIO && error != ENODEV) return;
   down_ = true;
+  emptied_ = false;
   CheckDevice();
 }
 
@@ -193,7 +195,7 @@ size_t PacketPort::Receive(std::span<Packet> out) {
     bytes += rx_messages_[i].msg_len;
     if (TakeFrame(static_cast<size_t>(i), &out[taken])) ++taken;
   }
-  if (received > 0) down_ = false;
+  if (received > 0 && emptied_) down_ = false;  // not one that waited already when it went down
   if (received > 0) average_frame_ = std::max<size_t>(64, (average_frame_ * 3 + bytes / static_cast<size_t>(received)) / 4);
   return taken;
 }

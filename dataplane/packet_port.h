@@ -113,7 +113,8 @@ class PacketPort final : public Port {
   int offload_refusals_ = 0;  // EINVAL in a row for frames with metadata; the header is left empty after some
   int full_retries_ = 0;
   bool tx_blocked_on_socket_ = false;
-  bool down_ = false;  // ENETDOWN was said and nothing passed since
+  bool down_ = false;     // ENETDOWN was said and nothing passed since
+  bool emptied_ = false;  // the socket's queue was found empty since
   bool dead_ = false;
 
   mutable PortStats stats_;
