@@ -131,8 +131,10 @@ int PacketPort::ReceiveMessages(size_t count) {
     ++stats_.rx_syscalls;
     const int n = recvmmsg(fd_.get(), rx_messages_.data(), static_cast<unsigned>(count), MSG_DONTWAIT, nullptr);
     if (n >= 0) return n;
-    if (errno == EAGAIN) emptied_ = true;
-    if (errno == EAGAIN) return 0;
+    if (errno == EAGAIN) {
+      emptied_ = true;
+      return 0;
+    }
     if (errno == EINTR) continue;
     OnSocketError(errno);
     if (dead_) return 0;

@@ -435,10 +435,12 @@ SocketCount CallEngine::RoomForSocket(const std::shared_ptr<ContainerUse>& conta
   return room;
 }
 
-SocketCount CallEngine::RoomForConnection(const std::shared_ptr<ContainerUse>& container, StandIn* s) {
+template <typename Waiter>
+SocketCount CallEngine::RoomOrWait(const std::shared_ptr<ContainerUse>& container, Waiter* waiter,
+                                   std::unordered_set<Waiter*>& waiters) {
   SocketCount room = hub_.use().Take(container);
   if (room) return room;
-  wait_for_room_.insert(s);
+  waiters.insert(waiter);
   hub_.WaitForRoom(shard_);
   // What went in between was not told.
   if (!alone()) room = hub_.use().Take(container);
@@ -446,14 +448,12 @@ SocketCount CallEngine::RoomForConnection(const std::shared_ptr<ContainerUse>& c
   return room;
 }
 
+SocketCount CallEngine::RoomForConnection(const std::shared_ptr<ContainerUse>& container, StandIn* s) {
+  return RoomOrWait(container, s, wait_for_room_);
+}
+
 SocketCount CallEngine::RoomForConnection(const std::shared_ptr<ContainerUse>& container, ListenerShare* share) {
-  SocketCount room = hub_.use().Take(container);
-  if (room) return room;
-  shares_wait_.insert(share);
-  hub_.WaitForRoom(shard_);
-  room = hub_.use().Take(container);
-  if (!room) ++container->refused_sockets;
-  return room;
+  return RoomOrWait(container, share, shares_wait_);
 }
 
 void CallEngine::OnRoom() {

@@ -218,6 +218,8 @@ class CallEngine : public TurnTask {
   void OnHandedOver(CarriedCall& carried);
   void OnReturned(CarriedCall& carried, uint32_t from);
   SocketCount RoomForSocket(const std::shared_ptr<ContainerUse>& container);
+  template <typename Waiter>
+  SocketCount RoomOrWait(const std::shared_ptr<ContainerUse>& container, Waiter* waiter, std::unordered_set<Waiter*>& waiters);
   void OnSocketCall(IncomingCall& call);
   void OnForeignIoctl(IncomingCall& call);
   void OnDelivered(const calls::Delivered& d);
