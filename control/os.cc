@@ -4,12 +4,15 @@
 #include <linux/sched.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -55,6 +58,14 @@ pid_t CloneProcess(uint64_t flags, UniqueFd* pidfd, int control_group) {
   const auto pid = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof args));
   if (pid > 0 && pidfd != nullptr) pidfd->Reset(fd);
   return pid;
+}
+
+void GrowDescriptorTable(int size) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return;
+  const auto last = static_cast<int>(std::min<rlim_t>(static_cast<rlim_t>(size), limit.rlim_cur)) - 1;
+  const UniqueFd any(eventfd(0, EFD_CLOEXEC));
+  const UniqueFd highest(fcntl(any.get(), F_DUPFD_CLOEXEC, last));  // a table never shrinks
 }
 
 Status MakeSeqpacketPair(SocketPair* out) {

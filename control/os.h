@@ -26,6 +26,10 @@ bool WaitForEnd(int pidfd, int timeout_ms);
 // caller's.
 pid_t CloneProcess(uint64_t flags, UniqueFd* pidfd, int control_group = -1);
 
+// Makes room for descriptors below `size` (at most RLIMIT_NOFILE) in the process' table. Where a table is shared (threads,
+// CLONE_FILES), whoever makes it grow waits for a grace period of the kernel, some 10 ms: so before it is shared.
+void GrowDescriptorTable(int size);
+
 struct SocketPair {
   UniqueFd a, b;
 };

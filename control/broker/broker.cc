@@ -243,6 +243,8 @@ void RunBroker(SandboxPlan& plan) {
   plan.guard.a.Reset();
   plan.pcap.Reset();
   for (const int fd : plan.inherited) close(fd);
+  constexpr int kDescriptors = 1024;  // its threads share the table
+  GrowDescriptorTable(kDescriptors);
   const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
   dup2(null, STDIN_FILENO);
   dup2(null, STDOUT_FILENO);

@@ -18,6 +18,7 @@
 
 #include "control/capabilities.h"
 #include "control/log.h"
+#include "control/os.h"
 #include "control/run/control_protocol.h"
 #include "control/run/plan.h"
 
@@ -27,6 +28,9 @@ namespace {
 // Users of a range that nobody else hands out (above systemd's container range), four per sandbox and different for each that
 // runs, so that neither signals, tracing, inotify limits nor process limits of one sandbox reach another.
 constexpr uid_t kFirstUid = 0x70000000;
+
+// Room in the descriptor table that sentry and keeper share, 64 KiB of the kernel's memory. A sandbox with more makes it double.
+constexpr int kDescriptors = 8192;
 
 [[noreturn]] void Fail(SandboxPlan& plan, const std::string& what) {
   const auto record = control::Encode(control::Type::kFatal, 0, "cannot set the sentry up: " + what + ErrnoText(errno));
@@ -42,7 +46,6 @@ void RaiseToHard(int resource) {
 }
 
 void SetLimits() {
-  RaiseToHard(RLIMIT_NOFILE);   // one descriptor per stand-in
   RaiseToHard(RLIMIT_MEMLOCK);  // rings of AF_XDP
   const rlimit none{0, 0};
   setrlimit(RLIMIT_CORE, &none);
@@ -104,6 +107,8 @@ bool EnterEmptyRoot() {
 void RunKeeper(SandboxPlan& plan, int* sentry_pid) {
   prctl(PR_SET_NAME, "sluice-keeper");
   setsid();
+  RaiseToHard(RLIMIT_NOFILE);  // one descriptor per stand-in
+  GrowDescriptorTable(kDescriptors);
   const pid_t pid =
       CloneProcess(CLONE_FILES | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, nullptr, plan.option_group.fd.get());
   if (pid == 0) BeSentry(plan);

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -276,6 +277,18 @@ class WorkerTest(SluiceTest):
                 return processes.cpu_seconds(pids) - before
             wait_for(lambda: second() <= 0.01, "never a second with less than one tick")
             server.stop()
+
+    @sandbox_only
+    def test_many_connections_at_once_wait_for_no_descriptor_table(self):
+        """Making a shared table grow waits for a grace period of the kernel: the worker would stand still meanwhile."""
+        server = self.inside(*self.ECHO)
+        self.wait_peer_sees(7000, server)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        for name, least in (("sentry", 8192), ("broker", 1024)):
+            with open(f"/proc/{processes.role(server.pid, name)}/status", encoding="utf-8") as f:
+                size = next(int(line.split()[1]) for line in f if line.startswith("FDSize:"))
+            self.assertGreaterEqual(size, min(least, limit), name)
+        server.stop()
 
     @sandbox_only
     def test_its_core_is_taken_away_under_load(self):
