@@ -154,13 +154,16 @@ size_t StreamStandIn::ReadProgram() {
       return 1;
     }
   }
+  const bool pushed_before = TakeOptions() && push_due();
   ssize_t n = recv(s_.get(), scratch->data, limit, MSG_DONTWAIT);
   if (n > 0) SetOptionInterest(NativeOptions::Interest::kPush);
   // What was set before these bytes were written is there now. A push waits until everything is read.
   if (TakeOptions() && !push_due()) ApplyOptions();
   if (n > 0) {
-    // A short answer means that the queue was empty: what comes later makes an edge.
-    if (static_cast<size_t>(n) < limit && !s_ended_ && !write_shut_ && !s_urgent_) s_readable_ = false;
+    // A short answer means that the queue was empty: what comes later makes an edge. But a push that came meanwhile may have more
+    // before it, which goes with it: else the rest is a small segment behind one that the peer acknowledges late.
+    const bool pushed_since = push_due() && !pushed_before;
+    if (static_cast<size_t>(n) < limit && !s_ended_ && !write_shut_ && !s_urgent_ && !pushed_since) s_readable_ = false;
     SendToStack(static_cast<size_t>(n));
     if (n == kRead && most_out_.Is(bytes_out_, engine_.stats().stream_bytes_out)) LetRunAhead();
     return static_cast<size_t>(n);
