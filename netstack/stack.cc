@@ -118,6 +118,8 @@ bool Stack::Flush() {
   return impl_->network->FlushDevices();
 }
 
+void Stack::DeliverLooped() { impl_->RunLoopback(); }
+
 std::optional<Instant> Stack::NextDeadline() const {
   if (impl_->turn_again || impl_->network->HasLooped()) return impl_->context.now;
   return impl_->timers.NextDeadline();

@@ -108,6 +108,9 @@ class Stack {
   // Hands queued frames to the links, delivers looped-back packets. Returns false where a link did not take all: call again when
   // it is writable.
   bool Flush();
+  // What was sent to sockets of this host arrives now, as far as their windows take it; Flush does that for each turn. Not from
+  // within input or an observer.
+  void DeliverLooped();
   std::optional<Instant> NextDeadline() const;
 
   // nullptr where memory is at its bound. The caller closes it.

@@ -222,6 +222,8 @@ bool StreamStandIn::ReplaceEnd(IncomingCall& call) {
 }
 
 void StreamStandIn::OnDisconnect(IncomingCall& call) {
+  if (!TakeWritten()) return (void)engine_.Answer(call.envelope(), Errno::kEBADF);
+  DeliverBeforeReset();
   Errno error = socket_->Disconnect();
   if (error == Errno::kOk && state_ != State::kFresh && state_ != State::kWaiting) {
     if (state_ == State::kListening) CloseListener();

@@ -105,6 +105,7 @@ void StreamStandIn::FromProgram(size_t most) {
   // What is written to a connection that is gone stays unread: it makes the program's next call fail (StartReset).
   for (size_t taken = 0; s_ && s_readable_ && !dead_ && !Gone();) {
     if (socket_->send_space() == 0 && (socket_->events() & kHangup) == 0) {  // kWritable comes
+      if (p_closed_ && ClosedWithReset()) return CloseByProgram(true);       // which waits for no reader
       TakeOptions();                                                         // it may be a cork that keeps the buffer full
       break;
     }
@@ -302,6 +303,20 @@ void StreamStandIn::ResetWith(int p) {
   StartReset();
 }
 
+// Whether P was closed so that what is not sent yet is discarded: with SO_LINGER 0, or with bytes unread.
+bool StreamStandIn::ClosedWithReset() const {
+  if (socket_->linger() == 0) return true;
+  int error = 0;
+  socklen_t length = sizeof error;
+  return getsockopt(s_.get(), SOL_SOCKET, SO_ERROR, &error, &length) == 0 && error == ECONNRESET;
+}
+
+// On Linux send() itself carries bytes to a peer on the same host, as far as its window goes. Here it is a matter of turns, and
+// the reset may come in the turn of the bytes.
+void StreamStandIn::DeliverBeforeReset() {
+  if (socket_->unsent_bytes() > 0) engine_.stack().DeliverLooped();
+}
+
 // The program closed its end, or it never got it.
 void StreamStandIn::CloseByProgram(bool abort) {
   if (dead_) return;
@@ -310,6 +325,7 @@ void StreamStandIn::CloseByProgram(bool abort) {
   socket_->set_observer(nullptr);
   DropS();
   if (abort) {
+    DeliverBeforeReset();
     socket_->Abort();
   } else {
     socket_->Close();

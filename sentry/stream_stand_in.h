@@ -122,6 +122,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void ResetWith(int p);
   void DropS();
   void CloseByProgram(bool abort);
+  bool ClosedWithReset() const;
+  void DeliverBeforeReset();
   void SendToStack(size_t n);
   void OnSent(Errno error);
   void LetRunAhead();

@@ -210,6 +210,25 @@ TEST(TcpTimers, KeepAliveProbesAndGivesUp) {
   EXPECT_EQ(c->TakeError(), Errno::kETIMEDOUT);
 }
 
+TEST(TcpClose, WhatALocalPeersWindowTakesArrivesBeforeAReset) {
+  WirePeer p;
+  const Endpoint here{IpAddress::V4(127, 0, 0, 1), 80};
+  StreamSocket *listener = p.Listener(), *client = p.Socket();
+  ASSERT_EQ(client->Connect(here), Errno::kEINPROGRESS);
+  p.host.Turn();
+  StreamSocket* server = listener->Accept();
+  ASSERT_NE(server, nullptr);
+  Block* b = p.host.pool().Allocate(90000);
+  ASSERT_EQ(client->Send(Slice{BlockRef(b), 0, 90000}, false), Errno::kOk);
+  p.host.stack().DeliverLooped();
+  EXPECT_EQ(client->unsent_bytes(), 0u);
+  client->Abort();
+  p.host.Turn();
+  EXPECT_EQ(server->readable_bytes(), 90000u);
+  EXPECT_EQ(server->TakeError(), Errno::kECONNRESET);
+  server->Close();
+}
+
 TEST(TcpTimers, UserTimeoutEndsAnUnansweredConnection) {
   WirePeer p;
   StreamSocket* c = p.Accepted();

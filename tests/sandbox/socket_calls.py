@@ -243,13 +243,51 @@ def writers():
                 c.close()
             print(how, "under a writer:", writes_until(s), attempt(s.send, b"x"), "RDHUP" if int(events(s)[0], 16) & 0x2000 else "")
             s.close()
+    # Linux carries bytes to a local peer before send() returns, as far as the peer's window goes; a reset discards the rest.
+    for how in ("reset", "close with bytes unread", "disconnect"):
+        said = {behind_bytes(how) for _ in range(10)}
+        print(how, "behind bytes that nobody read yet:", said)
+
+
+def behind_bytes(how):
     c, s = pair()
-    c.sendall(b"y" * 100000)
-    reset(c)
+    if how == "close with bytes unread":
+        s.send(b"x")
+        events(c, until=select.POLLIN)
+    c.sendall(b"y" * 90000)
+    if how == "reset":
+        reset(c)
+    elif how == "disconnect":
+        libc.connect(c.fileno(), struct.pack("HHIQ", socket.AF_UNSPEC, 0, 0, 0), 16)
+    else:
+        c.close()
     said, got = writes_until(s), 0
     while isinstance(data := attempt(s.recv, 65536), bytes) and data:
         got += len(data)
-    print("reset behind bytes that nobody read yet:", said, got)
+    return said, got
+
+
+def full_and_reset():
+    """Nobody waits for a reader who does not come: the connection is gone with its port."""
+    for how in ("SO_LINGER 0", "bytes unread"):
+        c = socket.socket()
+        c.bind(("127.0.0.1", 0))
+        port = c.getsockname()[1]
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        c.connect(ADDRESS)
+        s = listener.accept()[0]
+        if how == "bytes unread":
+            s.send(b"x")
+            events(c, until=select.POLLIN)
+        c.setblocking(False)
+        while events(c, wanted=select.POLLOUT, until=select.POLLOUT, timeout=200):
+            attempt(c.send, b"z" * 65536)
+        if how == "SO_LINGER 0":
+            reset(c)
+        else:
+            c.close()
+        again = socket.socket()
+        print("full, closed with", how, attempt(again.bind, ("127.0.0.1", port)))
 
 
 def bulk(size=16 << 20):
@@ -332,7 +370,8 @@ def ports_after_close():
     print("ports free after a close:", list(free.values()))
 
 
-for part in (ends, connects, accepts, failing_accepts, waiting_accepts, accepting_threads, writers, bulk, options, datagrams, ports_after_close):
+for part in (ends, connects, accepts, failing_accepts, waiting_accepts, accepting_threads, writers, full_and_reset, bulk, options,
+             datagrams, ports_after_close):
     part()
 listener.close()
 print("closed:", attempt(socket.create_connection, ADDRESS))
