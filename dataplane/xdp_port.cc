@@ -347,7 +347,8 @@ xdp_statistics XdpPort::KernelCounts() const {
 PortStats XdpPort::stats() const {
   PortStats s = stats_;
   const xdp_statistics kernel = KernelCounts();
-  s.rx_dropped += kernel.rx_dropped + kernel.rx_ring_full + kernel.rx_fill_ring_empty_descs + kernel.rx_invalid_descs;
+  // A copied frame that finds the fill ring empty is in rx_dropped, too; invalid descriptors of that ring are no frames.
+  s.rx_dropped += kernel.rx_dropped + kernel.rx_ring_full;
   s.tx_dropped += kernel.tx_invalid_descs;
   if (beside_ != nullptr) {
     const PortStats beside = beside_->stats();
