@@ -52,6 +52,8 @@ class StandIn {
   // A connection that was offered: it was accepted, or was lost over that; or no accept will get it any more.
   virtual void OnAccepted(const calls::Accepted&) {}
   virtual void OnWithdrawn() {}
+  // Likewise, before one of them: its listener has closed.
+  virtual void OnListenerClosed() {}
   // A Fetch is answered; `fd` is the program's end, or invalid where it could not be found.
   virtual void OnFetched(UniqueFd fd, bool try_again);
 

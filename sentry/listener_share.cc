@@ -25,6 +25,9 @@ ListenerShare::ListenerShare(CallEngine& engine, ListenerFacts facts)
 
 ListenerShare::~ListenerShare() {
   engine_.ForgetShare(this);
+  for (const uint64_t cookie : offered_) {
+    if (StandIn* connection = engine_.Find(cookie)) connection->OnListenerClosed();
+  }
   if (socket_ == nullptr) return;
   socket_->set_observer(nullptr);
   socket_->Close();

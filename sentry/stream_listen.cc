@@ -183,11 +183,17 @@ void StreamStandIn::OnAccepted(const calls::Accepted& a) {
   const UniqueFd p = std::move(queued_end_);
   state_ = s_ ? State::kConnected : State::kBroken;  // it may have ended while it waited
   NoteHolder(a.envelope.tid, a.fd, a.envelope.listener);
+  socket_->HoldPort(true);
   if (reset_pending_) ResetWith(p.get());
 }
 
 void StreamStandIn::OnWithdrawn() {
   if (state_ == State::kQueued) CloseByProgram(true);
+}
+
+// On Linux it is reset by now. Here an accept may have got it already, and what tells of that be on its way.
+void StreamStandIn::OnListenerClosed() {
+  if (state_ == State::kQueued) socket_->HoldPort(false);
 }
 
 // The last descriptor of the listener is gone, or it was shut down: waiting connections are reset, waiting accepts end.
@@ -197,7 +203,10 @@ void StreamStandIn::CloseListener() {
   state_ = State::kFresh;
   Unshare();
   std::vector<CallEngine::OfferedConnection> connections;
-  for (const Offered& o : std::exchange(offered_, {})) connections.push_back({o.offer.connection, o.shard});
+  for (const Offered& o : std::exchange(offered_, {})) {
+    connections.push_back({o.offer.connection, o.shard});
+    if (StandIn* here = engine_.Find(o.offer.connection)) here->OnListenerClosed();
+  }
   unsent_offers_ = missing_tokens_ = offered_here_ = 0;
   offer_timer_.Cancel();
   if (!connections.empty()) engine_.Withdraw(cookie_, life_, std::move(connections));

@@ -31,6 +31,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnFetched(UniqueFd fd, bool try_again) override;
   void OnAccepted(const calls::Accepted& a) override;
   void OnWithdrawn() override;
+  void OnListenerClosed() override;
   void OnOfferTaken(const calls::Accepted& a) override;
   Socket* socket() override { return socket_; }
   void OnBufferOptions(int p) override;

@@ -200,6 +200,9 @@ class StreamSocket : public Socket {
   virtual Errno Disconnect() = 0;
   // The oldest established connection, owned by the caller; nullptr where none waits.
   virtual StreamSocket* Accept() = 0;
+  // Whether the port of an accepted connection is taken for bind(). It is, unless the connection is about to be reset because its
+  // listener has closed.
+  virtual void HoldPort(bool hold) = 0;
   virtual bool listening() const = 0;
   virtual int state() const = 0;  // TCP_ESTABLISHED = 1 ... as linux/tcp_states.h
 

@@ -101,6 +101,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   Errno Send(Slice data, bool more) override;
   Errno SendUrgent(Slice data) override;
   size_t unsent_bytes() const override;
+  void HoldPort(bool hold) override;
   void SetUnsentLimit(uint32_t bytes) override { unsent_limit_ = bytes; }
   size_t unacked_bytes() const override;
   void SetLinger(std::optional<int> seconds) override { linger_ = seconds; }

@@ -367,6 +367,15 @@ std::optional<size_t> Connection::urgent_mark() const {
   return rcv_.up - copied_;
 }
 
+void Connection::HoldPort(bool hold) {
+  if (hold == holds_port() || state_ == State::kClosed) return;
+  if (hold) {
+    engine_.binds.Add(this, bound_port);
+  } else {
+    engine_.binds.Remove(this);
+  }
+}
+
 size_t Connection::send_space() const {
   const size_t queued = sndq_.memory();
   if (queued >= sndbuf_ || !BelowLowWater()) return 0;

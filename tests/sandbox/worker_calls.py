@@ -147,6 +147,37 @@ def listeners_free_their_ports(i):
         return answer, outcome(second.bind, (LO, port)), outcome(second.listen)
 
 
+def waiting_connections_free_their_port(i):
+    port = 5200 + i
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(tcp()) for _ in range(4)]
+        with tcp() as first:
+            first.bind((LO, port))
+            first.listen()
+            for c in clients:
+                c.connect((LO, port))
+            second = stack.enter_context(tcp())
+        return (outcome(second.bind, (LO, port)), outcome(second.listen),
+                {outcome(c.recv, 1) for c in clients})
+
+
+def accepted_connections_keep_their_port(i):
+    port = 5250 + i
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(tcp()) for _ in range(2)]
+        with tcp() as first:
+            first.bind((LO, port))
+            first.listen()
+            for c in clients:
+                c.connect((LO, port))
+            second, third = (stack.enter_context(tcp()) for _ in range(2))
+            accepted = stack.enter_context(first.accept()[0])
+        answer = outcome(second.bind, (LO, port))
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+        return answer, outcome(third.bind, (LO, port))
+
+
 def bound_ports_connect(i):
     port = 5100 + i
     with tcp() as server, tcp(socket.SO_REUSEADDR) as client, tcp() as taken:
@@ -279,7 +310,8 @@ def closed_while_it_binds(i):
 signal.alarm(100)  # the calls wait without a bound
 for question in (datagrams_free_their_ports, datagram_ports_conflict, datagram_ports_are_shared, a_connected_one_is_preferred,
                  a_closed_datagram_port_refuses, options_and_groups_survive_bind, a_receive_waits_through_a_bind,
-                 a_duplicate_names_the_same_socket, listeners_free_their_ports, bound_ports_connect, chosen_ports_connect,
+                 a_duplicate_names_the_same_socket, listeners_free_their_ports, waiting_connections_free_their_port,
+                 accepted_connections_keep_their_port, bound_ports_connect, chosen_ports_connect,
                  chosen_ports_are_free, addresses_without_ports_connect, a_refused_one_keeps_its_port, connections_spread, closed_while_it_binds,
                  children_ask_at_once):
     print(f"{question.__name__}: {different(question)}", flush=True)
