@@ -1,7 +1,5 @@
 #include "dataplane/shard_mail.h"
 
-#include <sys/epoll.h>
-
 #include <bit>
 #include <utility>
 
@@ -19,7 +17,7 @@ ShardHub::ShardHub(uint32_t n, const wire::SteeringKey& k, bool homes)
     : shards(n),
       key(k),
       ports_have_homes(homes),
-      bells_(n),
+      workers_(n),
       holders_(std::make_unique<std::atomic<ShardSet>[]>(kSpaces * kPorts)) {
   SLUICE_CHECK(n >= 1 && n <= ShardPeers::kMax);
   for (uint32_t i = 0; i < n * n; ++i)
@@ -30,12 +28,10 @@ ShardMailbox::ShardMailbox(ShardHub& hub, uint32_t self, Worker& worker, BlockPo
     : ShardPeers(self, hub.shards, hub.key, hub.ports_have_homes), hub_(hub), worker_(worker), pool_(pool) {
   worker_.stack().JoinShards(this);
   worker_.AddTask(this);
-  const Errno e = worker_.AddFd(hub_.bells_[self].fd(), EPOLLIN, this);
-  SLUICE_CHECK(e == Errno::kOk);
+  hub_.workers_[self] = &worker;
 }
 
 ShardMailbox::~ShardMailbox() {
-  worker_.RemoveFd(hub_.bells_[self()].fd());
   worker_.RemoveTask(this);
   worker_.stack().JoinShards(nullptr);
 }
@@ -51,29 +47,28 @@ bool ShardMailbox::Send(uint32_t to, const Packet& packet, Tag tag, uint32_t wor
 void ShardMailbox::SendFrame(uint32_t to, const Packet& frame, bool answered) {
   if (!Send(to, frame, answered ? kAnswered : kFrame, 0)) return;
   ++(answered ? stats_.copies_sent : stats_.frames_sent);
-  unrung_ |= ShardSet{1} << to;
+  to_wake_ |= ShardSet{1} << to;
 }
 
-void ShardMailbox::RingBells() {
-  for (; unrung_ != 0; unrung_ &= unrung_ - 1) hub_.bells_[static_cast<size_t>(std::countr_zero(unrung_))].Ring();
+void ShardMailbox::WakeReceivers() {
+  for (; to_wake_ != 0; to_wake_ &= to_wake_ - 1) hub_.workers_[static_cast<size_t>(std::countr_zero(to_wake_))]->Wake();
 }
 
 void ShardMailbox::Forward(uint32_t to, const Packet& packet, ShardSet seen) {
   if (!Send(to, packet, kPacket, seen)) return;
   ++stats_.packets_sent;
-  hub_.bells_[to].Ring();
+  hub_.workers_[to]->Wake();
 }
 
 void ShardMailbox::ForwardRaw(uint32_t to, const Packet& packet, bool error) {
   if (!Send(to, packet, kRaw, error ? 1 : 0)) return;
   ++stats_.packets_sent;
-  hub_.bells_[to].Ring();
+  hub_.workers_[to]->Wake();
 }
 
 // ---- Receiving
 
 bool ShardMailbox::OnTurn() {
-  hub_.bells_[self()].Awake();
   bool any = false, prepared = false;
   for (uint32_t from = 0; from < hub_.shards; ++from) {
     if (from == self()) continue;
@@ -103,9 +98,7 @@ void ShardMailbox::Deliver(FrameRing::Received mail, bool* prepared) {
   worker_.stack().Input(std::span(&mail.packet, 1), ifindex);
 }
 
-// The worker asks before it sleeps.
 bool ShardMailbox::HasWork() const {
-  hub_.bells_[self()].WillSleep();
   for (uint32_t from = 0; from < hub_.shards; ++from) {
     if (from != self() && !hub_.ring(from, self()).empty()) return true;
   }

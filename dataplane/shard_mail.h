@@ -1,6 +1,6 @@
 // Mail between the workers of one host: frames that came to another worker's queue, copies of group frames and ARP, and packets
 // that another shard may have a socket for (netstack/shard.h). Rings of one writer and one reader each, bounded; what finds no
-// room is dropped and counted. A worker that sleeps is woken by its doorbell, one that polls looks by itself.
+// room is dropped and counted. The receiver is woken where its thread sleeps.
 #pragma once
 
 #include <array>
@@ -9,7 +9,6 @@
 #include <memory>
 #include <vector>
 
-#include "dataplane/doorbell.h"
 #include "dataplane/frame_ring.h"
 #include "dataplane/worker.h"
 #include "netstack/shard.h"
@@ -33,7 +32,7 @@ class ShardHub {
   std::atomic<ShardSet>& holders(PortSpace space, uint16_t port) { return holders_[static_cast<size_t>(space) * kPorts + port]; }
 
   std::vector<std::unique_ptr<FrameRing>> rings_;
-  std::vector<Doorbell> bells_;
+  std::vector<Worker*> workers_;
   const std::unique_ptr<std::atomic<ShardSet>[]> holders_;
 };
 
@@ -46,7 +45,7 @@ struct ShardMailStats {
 };
 
 // One worker's end. Joins the worker's stack to the host: before its first socket.
-class ShardMailbox final : public ShardPeers, private TurnTask, private FdHandler {
+class ShardMailbox final : public ShardPeers, private TurnTask {
  public:
   ShardMailbox(ShardHub& hub, uint32_t self, Worker& worker, BlockPool& pool);
   ~ShardMailbox() override;
@@ -54,7 +53,7 @@ class ShardMailbox final : public ShardPeers, private TurnTask, private FdHandle
   // A received frame for another shard. `answered`: a copy, which that shard learns from and does not answer.
   void SendFrame(uint32_t to, const Packet& frame, bool answered);
   // Wakes whom SendFrame sent to since.
-  void RingBells();
+  void WakeReceivers();
   // Called before the packets of other shards that have come are delivered: what the program closed before it had one of them
   // sent is closed. Worker's thread, or before it runs.
   void set_before_packets(std::function<void()> work) { before_packets_ = std::move(work); }
@@ -73,7 +72,6 @@ class ShardMailbox final : public ShardPeers, private TurnTask, private FdHandle
   ShardSet bit() const { return ShardSet{1} << self(); }
   bool OnTurn() override;
   bool HasWork() const override;
-  void OnFdEvents(uint32_t) override {}  // OnTurn looks in any case
   void Deliver(FrameRing::Received mail, bool* prepared);
   bool Send(uint32_t to, const Packet& packet, Tag tag, uint32_t word);
 
@@ -81,7 +79,7 @@ class ShardMailbox final : public ShardPeers, private TurnTask, private FdHandle
   Worker& worker_;
   BlockPool& pool_;
   std::function<void()> before_packets_;
-  ShardSet unrung_ = 0;
+  ShardSet to_wake_ = 0;
   ShardMailStats stats_;
 };
 

@@ -29,7 +29,7 @@ size_t SteeredPort::Receive(std::span<Packet> out) {
     if (kept != i) out[kept] = std::move(out[i]);
     ++kept;
   }
-  mail_.RingBells();
+  mail_.WakeReceivers();
   return kept;
 }
 

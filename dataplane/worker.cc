@@ -45,7 +45,7 @@ Instant ReadClock() {
   return Instant(t.tv_sec * int64_t{1000000000} + t.tv_nsec);
 }
 
-enum class EntryKind : uint8_t { kFree, kHandler, kPort, kWake, kTimer };
+enum class EntryKind : uint8_t { kFree, kHandler, kPort, kWake, kTimer, kCarried };
 
 }  // namespace
 
@@ -125,20 +125,28 @@ class Worker::Impl {
   void Remove(int fd);
 
   bool Turn(Duration timeout);
+  void PrepareThread();
   void Loop();
   void Post(std::function<void()> work);
-  bool RunMail();
+  void RunPosted();
+  void Wake();
   void Stop();
+  void Carry(Impl& other);
+  void Release(Impl& other);
   WorkerStats stats() const;
 
   std::vector<TurnTask*> tasks_;
   std::vector<std::unique_ptr<Port>> graveyard_;
+  Instant turn_began_, turn_ended_;
   bool in_turn_ = false;
+  bool leave_ = false;
+  std::atomic<int64_t> busy_ns_{0};
 
  private:
   struct Entry {
     FdHandler* handler = nullptr;
     Port* port = nullptr;
+    Impl* carried = nullptr;
     uint32_t generation = 0;
     uint32_t events = 0;
     EntryKind kind = EntryKind::kFree;
@@ -146,7 +154,10 @@ class Worker::Impl {
 
   int Wait(Duration timeout);
   int WaitWithTimerfd(Duration timeout);
+  bool TurnWith(int count);
+  bool CarriedTurn(Instant now);
   void CollectEvents(int count);
+  bool RunMail();
   bool ReceiveAll();
   bool ReceiveFrom(Port& port);
   bool DispatchHandlers(int count);
@@ -154,9 +165,11 @@ class Worker::Impl {
   bool FlushAll();
   void WaitForRoom(Port& port);
   void BuryDead();
-  bool ArmPorts();
+  bool Quiet();
+  bool AllQuiet();
   bool Sleep();
-  Duration SleepTime();
+  Duration SleepTime() const;
+  void Ring();
   void NoteGap();
   uint64_t Progress() const;
   bool ShouldSpin(Instant now);
@@ -173,7 +186,17 @@ class Worker::Impl {
   std::array<Packet, kBurst> burst_;
   std::vector<Port*> readable_;
   bool transmit_retry_ = false;
-  Instant turn_began_;
+
+  // Others set pending_, and then look who runs this worker and whether that thread sleeps. The thread says that it will sleep,
+  // or that it runs the worker now, and then looks at pending_. All in one order (seq_cst), so that one of them sees the other.
+  std::atomic<bool> pending_{false};
+  std::atomic<Impl*> runner_{this};  // whose thread it is: this one's, or that of who carries it
+  std::atomic<bool> sleeping_{false};
+  bool prepared_ = false;
+  std::vector<Impl*> carried_;
+  // Of a worker that is carried. Quiet: it has nothing to do before quiet_until_, unless its descriptors or pending_ say so.
+  bool has_events_ = false, quiet_ = false;
+  Instant quiet_until_;
 
   std::atomic<bool> stop_{false};
   std::atomic<bool> has_mail_{false};
@@ -219,7 +242,7 @@ Errno Worker::Impl::Add(int fd, uint32_t events, FdHandler* handler, EntryKind k
   event.events = events;
   event.data.u64 = uint64_t{generation} << 32 | static_cast<uint32_t>(fd);
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return static_cast<Errno>(errno);
-  entry = Entry{handler, nullptr, generation, events, kind};
+  entry = Entry{handler, nullptr, nullptr, generation, events, kind};
   return Errno::kOk;
 }
 
@@ -299,6 +322,8 @@ void Worker::Impl::CollectEvents(int count) {
     } else if (entry.kind == EntryKind::kTimer) {
       uint64_t value;
       [[maybe_unused]] const ssize_t n = read(timer_.get(), &value, sizeof value);
+    } else if (entry.kind == EntryKind::kCarried) {
+      entry.carried->has_events_ = true;
     } else if (entry.kind == EntryKind::kPort) {
       if ((events_[static_cast<size_t>(i)].events & ~uint32_t{EPOLLOUT}) != 0 && !entry.port->polled())
         readable_.push_back(entry.port);
@@ -395,10 +420,10 @@ void Worker::Impl::BuryDead() {
   }
 }
 
-bool Worker::Impl::Turn(Duration timeout) {
-  const int count = std::max(0, Wait(timeout));
+bool Worker::Impl::TurnWith(int count) {
   in_turn_ = true;
   turn_began_ = ReadClock();
+  pending_.exchange(false);  // before the looks at what others say with it
   stack_.SetNow(turn_began_);
   CollectEvents(count);
   bool busy = RunMail();
@@ -411,7 +436,49 @@ bool Worker::Impl::Turn(Duration timeout) {
   in_turn_ = false;
   graveyard_.clear();
   ++stats_.turns;
-  if (busy) ++stats_.busy_turns;
+  turn_ended_ = ReadClock();
+  if (!busy) return false;
+  ++stats_.busy_turns;
+  busy_ns_.store(busy_ns_.load(std::memory_order_relaxed) + (turn_ended_ - turn_began_).ns(), std::memory_order_relaxed);
+  return true;
+}
+
+// One of the thread, so of all workers that it runs.
+bool Worker::Impl::Turn(Duration timeout) {
+  const int count = std::max(0, Wait(timeout));
+  sleeping_.store(false, std::memory_order_relaxed);
+  bool busy = TurnWith(count);
+  for (Impl* other : carried_) {
+    busy |= other->CarriedTurn(turn_ended_);
+    turn_ended_ = std::max(turn_ended_, other->turn_ended_);
+  }
+  return busy;
+}
+
+// ---- Several workers in one thread
+
+void Worker::Impl::Carry(Impl& other) {
+  SLUICE_CHECK(other.carried_.empty());
+  const Errno e = Add(other.epoll_.get(), EPOLLIN, nullptr, EntryKind::kCarried);
+  SLUICE_CHECK(e == Errno::kOk);
+  entries_[static_cast<size_t>(other.epoll_.get())].carried = &other;
+  other.has_events_ = true;
+  other.quiet_ = false;
+  other.runner_.store(this);
+  carried_.push_back(&other);
+}
+
+void Worker::Impl::Release(Impl& other) {
+  Remove(other.epoll_.get());
+  std::erase(carried_, &other);
+  other.runner_.store(&other);
+}
+
+bool Worker::Impl::CarriedTurn(Instant now) {
+  if (quiet_ && !has_events_ && now < quiet_until_ && !pending_.load()) return false;
+  const int count = std::exchange(has_events_, false) ? std::max(0, Wait(Duration(0))) : 0;
+  const bool busy = TurnWith(count);
+  quiet_ = !busy && Quiet();
   return busy;
 }
 
@@ -451,27 +518,42 @@ bool Worker::Impl::Spin(Instant now) {
   return busy;
 }
 
-bool Worker::Impl::ArmPorts() {
+// Nothing to do before quiet_until_, and whatever comes before says so: by a descriptor or by pending_.
+bool Worker::Impl::Quiet() {
   bool quiet = true;
   for (const auto& port : worker_.ports_) quiet &= port->ArmWakeup();
-  return quiet;
+  // Packets that the flush looped back gave a task work after its turn.
+  for (const TurnTask* task : tasks_) quiet = quiet && !task->HasWork();
+  if (!quiet || pending_.load()) return false;
+  quiet_until_ = transmit_retry_ ? turn_ended_ + kTransmitRetry : Instant::Max();
+  if (const std::optional<Instant> deadline = stack_.NextDeadline()) quiet_until_ = std::min(quiet_until_, *deadline);
+  for (const auto& port : worker_.ports_) quiet_until_ = std::min(quiet_until_, port->transmit_at());
+  return true;
 }
 
-Duration Worker::Impl::SleepTime() {
-  Duration limit = transmit_retry_ ? kTransmitRetry : Duration::Max();
-  // Packets that the flush looped back gave a task work after its turn.
-  for (const TurnTask* task : tasks_) {
-    if (task->HasWork()) return Duration(0);
+bool Worker::Impl::AllQuiet() {
+  if (stop_.load() || !Quiet()) return false;
+  for (Impl* other : carried_) {
+    if (!other->quiet_) other->quiet_ = other->Quiet();
+    if (!other->quiet_ || other->pending_.load()) return false;
   }
-  Instant deadline = stack_.NextDeadline().value_or(Instant::Max());
-  for (const auto& port : worker_.ports_) deadline = std::min(deadline, port->transmit_at());
-  if (deadline != Instant::Max()) limit = std::min(limit, std::max(Duration(0), deadline - ReadClock()));
-  return limit;
+  return true;
+}
+
+Duration Worker::Impl::SleepTime() const {
+  Instant until = quiet_until_;
+  for (const Impl* other : carried_) until = std::min(until, other->quiet_until_);
+  return until == Instant::Max() ? Duration::Max() : std::max(Duration(0), until - ReadClock());
 }
 
 bool Worker::Impl::Sleep() {
-  if (!ArmPorts() || has_mail_.load(std::memory_order_acquire)) return Turn(Duration(0));
-  const Duration timeout = SleepTime();
+  sleeping_.store(true);
+  const bool quiet = AllQuiet();
+  const Duration timeout = quiet ? SleepTime() : Duration(0);
+  if (timeout <= Duration(0)) {
+    sleeping_.store(false, std::memory_order_relaxed);  // a ring from here on needs no system call
+    return Turn(Duration(0));
+  }
   const Instant begin = ReadClock();
   ++stats_.sleeps;
   const bool busy = Turn(timeout);
@@ -480,18 +562,23 @@ bool Worker::Impl::Sleep() {
   return busy;
 }
 
-void Worker::Impl::Loop() {
+void Worker::Impl::PrepareThread() {
+  if (std::exchange(prepared_, true)) return;
   // Deadlines are kept to the microsecond; the default slack of 50 us is more than a round trip.
   prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
-  if (options_.cpu >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(static_cast<size_t>(options_.cpu), &set);
-    sched_setaffinity(0, sizeof set, &set);
-  }
+  if (options_.cpu < 0) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<size_t>(options_.cpu), &set);
+  sched_setaffinity(0, sizeof set, &set);
+}
+
+void Worker::Impl::Loop() {
+  PrepareThread();
   bool busy = true;
-  while (!stop_.load(std::memory_order_acquire)) {
-    const Instant now = ReadClock();
+  turn_ended_ = ReadClock();
+  while (!stop_.load(std::memory_order_acquire) && !std::exchange(leave_, false)) {
+    const Instant now = turn_ended_;
     if (busy) idle_since_ = now;
     if (!ShouldSpin(now)) {
       busy = Sleep();
@@ -504,21 +591,38 @@ void Worker::Impl::Loop() {
   }
 }
 
+void Worker::Impl::Ring() {
+  if (!sleeping_.load() || !sleeping_.exchange(false)) return;
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof one);
+}
+
+void Worker::Impl::Wake() {
+  if (!pending_.exchange(true)) runner_.load()->Ring();
+}
+
 void Worker::Impl::Post(std::function<void()> work) {
   {
     std::lock_guard lock(mail_mutex_);
     mail_.push_back(std::move(work));
     has_mail_.store(true, std::memory_order_release);
   }
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof one);
+  Wake();
+}
+
+void Worker::Impl::RunPosted() {
+  // Out of its turns, where it is carried: the turn that comes sends what this makes.
+  if (!in_turn_) {
+    stack_.SetNow(ReadClock());
+    pending_.store(true);
+  }
+  (void)RunMail();
 }
 
 void Worker::Impl::Stop() {
   const int saved = errno;
-  stop_.store(true, std::memory_order_release);
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t n = write(wake_.get(), &one, sizeof one);
+  stop_.store(true);
+  Ring();
   errno = saved;
 }
 
@@ -563,9 +667,16 @@ void Worker::AddTask(TurnTask* task) { impl_->tasks_.push_back(task); }
 void Worker::RemoveTask(TurnTask* task) { std::erase(impl_->tasks_, task); }
 WorkerStats Worker::stats() const { return impl_->stats(); }
 void Worker::Post(std::function<void()> work) { impl_->Post(std::move(work)); }
-void Worker::RunPosted() { (void)impl_->RunMail(); }
+void Worker::RunPosted() { impl_->RunPosted(); }
+void Worker::Wake() { impl_->Wake(); }
 void Worker::Stop() { impl_->Stop(); }
 void Worker::Run() { impl_->Loop(); }
+void Worker::PrepareThread() { impl_->PrepareThread(); }
+void Worker::Leave() { impl_->leave_ = true; }
+void Worker::Carry(Worker& other) { impl_->Carry(*other.impl_); }
+void Worker::Release(Worker& other) { impl_->Release(*other.impl_); }
+Instant Worker::turn_began() const { return impl_->turn_began_; }
+Duration Worker::busy_time() const { return Duration(impl_->busy_ns_.load(std::memory_order_relaxed)); }
 bool Worker::RunOnce() { return impl_->Turn(Duration(0)); }
 
 }  // namespace sluice

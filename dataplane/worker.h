@@ -1,5 +1,6 @@
-// A worker: one thread, one stack shard, its ports and descriptors, run to completion:
+// A worker: one stack shard, its ports and descriptors, run to completion by one thread at a time:
 // receive burst -> stack input -> timers -> descriptor events -> tasks -> flush; then spin a little, then sleep in epoll.
+// A thread can run several (Carry): all their turns, one after the other, and one sleep.
 #pragma once
 
 #include <atomic>
@@ -82,11 +83,26 @@ class Worker {
   void Post(std::function<void()> work);
   // Worker's thread, not within such work: runs what was posted by now.
   void RunPosted();
+  // Any thread, after it put something where one of the worker's tasks looks: there will be a turn. Costs no system call while the
+  // thread that runs the worker does not sleep.
+  void Wake();
   // Any thread or signal handler.
   void Stop();
 
-  // Returns after Stop. Reads CLOCK_MONOTONIC.
+  // Returns after Stop or Leave. Reads CLOCK_MONOTONIC.
   void Run();
+  // What Run does first, once in the thread that will call it, where that may not be done later (a seccomp filter).
+  void PrepareThread();
+  // Worker's thread: Run returns at the end of this turn.
+  void Leave();
+  // Worker's thread, within a turn: its thread runs `other`, too, which nobody else runs now, until Release. Its turns follow those
+  // of this worker. The spinning and sleeping of the thread are this worker's.
+  void Carry(Worker& other);
+  void Release(Worker& other);
+  // Worker's thread: when the turn began that it is in.
+  Instant turn_began() const;
+  // Any thread: time spent in turns that had work, whichever thread had them.
+  Duration busy_time() const;
   // One turn without sleeping (tests, library use).
   bool RunOnce();
 

@@ -1,13 +1,21 @@
 #include "dataplane/worker_group.h"
 
-#include <thread>
-
 #include "base/check.h"
 #include "dataplane/gro_port.h"
 #include "dataplane/qdisc_port.h"
 #include "dataplane/steered_port.h"
 
 namespace sluice {
+
+namespace {
+
+Threads HowToRun(const WorkerGroupOptions& options) {
+  if (options.threads != Threads::kAuto) return options.threads;
+  if (options.worker.cpu >= 0) return Threads::kTogether;
+  return options.worker.poll == PollMode::kBusy ? Threads::kApart : Threads::kAuto;
+}
+
+}  // namespace
 
 WorkerGroup::WorkerGroup(const WorkerGroupOptions& options) : gro_(options.gro), qdisc_(options.qdisc.Share(options.workers)) {
   SLUICE_CHECK(options.workers >= 1 && options.workers <= ShardPeers::kMax);
@@ -19,6 +27,9 @@ WorkerGroup::WorkerGroup(const WorkerGroupOptions& options) : gro_(options.gro),
     Shard& shard = *shards_.back();
     if (options.workers > 1) shard.mail = std::make_unique<ShardMailbox>(*hub_, i, shard.worker, shard.pool);
   }
+  std::vector<Worker*> workers;
+  for (const auto& shard : shards_) workers.push_back(&shard->worker);
+  threads_ = std::make_unique<WorkerThreads>(std::move(workers), HowToRun(options));
 }
 
 WorkerGroup::~WorkerGroup() { SLUICE_CHECK(!running_); }
@@ -62,12 +73,11 @@ void WorkerGroup::PostToAll(std::function<void(uint32_t)> work, std::function<vo
   }
 }
 
+void WorkerGroup::Ask(ShardSet whom, const std::function<void(uint32_t)>& work) { threads_->Ask(whom, work); }
+
 void WorkerGroup::Run() {
   running_ = true;
-  std::vector<std::thread> threads;
-  for (uint32_t i = 1; i < size(); ++i) threads.emplace_back([worker = &shards_[i]->worker] { worker->Run(); });
-  shards_[0]->worker.Run();
-  for (std::thread& thread : threads) thread.join();
+  threads_->Run();
   running_ = false;
 }
 

@@ -1,4 +1,5 @@
-// Several workers that are one host (or one that is): a thread, a stack, a pool of memory and a queue of every device each.
+// Several workers that are one host (or one that is): a stack, a pool of memory and a queue of every device each, and as many
+// threads as pay (thread_choice.h).
 // docs/library.md shows how it goes together; netstack/shard.h says what belongs to which stack.
 //
 //   WorkerGroup group({.workers = 2});
@@ -17,11 +18,13 @@
 #include "dataplane/shard_mail.h"
 #include "dataplane/system.h"
 #include "dataplane/worker.h"
+#include "dataplane/worker_threads.h"
 
 namespace sluice {
 
 struct WorkerGroupOptions {
-  uint32_t workers = 1;                   // at most ShardPeers::kMax
+  uint32_t workers = 1;  // at most ShardPeers::kMax
+  Threads threads = Threads::kAuto;
   WorkerOptions worker;                   // of each; on_port_dead is called in the thread of the port's worker
   size_t pool_bytes = size_t{256} << 20;  // of each
   bool gro = true;
@@ -40,7 +43,7 @@ class WorkerGroup {
 
   uint32_t size() const { return static_cast<uint32_t>(shards_.size()); }
   const wire::SteeringKey& key() const { return key_; }
-  // A worker and what is its own: before Run, or in its thread.
+  // A worker and what is its own: before Run, or in the thread that runs it.
   Worker& worker(uint32_t i) { return shards_[i]->worker; }
   Stack& stack(uint32_t i) { return shards_[i]->stack; }
   BlockPool& pool(uint32_t i) { return shards_[i]->pool; }
@@ -57,8 +60,12 @@ class WorkerGroup {
   // once.
   void PostToAll(std::function<void(uint32_t)> work, std::function<void()> done = {});
 
-  // The first worker runs in the calling thread, the others in threads of their own, which have ended when it returns: after
-  // Stop.
+  // The first worker's thread, within a turn: `work` for each of `whom`, by whichever thread runs it, behind all that was posted to
+  // it before; returns when it is done. The first one is not asked, and never are two at a time.
+  void Ask(ShardSet whom, const std::function<void(uint32_t)>& work);
+
+  // The first worker runs in the calling thread. Returns after Stop; all threads that it made have ended then. No turn comes before
+  // these have done what a thread does once, at its start.
   void Run();
   // Any thread or signal handler.
   void Stop();
@@ -81,6 +88,7 @@ class WorkerGroup {
   wire::SteeringKey key_;
   std::unique_ptr<ShardHub> hub_;
   std::vector<std::unique_ptr<Shard>> shards_;
+  std::unique_ptr<WorkerThreads> threads_;
   std::atomic<bool> running_{false};
 };
 

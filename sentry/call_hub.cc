@@ -1,7 +1,6 @@
 #include "sentry/call_hub.h"
 
 #include <bit>
-#include <latch>
 
 #include "sentry/call_engine.h"
 
@@ -26,21 +25,11 @@ void CallHub::PostToOthers(const std::function<void(CallEngine&)>& work) {
 }
 
 void CallHub::AskOthers(const std::function<void(CallEngine&)>& work) {
-  std::latch done(size() - 1);
-  PostToOthers([&](CallEngine& engine) {
-    work(engine);
-    done.count_down();
-  });
-  done.wait();
+  group_.Ask(mail(0)->others(), [&](uint32_t i) { work(*engines_[i]); });
 }
 
 void CallHub::Ask(uint32_t to, const std::function<void(CallEngine&)>& work) {
-  std::latch done(1);
-  Post(to, [&](CallEngine& engine) {
-    work(engine);
-    done.count_down();
-  });
-  done.wait();
+  group_.Ask(ShardSet{1} << to, [&](uint32_t i) { work(*engines_[i]); });
 }
 
 void CallHub::TellOfRoom() {

@@ -25,6 +25,7 @@ constexpr int kAlways[] = {
     SCMP_SYS(read),
     SCMP_SYS(write),
     SCMP_SYS(readv),
+    SCMP_SYS(pread64),
     SCMP_SYS(writev),
     SCMP_SYS(close),
     SCMP_SYS(poll),

@@ -3,7 +3,8 @@
 //
 //   loopback_sandbox [--stats] CMD [ARG...]      exit status: the command's (128 + signal)
 //
-// Of the environment: SLUICE_WORKERS, how many (1); SLUICE_POLL=interrupt.
+// Of the environment: SLUICE_WORKERS, how many (1); SLUICE_THREADS, which threads run them (auto, together, apart, restless);
+// SLUICE_POLL=interrupt.
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -42,11 +43,19 @@ struct Shared {
   _exit(125);
 }
 
+Threads ThreadsOf(const char* name) {
+  if (name == nullptr || strcmp(name, "auto") == 0) return Threads::kAuto;
+  if (strcmp(name, "together") == 0) return Threads::kTogether;
+  if (strcmp(name, "apart") == 0) return Threads::kApart;
+  if (strcmp(name, "restless") == 0) return Threads::kRestless;
+  Die("SLUICE_THREADS");
+}
+
 [[noreturn]] void RunSentry(int calls_fd, int offers_fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   const char* number = getenv("SLUICE_WORKERS");
   const uint32_t workers = number == nullptr ? 1 : static_cast<uint32_t>(atoi(number));
-  WorkerGroupOptions options{.workers = workers, .ports_have_homes = true};
+  WorkerGroupOptions options{.workers = workers, .threads = ThreadsOf(getenv("SLUICE_THREADS")), .ports_have_homes = true};
   const char* poll = getenv("SLUICE_POLL");
   if (poll != nullptr && strcmp(poll, "interrupt") == 0) options.worker.poll = PollMode::kInterrupt;
   WorkerGroup group(options);

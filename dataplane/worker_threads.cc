@@ -1,0 +1,236 @@
+#include "dataplane/worker_threads.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <utility>
+
+#include "base/check.h"
+
+namespace sluice {
+namespace {
+
+constexpr Duration kRestlessEpoch = Duration::Microseconds(500);
+
+}  // namespace
+
+// Looks once per epoch, in the turns of its worker. In the first one it also takes back what other threads gave.
+class WorkerThreads::Watch final : public TurnTask {
+ public:
+  Watch(WorkerThreads& threads, uint32_t number) : threads_(threads), number_(number) {}
+  bool OnTurn() override;
+
+ private:
+  WorkerThreads& threads_;
+  const uint32_t number_;
+};
+
+// Of one worker, and of the thread with its number.
+struct WorkerThreads::Seat {
+  Seat(WorkerThreads& threads, uint32_t i, Worker& w) : worker(&w), watch(threads, i) {}
+
+  Worker* const worker;
+  std::atomic<uint32_t> state{kCarried};
+  Watch watch;
+  // Of the thread. Set when it begins.
+  clockid_t cpu_clock{};
+  UniqueFd schedstat;
+  // Of the first worker's thread.
+  bool carried = false;
+  Duration busy;
+  // Of who runs the worker. `began`: of its epoch; of the worker itself, and of the first one's thread.
+  Times began, first_began;
+  Instant apart_since;
+  ReturnChoice choice;
+  // Written by the worker's own thread before it gives it back.
+  ReturnChoice::Answer answer = ReturnChoice::Answer::kStay;
+};
+
+bool WorkerThreads::Watch::OnTurn() {
+  const Instant now = threads_.seats_[number_]->worker->turn_began();
+  if (number_ == 0) {
+    threads_.LookAtFirst(now);
+  } else {
+    threads_.LookAtOwn(number_, now);
+  }
+  return false;
+}
+
+WorkerThreads::WorkerThreads(std::vector<Worker*> workers, Threads threads)
+    : threads_(threads), begun_(static_cast<ptrdiff_t>(workers.size())) {
+  SLUICE_CHECK(!workers.empty());
+  for (uint32_t i = 0; i < workers.size(); ++i) seats_.push_back(std::make_unique<Seat>(*this, i, *workers[i]));
+  if (size() == 1) return;
+  for (const auto& seat : seats_) seat->worker->AddTask(&seat->watch);
+}
+
+WorkerThreads::~WorkerThreads() {
+  if (size() == 1) return;
+  for (const auto& seat : seats_) seat->worker->RemoveTask(&seat->watch);
+}
+
+// ---- Threads
+
+void WorkerThreads::Begin(Seat& seat) {
+  seat.worker->PrepareThread();
+  pthread_getcpuclockid(pthread_self(), &seat.cpu_clock);
+  seat.schedstat = UniqueFd(open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC));
+  begun_.count_down();
+}
+
+void WorkerThreads::Live(uint32_t i) {
+  Seat& seat = *seats_[i];
+  Begin(seat);
+  for (;;) {
+    seat.state.wait(kCarried);
+    if (seat.state.load() == kOver) return;
+    seat.worker->Run();
+    uint32_t apart = kApart;
+    if (!seat.state.compare_exchange_strong(apart, kCarried)) return;
+    // The first one's thread may have it from here on.
+    back_.fetch_or(ShardSet{1} << i);
+    signal_.fetch_add(1);
+    signal_.notify_one();
+    seats_[0]->worker->Wake();
+  }
+}
+
+void WorkerThreads::Run() {
+  std::vector<std::thread> threads;
+  for (uint32_t i = 1; i < size(); ++i) threads.emplace_back([this, i] { Live(i); });
+  Begin(*seats_[0]);
+  begun_.wait();
+  Worker& first = *seats_[0]->worker;
+  for (uint32_t i = 1; i < size(); ++i) {
+    if (threads_ == Threads::kApart) {
+      seats_[i]->state.store(kApart);
+      seats_[i]->state.notify_one();
+    } else {
+      first.Carry(*seats_[i]->worker);
+      seats_[i]->carried = true;
+    }
+  }
+  running_ = true;
+  first.Run();
+  running_ = false;
+  for (const auto& seat : seats_) {
+    seat->worker->Stop();
+    seat->state.store(kOver);
+    seat->state.notify_one();
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (uint32_t i = 1; i < size(); ++i) first.Release(*seats_[i]->worker);
+}
+
+// ---- Handing over
+
+void WorkerThreads::GiveAway(uint32_t i, Instant now) {
+  Seat& seat = *seats_[i];
+  seats_[0]->worker->Release(*seat.worker);
+  seat.carried = false;
+  seat.apart_since = now;
+  seat.began = {};
+  seat.choice.Begin(now);
+  seat.state.store(kApart);
+  seat.state.notify_one();
+}
+
+void WorkerThreads::TakeBack(Instant now) {
+  for (ShardSet back = back_.exchange(0); back != 0; back &= back - 1) {
+    Seat& seat = *seats_[static_cast<size_t>(std::countr_zero(back))];
+    seats_[0]->worker->Carry(*seat.worker);
+    seat.carried = true;
+    split_.OnReturn(now, now - seat.apart_since, seat.answer == ReturnChoice::Answer::kInVain);
+  }
+}
+
+void WorkerThreads::Ask(ShardSet whom, const std::function<void(uint32_t)>& work) {
+  std::atomic<int> left = std::popcount(whom);
+  for (ShardSet to = whom; to != 0; to &= to - 1) {
+    const auto i = static_cast<uint32_t>(std::countr_zero(to));
+    seats_[i]->worker->Post([this, &work, &left, i] {
+      work(i);
+      left.fetch_sub(1);  // the last that is known to be there is this object
+      signal_.fetch_add(1);
+      signal_.notify_one();
+    });
+  }
+  for (;;) {
+    const uint32_t seen = signal_.load();
+    TakeBack(seats_[0]->worker->turn_began());
+    for (uint32_t i = 1; i < size(); ++i) {
+      if ((whom >> i & 1) != 0 && seats_[i]->carried) seats_[i]->worker->RunPosted();
+    }
+    if (left.load() == 0) return;
+    signal_.wait(seen);
+  }
+}
+
+// ---- Looking
+
+WorkerThreads::Times WorkerThreads::Read(uint32_t i, Instant now) const {
+  const Seat& seat = *seats_[i];
+  Times t{.at = now, .work = seat.worker->busy_time()};
+  for (uint32_t other = 1; i == 0 && other < size(); ++other) {
+    if (seats_[other]->state.load(std::memory_order_relaxed) == kCarried) t.work += seats_[other]->worker->busy_time();
+  }
+  timespec cpu{};
+  clock_gettime(seat.cpu_clock, &cpu);
+  t.cpu = Duration(cpu.tv_sec * int64_t{1000000000} + cpu.tv_nsec);
+  char text[96];
+  const ssize_t n = pread(seat.schedstat.get(), text, sizeof text - 1, 0);
+  long long on_core = 0, waited = 0;
+  if (n > 0) text[n] = 0;
+  // Where the kernel does not tell, what a turn took longer than its time on a core is some of it.
+  t.waited = n > 0 && sscanf(text, "%lld %lld", &on_core, &waited) == 2 ? Duration(waited) : t.work - t.cpu;
+  return t;
+}
+
+ThreadShare WorkerThreads::Share(const Times& from, const Times& to) {
+  const auto share = [wall = to.at - from.at](Duration part) {
+    return std::max(0.0, static_cast<double>(part.ns()) / static_cast<double>(wall.ns()));
+  };
+  return {.work = share(std::min(to.work - from.work, to.cpu - from.cpu)), .waited = share(to.waited - from.waited)};
+}
+
+void WorkerThreads::LookAtFirst(Instant now) {
+  if (back_.load(std::memory_order_relaxed) != 0) TakeBack(now);
+  Seat& first = *seats_[0];
+  if (threads_ == Threads::kRestless && now - first.began.at >= kRestlessEpoch) {
+    first.began.at = now;
+    for (uint32_t i = 1; i < size(); ++i) {
+      if (seats_[i]->carried) GiveAway(i, now);
+    }
+  }
+  if (threads_ != Threads::kAuto || !running_ || now - first.began.at < SplitChoice::kEpoch) return;
+  const Times next = Read(0, now);
+  const Times last = std::exchange(first.began, next);
+  std::array<double, ShardPeers::kMax> parts{};
+  for (uint32_t i = 0; i < size(); ++i) {
+    Seat& seat = *seats_[i];
+    const Duration busy = seat.worker->busy_time(), before = std::exchange(seat.busy, busy);
+    if (i == 0 || seat.carried) parts[i] = static_cast<double>((busy - before).ns()) / static_cast<double>((now - last.at).ns());
+  }
+  const auto who = split_.EndEpoch(now, Share(last, next), std::span(parts).first(size()));
+  if (who) GiveAway(static_cast<uint32_t>(*who), now);
+}
+
+void WorkerThreads::LookAtOwn(uint32_t i, Instant now) {
+  Seat& seat = *seats_[i];
+  if (seat.state.load(std::memory_order_relaxed) != kApart) return;
+  if (threads_ == Threads::kRestless && now - seat.apart_since >= kRestlessEpoch) seat.worker->Leave();
+  if (threads_ != Threads::kAuto || now - seat.began.at < ReturnChoice::kEpoch) return;
+  const Times next = Read(i, now), first = Read(0, now);
+  const Times last = std::exchange(seat.began, next), last_first = std::exchange(seat.first_began, first);
+  if (last.at == Instant()) return;  // the first look
+  seat.answer = seat.choice.EndEpoch(now, Share(last, next), Share(last_first, first));
+  if (seat.answer != ReturnChoice::Answer::kStay) seat.worker->Leave();
+}
+
+}  // namespace sluice
