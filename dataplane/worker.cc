@@ -497,12 +497,14 @@ void Worker::Impl::NoteGap() {
   if (spin_limit_ > Duration(0) && choice_.Due(turn_began_)) choice_.EndEpoch(turn_began_, Progress());
 }
 
+// Of the thread.
 uint64_t Worker::Impl::Progress() const {
   uint64_t bytes = 0;
   for (const auto& port : worker_.ports_) {
     const PortStats s = port->stats();
     bytes += s.rx_bytes + s.tx_bytes;
   }
+  for (const Impl* other : carried_) bytes += other->Progress();
   return bytes;
 }
 

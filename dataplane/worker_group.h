@@ -64,6 +64,9 @@ class WorkerGroup {
   // it before; returns when it is done. The first one is not asked, and never are two at a time.
   void Ask(ShardSet whom, const std::function<void(uint32_t)>& work);
 
+  // The same: where that thread runs worker `i` (not the first), what was posted to it by now is done when this returns.
+  void RunPosted(uint32_t i) { threads_->RunPosted(i); }
+
   // The first worker runs in the calling thread. Returns after Stop; all threads that it made have ended then. No turn comes before
   // these have done what a thread does once, at its start.
   void Run();

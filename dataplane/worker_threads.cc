@@ -164,12 +164,14 @@ void WorkerThreads::Ask(ShardSet whom, const std::function<void(uint32_t)>& work
   for (;;) {
     const uint32_t seen = signal_.load();
     TakeBack(seats_[0]->worker->turn_began());
-    for (uint32_t i = 1; i < size(); ++i) {
-      if ((whom >> i & 1) != 0 && seats_[i]->carried) seats_[i]->worker->RunPosted();
-    }
+    for (ShardSet to = whom; to != 0; to &= to - 1) RunPosted(static_cast<uint32_t>(std::countr_zero(to)));
     if (left.load() == 0) return;
     signal_.wait(seen);
   }
+}
+
+void WorkerThreads::RunPosted(uint32_t i) {
+  if (seats_[i]->carried) seats_[i]->worker->RunPosted();
 }
 
 // ---- Looking

@@ -35,6 +35,7 @@ class WorkerThreads {
   void Run();
   // As of WorkerGroup.
   void Ask(ShardSet whom, const std::function<void(uint32_t)>& work);
+  void RunPosted(uint32_t i);
 
  private:
   enum State : uint32_t { kCarried, kApart, kOver };

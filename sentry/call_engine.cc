@@ -716,7 +716,7 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
       if (message.size() != sizeof d) return;
       memcpy(&d, message.data(), sizeof d);
       if (e.worker == 0) return OnDelivered(d);
-      if (e.worker < hub_.size()) hub_.Post(e.worker, [d](CallEngine& other) { other.OnDelivered(d); });
+      if (e.worker < hub_.size()) hub_.Hand(e.worker, [d](CallEngine& other) { other.OnDelivered(d); });
       return;
     }
     case MessageType::kAccepted: {
@@ -737,7 +737,7 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
       memcpy(&f, message.data(), sizeof f);
       if (e.worker == 0) return OnFetched(f, std::move(fd));
       if (e.worker < hub_.size()) {
-        hub_.Post(e.worker, [f, end = std::make_shared<UniqueFd>(std::move(fd))](CallEngine& other) {
+        hub_.Hand(e.worker, [f, end = std::make_shared<UniqueFd>(std::move(fd))](CallEngine& other) {
           other.OnFetched(f, std::move(*end));
         });
       }
@@ -798,7 +798,7 @@ void CallEngine::HandOver(IncomingCall& call, Bytes message, uint32_t from) {
   if (call.head.kind == CallKind::kIoctl && netlink::ShapeOfIoctl(static_cast<uint32_t>(call.arg(1))))
     return AnswerDeviceIoctl(*this, call, route->second.family);
   auto carried = std::make_shared<CarriedCall>(call, message);
-  hub_.Post(route->second.shard, [carried](CallEngine& other) { other.OnHandedOver(*carried); });
+  hub_.Hand(route->second.shard, [carried](CallEngine& other) { other.OnHandedOver(*carried); });
 }
 
 void CallEngine::OnHandedOver(CarriedCall& carried) {

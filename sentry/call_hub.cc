@@ -20,6 +20,11 @@ void CallHub::Post(uint32_t to, std::function<void(CallEngine&)> work) {
   group_.worker(to).Post([&engine = *engines_[to], work = std::move(work)] { work(engine); });
 }
 
+void CallHub::Hand(uint32_t to, std::function<void(CallEngine&)> work) {
+  Post(to, std::move(work));
+  group_.RunPosted(to);
+}
+
 void CallHub::PostToOthers(const std::function<void(CallEngine&)>& work) {
   for (uint32_t i = 1; i < size(); ++i) Post(i, work);
 }

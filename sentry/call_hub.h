@@ -30,6 +30,9 @@ class CallHub {
 
   // Any worker: `work` in the thread of engine `to`, behind all that was posted to it before.
   void Post(uint32_t to, std::function<void(CallEngine&)> work);
+  // The first worker: as Post, and where its own thread runs that of `to`, it is done when this returns. Nothing waits for a turn
+  // then that could be had in this one.
+  void Hand(uint32_t to, std::function<void(CallEngine&)> work);
   // The first worker: `work` in the thread of every other one.
   void PostToOthers(const std::function<void(CallEngine&)>& work);
   // As PostToOthers, and returns when all have done it. For what is rare: the first worker waits meanwhile. Only it ever waits.
