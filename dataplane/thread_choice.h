@@ -27,14 +27,14 @@ class SplitChoice {
  public:
   static constexpr Duration kEpoch = Duration::Milliseconds(10);
   static constexpr int kEpochs = 2;  // of a full thread in a row
-  static constexpr double kFull = 0.85;
+  static constexpr double kFull = 0.9, kAlone = 0.03;  // it worked so much, and waited no more
   static constexpr double kPart = 0.1;  // what is not worth a thread
   static constexpr Duration kFirstHold = Duration::Milliseconds(100), kMaxHold = Duration::Seconds(10);
 
   // `parts`: time of each worker that the thread runs. Which of them is to have a thread of its own: the one that has most to do,
   // where that leaves something for the others.
   std::optional<size_t> EndEpoch(Instant now, const ThreadShare& thread, std::span<const double> parts) {
-    full_ = thread.work >= kFull ? full_ + 1 : 0;
+    full_ = thread.work >= kFull && thread.waited <= kAlone ? full_ + 1 : 0;
     if (full_ < kEpochs || now < hold_until_ || parts.empty()) return std::nullopt;
     // The first stays, so that it is never the one.
     const auto most = std::max_element(parts.begin() + 1, parts.end());
@@ -48,7 +48,7 @@ class SplitChoice {
     if (!in_vain || apart > hold_) hold_ = kFirstHold;
     if (!in_vain) return;
     hold_until_ = now + hold_;
-    hold_ = std::min(hold_ * 2, kMaxHold);
+    hold_ = std::min(hold_ * 4, kMaxHold);
   }
 
  private:

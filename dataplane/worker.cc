@@ -155,6 +155,7 @@ class Worker::Impl {
   int Wait(Duration timeout);
   int WaitWithTimerfd(Duration timeout);
   bool TurnWith(int count);
+  bool TurnCarried();
   bool CarriedTurn(Instant now);
   void CollectEvents(int count);
   bool RunMail();
@@ -443,14 +444,16 @@ bool Worker::Impl::TurnWith(int count) {
   return true;
 }
 
-// One of the thread, so of all workers that it runs.
+// One of the thread, so of all workers that it runs. What they said to each other is heard without another look at descriptors.
 bool Worker::Impl::Turn(Duration timeout) {
   const int count = std::max(0, Wait(timeout));
   sleeping_.store(false, std::memory_order_relaxed);
   bool busy = TurnWith(count);
-  for (Impl* other : carried_) {
-    busy |= other->CarriedTurn(turn_ended_);
-    turn_ended_ = std::max(turn_ended_, other->turn_ended_);
+  if (carried_.empty()) return busy;
+  busy |= TurnCarried();
+  if (pending_.load(std::memory_order_relaxed)) {
+    busy |= TurnWith(0);
+    busy |= TurnCarried();
   }
   return busy;
 }
@@ -472,6 +475,15 @@ void Worker::Impl::Release(Impl& other) {
   Remove(other.epoll_.get());
   std::erase(carried_, &other);
   other.runner_.store(&other);
+}
+
+bool Worker::Impl::TurnCarried() {
+  bool busy = false;
+  for (Impl* other : carried_) {
+    busy |= other->CarriedTurn(turn_ended_);
+    turn_ended_ = std::max(turn_ended_, other->turn_ended_);
+  }
+  return busy;
 }
 
 bool Worker::Impl::CarriedTurn(Instant now) {
