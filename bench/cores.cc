@@ -1,6 +1,14 @@
 // What several workers bring on ports in memory: two hosts of N workers each joined by pipe queues, TCP between them. A thread
 // runs one worker of either host, so that N workers use N cores. Two ways:
 //
+// The third way is one host whose threads are as the group decides:
+//
+//   auto   client and server are sockets of the same worker, over its loopback: nothing but the workers' threads wants a core, so
+//   that
+//          each is to get one. The workers begin in one thread; the rates are those after 0.3 seconds
+//
+// The others:
+//
 //   own    both hosts steer by one key, so that both ends of a flow are in one thread: what is measured is what workers share. On
 //   a
 //          device the peer is not in our threads either
@@ -35,12 +43,13 @@ constexpr IfIndex kDevice = 2;
 constexpr uint16_t kPort = 7;
 constexpr uint32_t kBlock = 32768, kMessage = 64, kConnections = 32;  // of each worker
 const IpAddress kServer = IpAddress::V4(10, 0, 0, 1), kClient = IpAddress::V4(10, 0, 0, 2);
+const IpAddress kLoopback = IpAddress::Loopback(Family::kIpv4);
 
 // The sockets of one worker. Bulk: clients send all they can, servers drop it. Round trips: one message of 64 bytes each there
 // and back.
 class Program final : public TurnTask, private SocketObserver {
  public:
-  Program(Worker& worker, BlockPool& pool, bool bulk, bool server)
+  Program(Worker& worker, BlockPool& pool, bool bulk, bool server, const IpAddress& to = kServer)
       : worker_(worker), bulk_(bulk), server_(server), block_(pool.Allocate(kBlock)) {
     std::memset(block_->data, 'x', kBlock);
     worker_.AddTask(this);
@@ -52,7 +61,7 @@ class Program final : public TurnTask, private SocketObserver {
     }
     for (uint32_t i = 0; i < kConnections; ++i) {
       sockets_.push_back(NewSocket());
-      (void)sockets_.back()->Connect({kServer, kPort, 0});
+      (void)sockets_.back()->Connect({to, kPort, 0});
     }
   }
   ~Program() override {
@@ -112,6 +121,7 @@ class Program final : public TurnTask, private SocketObserver {
 };
 
 struct Host {
+  explicit Host(const WorkerGroupOptions& options) : group(options) {}
   Host(uint32_t workers, std::optional<wire::SteeringKey> key)
       : group({.workers = workers, .worker = {.poll = PollMode::kBusy}, .key = key}) {}
   PipeSide side() {
@@ -148,6 +158,19 @@ double CpuSeconds() {
          static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
 }
 
+// What the host's programs have done, once the windows are open.
+Rate Watch(const Host& host, double seconds) {
+  const auto wait = [](double s) { std::this_thread::sleep_for(std::chrono::duration<double>(s)); };
+  wait(0.3);
+  const uint64_t before = host.done();
+  const double cpu = CpuSeconds();
+  const auto begin = std::chrono::steady_clock::now();
+  wait(seconds);
+  const auto done = static_cast<double>(host.done() - before);
+  const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return {done / took, done / (CpuSeconds() - cpu)};
+}
+
 Rate Measure(uint32_t workers, bool bulk, bool own, double seconds) {
   Host server(workers, std::nullopt);
   Host client(workers, own ? std::optional(server.group.key()) : std::nullopt);
@@ -165,20 +188,27 @@ Rate Measure(uint32_t workers, bool bulk, bool own, double seconds) {
       }
     });
   }
-  const Host& counted = bulk ? server : client;
-  const auto wait = [](double s) { std::this_thread::sleep_for(std::chrono::duration<double>(s)); };
-  wait(0.3);  // until the windows are open
-  const uint64_t before = counted.done();
-  const double cpu = CpuSeconds();
-  const auto begin = std::chrono::steady_clock::now();
-  wait(seconds);
-  const uint64_t after = counted.done();
-  const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  const double cpu_took = CpuSeconds() - cpu;
+  const Rate rate = Watch(bulk ? server : client, seconds);
   stop = true;
   for (std::thread& t : threads) t.join();
-  const auto done = static_cast<double>(after - before);
-  return {done / took, done / cpu_took};
+  return rate;
+}
+
+Rate MeasureAuto(uint32_t workers, bool bulk, double seconds) {
+  Host host({.workers = workers});
+  host.group.ApplyConfig(std::make_shared<NetConfig>(LoopbackOnlyConfig()));
+  std::vector<std::unique_ptr<Program>> servers;
+  const auto add = [&](std::vector<std::unique_ptr<Program>>& to, bool server) {
+    for (uint32_t i = 0; i < workers; ++i)
+      to.push_back(std::make_unique<Program>(host.group.worker(i), host.group.pool(i), bulk, server, kLoopback));
+  };
+  add(bulk ? host.programs : servers, true);
+  add(bulk ? servers : host.programs, false);
+  std::thread run([&] { host.group.Run(); });
+  const Rate rate = Watch(host, seconds);
+  host.group.Stop();
+  run.join();
+  return rate;
 }
 
 double Median(const std::vector<Rate>& rates, double Rate::* which) {
@@ -215,7 +245,7 @@ int main(int argc, char** argv) {
   for (const bool bulk : {true, false}) {
     const double unit = bulk ? 8e-9 : 1e-3;
     const char* name = bulk ? "bulk, Gbps" : "round trips, k/s";
-    std::vector<Rate> one, own, mixed;
+    std::vector<Rate> one, own, mixed, one_auto, several_auto;
     const auto print = [&](const std::string& what, const Rate& r) {
       std::printf("%-17s %-17s %8.2f (%8.2f a CPU second)\n", name, what.c_str(), r.per_second * unit, r.per_cpu_second * unit);
       std::fflush(stdout);
@@ -225,13 +255,18 @@ int main(int argc, char** argv) {
       print("workers=1", one.emplace_back(Measure(1, bulk, true, seconds)));
       print(several + ", own", own.emplace_back(Measure(workers, bulk, true, seconds)));
       print(several + ", mixed", mixed.emplace_back(Measure(workers, bulk, false, seconds)));
+      print("workers=1, auto", one_auto.emplace_back(MeasureAuto(1, bulk, seconds)));
+      print(several + ", auto", several_auto.emplace_back(MeasureAuto(workers, bulk, seconds)));
     }
-    for (const auto& [what, rates] : {std::pair{"own", &own}, std::pair{"mixed", &mixed}}) {
-      const auto ratio = [&](double Rate::* which) { return Median(*rates, which) / Median(one, which); };
+    const auto compare = [&](const char* what, const std::vector<Rate>& alone, const std::vector<Rate>& rates) {
+      const auto ratio = [&](double Rate::* which) { return Median(rates, which) / Median(alone, which); };
       std::printf("%-17s medians, %s: %.2f, %.2f: %.2fx a second, %.2fx a CPU second\n", name, what,
-                  Median(one, &Rate::per_second) * unit, Median(*rates, &Rate::per_second) * unit, ratio(&Rate::per_second),
+                  Median(alone, &Rate::per_second) * unit, Median(rates, &Rate::per_second) * unit, ratio(&Rate::per_second),
                   ratio(&Rate::per_cpu_second));
-    }
+    };
+    compare("own", one, own);
+    compare("mixed", one, mixed);
+    compare("auto", one_auto, several_auto);
   }
   return 0;
 }

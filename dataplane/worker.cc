@@ -643,6 +643,7 @@ void Worker::Impl::Stop() {
 WorkerStats Worker::Impl::stats() const {
   WorkerStats s = stats_;
   s.poll = options_.poll;
+  s.own_thread = runner_.load(std::memory_order_relaxed) == this;
   s.spin_limit = spin_limit_;
   s.spins = options_.poll == PollMode::kBusy || (options_.poll == PollMode::kAdaptive && choice_.spin());
   return s;

@@ -55,6 +55,7 @@ class TurnTask {
 struct WorkerStats {
   uint64_t turns = 0, busy_turns = 0, sleeps = 0, wakeups = 0;
   uint64_t spin_ns = 0, sleep_ns = 0;  // spin_ns: turns that found nothing to do
+  bool own_thread = true;              // not that of another worker
   uint64_t preempted_spins = 0;        // spins that ended because somebody else ran on the core
   Duration wake_cost{0};               // measured where the spin follows from it
   Duration spin_limit{0};              // how long an adaptive worker spins, where it does
@@ -83,8 +84,8 @@ class Worker {
   void Post(std::function<void()> work);
   // Worker's thread, not within such work: runs what was posted by now.
   void RunPosted();
-  // Any thread, after it put something where one of the worker's tasks looks: there will be a turn. Costs no system call while the
-  // thread that runs the worker does not sleep.
+  // Any thread, after it put something where one of the worker's tasks looks: there will be a turn. Costs no system call while
+  // the thread that runs the worker does not sleep.
   void Wake();
   // Any thread or signal handler.
   void Stop();
@@ -95,8 +96,8 @@ class Worker {
   void PrepareThread();
   // Worker's thread: Run returns at the end of this turn.
   void Leave();
-  // Worker's thread, within a turn: its thread runs `other`, too, which nobody else runs now, until Release. Its turns follow those
-  // of this worker. The spinning and sleeping of the thread are this worker's.
+  // Worker's thread, within a turn: its thread runs `other`, too, which nobody else runs now, until Release. Its turns follow
+  // those of this worker. The spinning and sleeping of the thread are this worker's.
   void Carry(Worker& other);
   void Release(Worker& other);
   // Worker's thread: when the turn began that it is in.

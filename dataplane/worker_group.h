@@ -60,15 +60,18 @@ class WorkerGroup {
   // once.
   void PostToAll(std::function<void(uint32_t)> work, std::function<void()> done = {});
 
-  // The first worker's thread, within a turn: `work` for each of `whom`, by whichever thread runs it, behind all that was posted to
-  // it before; returns when it is done. The first one is not asked, and never are two at a time.
+  // The first worker's thread, within a turn: `work` for each of `whom`, by whichever thread runs it, behind all that was posted
+  // to it before; returns when it is done. The first one is not asked, and never are two at a time.
   void Ask(ShardSet whom, const std::function<void(uint32_t)>& work);
 
   // The same: where that thread runs worker `i` (not the first), what was posted to it by now is done when this returns.
   void RunPosted(uint32_t i) { threads_->RunPosted(i); }
 
-  // The first worker runs in the calling thread. Returns after Stop; all threads that it made have ended then. No turn comes before
-  // these have done what a thread does once, at its start.
+  // Any thread: how often worker `i` went from the first worker's thread to one of its own or back.
+  uint64_t handovers(uint32_t i) const { return threads_->handovers(i); }
+
+  // The first worker runs in the calling thread. Returns after Stop; all threads that it made have ended then. No turn comes
+  // before these have done what a thread does once, at its start.
   void Run();
   // Any thread or signal handler.
   void Stop();

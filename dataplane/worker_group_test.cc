@@ -659,12 +659,68 @@ TEST(WorkerGroup, HostsOfOneKeyHaveBothEndsOfAFlowInWorkersOfOneNumber) {
   }
 }
 
-TEST_P(WorkerGroupTest, RunsInThreadsWithAllBytesRight) {
+// Which threads run the workers, with and without steering of our own.
+class WorkerGroupThreads : public ::testing::TestWithParam<std::tuple<Threads, bool>> {
+ protected:
+  WorkerGroupThreads() {
+    const bool steered = std::get<1>(GetParam());
+    PipeQueues pipe = MakePipeQueues(SideOf(a_, steered), SideOf(b_, steered));
+    a_.ApplyConfig(ConfigOf(kA, kMacA));
+    b_.ApplyConfig(ConfigOf(kB, kMacB));
+    a_.AddQueues(std::move(pipe.first));
+    b_.AddQueues(std::move(pipe.second));
+  }
+  static uint64_t MailDropped(WorkerGroup& group) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < group.size(); ++i) sum += group.mail(i)->stats().dropped;
+    return sum;
+  }
+  static uint64_t Handovers(WorkerGroup& group) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < group.size(); ++i) sum += group.handovers(i);
+    return sum;
+  }
+  const Threads how_ = std::get<0>(GetParam());
+  WorkerGroup a_{{.workers = kOur, .threads = how_, .pool_bytes = 32 << 20}};
+  WorkerGroup b_{{.workers = kTheir, .threads = how_, .pool_bytes = 32 << 20}};
+};
+
+std::string NameOf(const ::testing::TestParamInfo<std::tuple<Threads, bool>>& info) {
+  constexpr const char* kNames[] = {"Auto", "Together", "Apart", "Restless"};
+  const auto [threads, steered] = info.param;
+  return std::string(kNames[static_cast<size_t>(threads)]) + (steered ? "SteeredByUs" : "SteeredByTheDevice");
+}
+
+INSTANTIATE_TEST_SUITE_P(Threads, WorkerGroupThreads,
+                         ::testing::Combine(::testing::Values(Threads::kAuto, Threads::kTogether, Threads::kApart,
+                                                              Threads::kRestless),
+                                            ::testing::Bool()),
+                         NameOf);
+
+// The first worker asks all others in every turn and waits for them, whoever runs them.
+class Asker final : public TurnTask {
+ public:
+  explicit Asker(WorkerGroup& group) : group_(group) { group_.worker(0).AddTask(this); }
+  ~Asker() override { group_.worker(0).RemoveTask(this); }
+  bool OnTurn() override {
+    std::vector<uint32_t> asked(group_.size());
+    group_.Ask(group_.mail(0)->others(), [&](uint32_t i) { ++asked[i]; });
+    wrong_ += static_cast<size_t>(std::count(asked.begin() + 1, asked.end(), 1u)) != asked.size() - 1;
+    return false;
+  }
+  uint32_t wrong_ = 0;
+
+ private:
+  WorkerGroup& group_;
+};
+
+TEST_P(WorkerGroupThreads, AllBytesAreRight) {
   constexpr uint32_t kEach = 20;
   std::vector<std::unique_ptr<Echo>> servers;
   std::vector<std::unique_ptr<Clients>> clients;
   for (uint32_t i = 0; i < kOur; ++i) servers.push_back(std::make_unique<Echo>(a_.worker(i), a_.pool(i), uint16_t{80}));
   for (uint32_t i = 0; i < kTheir; ++i) clients.push_back(std::make_unique<Clients>(b_.worker(i), b_.pool(i), kEach));
+  Asker asker(a_);
   std::thread ours([&] { a_.Run(); }), theirs([&] { b_.Run(); });
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   auto complete = [&] { return std::all_of(clients.begin(), clients.end(), [](auto& c) { return c->complete_ == kEach; }); };
@@ -681,8 +737,32 @@ TEST_P(WorkerGroupTest, RunsInThreadsWithAllBytesRight) {
   for (const auto& s : servers) accepted += s->accepted_;
   EXPECT_EQ(accepted, kEach * kTheir);
   for (const auto& c : clients) EXPECT_EQ(c->wrong_, 0u);
-  if (!GetParam()) return;  // bulk may overflow the mail, which is loss to TCP
-  EXPECT_EQ(Mail(a_).dropped + Mail(b_).dropped, 0u);
+  EXPECT_EQ(asker.wrong_, 0u);
+  if (how_ == Threads::kTogether) EXPECT_EQ(Handovers(a_) + Handovers(b_), 0u);
+  if (how_ == Threads::kRestless) EXPECT_GT(Handovers(a_), 10u);
+  if (!std::get<1>(GetParam())) return;  // bulk may overflow the mail, which is loss to TCP
+  EXPECT_EQ(MailDropped(a_) + MailDropped(b_), 0u);
+}
+
+// Whatever the threads do, a worker that nobody has anything for sleeps, and wakes for what is posted to it.
+TEST_P(WorkerGroupThreads, PostedWorkRunsOnceForEachAndStopEndsAll) {
+  std::atomic<uint32_t> done{0}, wrong{0};
+  std::thread ours([&] { a_.Run(); });
+  constexpr uint32_t kRounds = 200;
+  for (uint32_t round = 0; round < kRounds; ++round) {
+    auto ran = std::make_shared<std::array<std::atomic<uint32_t>, kOur>>();
+    a_.PostToAll([ran](uint32_t i) { ++(*ran)[i]; },
+                 [&, ran] {
+                   for (const auto& n : *ran) wrong += n != 1;
+                   ++done;
+                   done.notify_one();
+                 });
+    done.wait(round);
+  }
+  a_.Stop();
+  ours.join();
+  EXPECT_EQ(done, kRounds);
+  EXPECT_EQ(wrong, 0u);
 }
 
 }  // namespace

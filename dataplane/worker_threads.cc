@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -37,6 +38,7 @@ struct WorkerThreads::Seat {
 
   Worker* const worker;
   std::atomic<uint32_t> state{kCarried};
+  std::atomic<uint64_t> handovers{0};
   Watch watch;
   // Of the thread. Set when it begins.
   clockid_t cpu_clock{};
@@ -93,7 +95,7 @@ void WorkerThreads::Live(uint32_t i) {
     seat.worker->Run();
     uint32_t apart = kApart;
     if (!seat.state.compare_exchange_strong(apart, kCarried)) return;
-    // The first one's thread may have it from here on.
+    // The first one's thread may have it from here on. Where all stop, too: it may wait in Ask for what was posted.
     back_.fetch_or(ShardSet{1} << i);
     signal_.fetch_add(1);
     signal_.notify_one();
@@ -134,6 +136,7 @@ void WorkerThreads::GiveAway(uint32_t i, Instant now) {
   Seat& seat = *seats_[i];
   seats_[0]->worker->Release(*seat.worker);
   seat.carried = false;
+  seat.handovers.fetch_add(1, std::memory_order_relaxed);
   seat.apart_since = now;
   seat.began = {};
   seat.choice.Begin(now);
@@ -146,6 +149,7 @@ void WorkerThreads::TakeBack(Instant now) {
     Seat& seat = *seats_[static_cast<size_t>(std::countr_zero(back))];
     seats_[0]->worker->Carry(*seat.worker);
     seat.carried = true;
+    seat.handovers.fetch_add(1, std::memory_order_relaxed);
     split_.OnReturn(now, now - seat.apart_since, seat.answer == ReturnChoice::Answer::kInVain);
   }
 }
@@ -173,6 +177,8 @@ void WorkerThreads::Ask(ShardSet whom, const std::function<void(uint32_t)>& work
 void WorkerThreads::RunPosted(uint32_t i) {
   if (seats_[i]->carried) seats_[i]->worker->RunPosted();
 }
+
+uint64_t WorkerThreads::handovers(uint32_t i) const { return seats_[i]->handovers.load(std::memory_order_relaxed); }
 
 // ---- Looking
 

@@ -1,6 +1,6 @@
-// The threads of a group's workers. The first worker has the thread that calls Run. Each other one has a thread that waits while the
-// first worker's thread runs that worker, and is handed over between two turns, by whoever runs it: the first one's thread gives it
-// away (SplitChoice), its own gives it back (ReturnChoice). What a worker owns changes its thread with it.
+// The threads of a group's workers. The first worker has the thread that calls Run. Each other one has a thread that waits while
+// the first worker's thread runs that worker, and is handed over between two turns, by whoever runs it: the first one's thread
+// gives it away (SplitChoice), its own gives it back (ReturnChoice). What a worker owns changes its thread with it.
 #pragma once
 
 #include <sys/types.h>
@@ -9,7 +9,6 @@
 #include <functional>
 #include <latch>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "dataplane/thread_choice.h"
@@ -36,6 +35,7 @@ class WorkerThreads {
   // As of WorkerGroup.
   void Ask(ShardSet whom, const std::function<void(uint32_t)>& work);
   void RunPosted(uint32_t i);
+  uint64_t handovers(uint32_t i) const;
 
  private:
   enum State : uint32_t { kCarried, kApart, kOver };

@@ -43,6 +43,7 @@ constexpr Spec kParts[] = {
      1e-9},
     {"worker", "core_taken", "sluice_worker_core_taken_total",
      "times others ran on the worker's core although it did not sleep: it was preempted, or a spin gave way"},
+    {"worker", "handovers", "sluice_worker_handovers_total", "times the worker went from one thread to another"},
     {"worker", "preempted_spins", "sluice_worker_preempted_spins_total", "spins that ended because others wanted the core"},
     {"worker", "sleep_ns", "sluice_worker_sleep_seconds_total", "time asleep", MetricType::Counter, 1e-9},
     {"calls", "calls", "sluice_calls_total", "socket calls of the program that came to the sentry"},

@@ -143,6 +143,8 @@ json StatsJson(const AdminContext& c, uint32_t worker) {
              {"wake_cost_ns", w.wake_cost.ns()},
              {"preempted_spins", w.preempted_spins},
              {"core_taken", CoreTaken()},
+             {"own_thread", w.own_thread},
+             {"handovers", c.group.handovers(worker)},
              {"spin_limit_ns", w.spin_limit.ns()},
              {"spins", w.spins},
              {"poll", PollName(w.poll)}}},

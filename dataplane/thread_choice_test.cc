@@ -1,0 +1,116 @@
+#include "dataplane/thread_choice.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+
+namespace sluice {
+namespace {
+
+constexpr ThreadShare kBusy{.work = 0.98, .waited = 0.001};
+constexpr std::array<double, 3> kEven{0.4, 0.3, 0.28};
+
+// Epochs until one is to have a thread; -1 where none is within `most`.
+template <size_t N>
+int Until(SplitChoice& choice, Instant* now, const ThreadShare& thread, const std::array<double, N>& parts, int most = 1000) {
+  for (int i = 1; i <= most; ++i) {
+    *now = *now + SplitChoice::kEpoch;
+    if (choice.EndEpoch(*now, thread, parts)) return i;
+  }
+  return -1;
+}
+
+TEST(SplitChoice, GivesTheBusiestOfTheOthersAThreadWithinTensOfMilliseconds) {
+  SplitChoice choice;
+  Instant now(1'000'000'000);
+  for (int i = 0; i < SplitChoice::kEpochs - 1; ++i) EXPECT_EQ(choice.EndEpoch(now, kBusy, kEven), std::nullopt);
+  EXPECT_EQ(choice.EndEpoch(now, kBusy, kEven), 1u);
+  EXPECT_EQ(Until(choice, &now, kBusy, std::array{0.2, 0.1, 0.68}), SplitChoice::kEpochs);
+}
+
+TEST(SplitChoice, StaysWhereTheThreadIsNotFullOrWaitsForCores) {
+  SplitChoice choice;
+  Instant now(1'000'000'000);
+  EXPECT_EQ(Until(choice, &now, {.work = 0.85, .waited = 0.0}, kEven), -1);
+  EXPECT_EQ(Until(choice, &now, {.work = 0.92, .waited = 0.07}, kEven), -1);
+  for (int i = 0; i < 100; ++i) {  // one epoch at a time is a burst
+    EXPECT_EQ(choice.EndEpoch(now, i % 2 == 0 ? kBusy : ThreadShare{}, kEven), std::nullopt);
+  }
+}
+
+TEST(SplitChoice, StaysWhereAThreadMoreTakesNothingOffTheFirst) {
+  SplitChoice choice;
+  Instant now(1'000'000'000);
+  EXPECT_EQ(Until(choice, &now, kBusy, std::array{0.95, 0.03}), -1);
+  EXPECT_EQ(Until(choice, &now, kBusy, std::array{0.03, 0.95}), -1);
+  EXPECT_EQ(Until(choice, &now, kBusy, std::array{0.98}), -1);  // the first alone
+}
+
+TEST(SplitChoice, TriesWhatWasInVainLessAndLessOften) {
+  SplitChoice choice;
+  Instant now(1'000'000'000);
+  ASSERT_NE(Until(choice, &now, kBusy, kEven), -1);
+  for (Duration hold = SplitChoice::kFirstHold; hold < SplitChoice::kMaxHold; hold = hold * 4) {
+    const Instant back = now;
+    choice.OnReturn(now, Duration::Milliseconds(20), true);
+    ASSERT_NE(Until(choice, &now, kBusy, kEven), -1);
+    EXPECT_GE(now - back, hold);
+    EXPECT_LE(now - back, hold + SplitChoice::kEpoch * 2);
+  }
+  // One that had its thread for long, or found that one is enough, was not in vain.
+  choice.OnReturn(now, Duration::Seconds(60), true);
+  const Instant back = now;
+  ASSERT_NE(Until(choice, &now, kBusy, kEven), -1);
+  EXPECT_LE(now - back, SplitChoice::kFirstHold + SplitChoice::kEpoch * 2);
+  choice.OnReturn(now, Duration::Milliseconds(200), false);
+  EXPECT_EQ(Until(choice, &now, kBusy, kEven), SplitChoice::kEpochs);
+}
+
+using Answer = ReturnChoice::Answer;
+
+// The first answer that is not to stay, and when it came.
+Answer Until(ReturnChoice& choice, Instant* now, const ThreadShare& own, const ThreadShare& first, Duration most) {
+  for (const Instant end = *now + most; *now < end;) {
+    *now = *now + ReturnChoice::kEpoch;
+    if (const Answer a = choice.EndEpoch(*now, own, first); a != Answer::kStay) return a;
+  }
+  return Answer::kStay;
+}
+
+TEST(ReturnChoice, StaysWhereBothHaveACoreAndUseThem) {
+  ReturnChoice choice;
+  Instant now(1'000'000'000);
+  choice.Begin(now);
+  EXPECT_EQ(Until(choice, &now, {.work = 0.95, .waited = 0.01}, {.work = 0.9, .waited = 0.02}, Duration::Seconds(10)), Answer::kStay);
+  EXPECT_EQ(Until(choice, &now, {.work = 0.4, .waited = 0.01}, {.work = 0.4, .waited = 0.02}, Duration::Seconds(10)), Answer::kStay);
+  // They wait, but one thread could not do what they do.
+  EXPECT_EQ(Until(choice, &now, {.work = 0.8, .waited = 0.15}, {.work = 0.8, .waited = 0.15}, Duration::Seconds(10)), Answer::kStay);
+}
+
+TEST(ReturnChoice, ReturnsAtOnceWhereCoresAreShort) {
+  ReturnChoice choice;
+  Instant now(1'000'000'000);
+  choice.Begin(now);
+  const Instant start = now;
+  EXPECT_EQ(Until(choice, &now, {.work = 0.5, .waited = 0.3}, {.work = 0.5, .waited = 0.3}, Duration::Seconds(10)), Answer::kInVain);
+  EXPECT_LE(now - start, Duration::Milliseconds(30));
+  // So it does where the others have next to nothing to do.
+  choice.Begin(now);
+  EXPECT_EQ(Until(choice, &now, {.work = 0.05, .waited = 0.1}, {.work = 0.8, .waited = 0.15}, Duration::Milliseconds(50)),
+            Answer::kInVain);
+}
+
+TEST(ReturnChoice, ReturnsWhereAllFitsInOneThreadForAWhile) {
+  ReturnChoice choice;
+  Instant now(1'000'000'000);
+  choice.Begin(now);
+  const ThreadShare some{.work = 0.25, .waited = 0.01}, more{.work = 0.4, .waited = 0.01};
+  for (int i = 0; i < 20; ++i) {  // not for a gap in the work
+    EXPECT_EQ(Until(choice, &now, some, some, Duration::Milliseconds(80)), Answer::kStay);
+    EXPECT_EQ(Until(choice, &now, more, more, Duration::Milliseconds(10)), Answer::kStay);
+  }
+  EXPECT_EQ(Until(choice, &now, some, some, Duration::Milliseconds(110)), Answer::kFits);
+}
+
+}  // namespace
+}  // namespace sluice
