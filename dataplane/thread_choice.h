@@ -1,7 +1,7 @@
 // How many threads run the workers of a host. A second thread pays where the first has more to do than a core gives it and there
 // is a core to spare; where there is none, it competes with the programs that it works for. What is known of cores is what threads
 // see: a thread that works all the time has a core; one that is ready to run and does not run has none. So a worker gets a thread of
-// its own where the first worker's thread works all of its time, and is taken back where all would fit in one thread, or where
+// its own where the first worker's thread is busy all of its time, and is taken back where all would fit in one thread, or where
 // threads wait for cores and two of them get hardly more than one core would give. A thread may work all of its time while the
 // programs wait for the other cores: then this is found out by trial, and what was in vain is tried less often.
 // Pure; each class is of one thread.
@@ -18,7 +18,8 @@ namespace sluice {
 
 // What a thread did in an epoch, in shares of it.
 struct ThreadShare {
-  double work = 0;    // on a core, for turns that had work
+  double busy = 0;    // in turns that had work
+  double work = 0;    // the same, as far as the thread was on a core: without what it waited, or interrupts took
   double waited = 0;  // ready to run, without a core
 };
 
@@ -27,18 +28,18 @@ class SplitChoice {
  public:
   static constexpr Duration kEpoch = Duration::Milliseconds(10);
   static constexpr int kEpochs = 2;  // of a full thread in a row
-  static constexpr double kFull = 0.9, kAlone = 0.03;  // it worked so much, and waited no more
+  static constexpr double kFull = 0.9, kAlone = 0.05;  // it was busy so much, and waited no more
   static constexpr double kPart = 0.1;  // what is not worth a thread
   static constexpr Duration kFirstHold = Duration::Milliseconds(100), kMaxHold = Duration::Seconds(10);
 
   // `parts`: time of each worker that the thread runs. Which of them is to have a thread of its own: the one that has most to do,
   // where that leaves something for the others.
   std::optional<size_t> EndEpoch(Instant now, const ThreadShare& thread, std::span<const double> parts) {
-    full_ = thread.work >= kFull && thread.waited <= kAlone ? full_ + 1 : 0;
+    full_ = thread.busy >= kFull && thread.waited <= kAlone ? full_ + 1 : 0;
     if (full_ < kEpochs || now < hold_until_ || parts.empty()) return std::nullopt;
     // The first stays, so that it is never the one.
     const auto most = std::max_element(parts.begin() + 1, parts.end());
-    if (most == parts.end() || *most < kPart || thread.work - *most < kPart) return std::nullopt;
+    if (most == parts.end() || *most < kPart || thread.busy - *most < kPart) return std::nullopt;
     full_ = 0;
     return static_cast<size_t>(most - parts.begin());
   }

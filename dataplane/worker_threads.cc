@@ -184,9 +184,9 @@ uint64_t WorkerThreads::handovers(uint32_t i) const { return seats_[i]->handover
 
 WorkerThreads::Times WorkerThreads::Read(uint32_t i, Instant now) const {
   const Seat& seat = *seats_[i];
-  Times t{.at = now, .work = seat.worker->busy_time()};
+  Times t{.at = now, .busy = seat.worker->busy_time()};
   for (uint32_t other = 1; i == 0 && other < size(); ++other) {
-    if (seats_[other]->state.load(std::memory_order_relaxed) == kCarried) t.work += seats_[other]->worker->busy_time();
+    if (seats_[other]->state.load(std::memory_order_relaxed) == kCarried) t.busy += seats_[other]->worker->busy_time();
   }
   timespec cpu{};
   clock_gettime(seat.cpu_clock, &cpu);
@@ -196,7 +196,7 @@ WorkerThreads::Times WorkerThreads::Read(uint32_t i, Instant now) const {
   long long on_core = 0, waited = 0;
   if (n > 0) text[n] = 0;
   // Where the kernel does not tell, what a turn took longer than its time on a core is some of it.
-  t.waited = n > 0 && sscanf(text, "%lld %lld", &on_core, &waited) == 2 ? Duration(waited) : t.work - t.cpu;
+  t.waited = n > 0 && sscanf(text, "%lld %lld", &on_core, &waited) == 2 ? Duration(waited) : t.busy - t.cpu;
   return t;
 }
 
@@ -204,7 +204,8 @@ ThreadShare WorkerThreads::Share(const Times& from, const Times& to) {
   const auto share = [wall = to.at - from.at](Duration part) {
     return std::max(0.0, static_cast<double>(part.ns()) / static_cast<double>(wall.ns()));
   };
-  return {.work = share(std::min(to.work - from.work, to.cpu - from.cpu)), .waited = share(to.waited - from.waited)};
+  const Duration busy = to.busy - from.busy;
+  return {.busy = share(busy), .work = share(std::min(busy, to.cpu - from.cpu)), .waited = share(to.waited - from.waited)};
 }
 
 void WorkerThreads::LookAtFirst(Instant now) {

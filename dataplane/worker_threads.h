@@ -41,7 +41,7 @@ class WorkerThreads {
   enum State : uint32_t { kCarried, kApart, kOver };
   struct Times {
     Instant at;
-    Duration work, cpu, waited;
+    Duration busy, cpu, waited;
   };
   class Watch;
   struct Seat;

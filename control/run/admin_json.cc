@@ -143,7 +143,7 @@ json StatsJson(const AdminContext& c, uint32_t worker) {
              {"wake_cost_ns", w.wake_cost.ns()},
              {"preempted_spins", w.preempted_spins},
              {"core_taken", CoreTaken()},
-             {"own_thread", w.own_thread},
+             {"threads", w.own_thread ? 1 : 0},
              {"handovers", c.group.handovers(worker)},
              {"spin_limit_ns", w.spin_limit.ns()},
              {"spins", w.spins},

@@ -265,6 +265,20 @@ class WorkerTest(SluiceTest):
             server.stop()
 
     @sandbox_only
+    def test_the_threads_of_several_workers_show_in_stats(self):
+        for flags, least in ((("--poll=busy",), 3), ((), 1)):
+            server = self.inside(*self.ECHO, flags=("--num-network-channels=3", *flags))
+            self.wait_peer_sees(7000, server)
+            stats = json.loads(sh(SLUICE, "stats", "--json", self.net.inside.name).stdout)
+            threads = [w["threads"] for w in stats["workers"]]
+            self.assertEqual((len(threads), threads[0]), (3, 1))
+            self.assertEqual(stats["worker"]["threads"], sum(threads))
+            self.assertGreaterEqual(sum(threads), least)
+            # As many on their own as went there and did not come back.
+            self.assertEqual([w["handovers"] % 2 for w in stats["workers"]], [0, 0, 0] if flags else [0, *threads[1:]])
+            server.stop()
+
+    @sandbox_only
     def test_idle_it_uses_no_processor_time(self):
         for link in ("packet", "xdp"):
             server = self.inside(*self.ECHO, flags=(f"--link={link}",))
