@@ -1,18 +1,14 @@
-// What several workers bring on ports in memory: two hosts of N workers each joined by pipe queues, TCP between them. A thread
-// runs one worker of either host, so that N workers use N cores. Two ways:
+// What several workers bring on ports in memory. Two hosts of N workers each joined by pipe queues, TCP between them; a thread
+// runs one worker of either host, so that N workers use N cores:
 //
-// The third way is one host whose threads are as the group decides:
-//
-//   auto   client and server are sockets of the same worker, over its loopback: nothing but the workers' threads wants a core, so
-//   that
-//          each is to get one. The workers begin in one thread; the rates are those after 0.3 seconds
-//
-// The others:
-//
-//   own    both hosts steer by one key, so that both ends of a flow are in one thread: what is measured is what workers share. On
-//   a
+//   own    both hosts steer by one key: both ends of a flow are in one thread, so what is measured is what workers share. On a
 //          device the peer is not in our threads either
 //   mixed  each has a key of its own, so that flows go between all: N - 1 of N frames change their thread, which is measured, too
+//
+// One host, TCP over its loopback between sockets of the same worker:
+//
+//   auto   its threads are as the group decides. Nothing else wants a core, so each worker is to get one within the 0.3 seconds
+//          before the measurement
 //
 //   cores [--seconds=2] [--rounds=5] [--workers=2]
 //
