@@ -104,9 +104,9 @@ void StreamStandIn::OnSent(Errno error) {
 void StreamStandIn::FromProgram(size_t most) {
   // What is written to a connection that is gone stays unread: it makes the program's next call fail (StartReset).
   for (size_t taken = 0; s_ && s_readable_ && !dead_ && !Gone();) {
-    if (socket_->send_space() == 0 && (socket_->events() & kHangup) == 0) {  // kWritable comes
-      if (p_closed_ && ClosedWithReset()) return CloseByProgram(true);       // which waits for no reader
-      TakeOptions();                                                         // it may be a cork that keeps the buffer full
+    if (socket_->send_space() == 0 && (socket_->events() & kHangup) == 0) {               // kWritable comes
+      if (p_closed_ && ClosedWithReset()) return CloseByProgram(socket_->linger() != 0);  // which waits for no reader
+      TakeOptions();  // it may be a cork that keeps the buffer full
       break;
     }
     if (most != SIZE_MAX && socket_->unsent_bytes() >= kUnsentEnough) return;  // here, too
@@ -320,12 +320,10 @@ void StreamStandIn::DeliverBeforeReset() {
 // The program closed its end, or it never got it.
 void StreamStandIn::CloseByProgram(bool abort) {
   if (dead_) return;
-  std::optional<int> linger = socket_->linger();
-  if (linger && *linger == 0) abort = true;
   socket_->set_observer(nullptr);
   DropS();
+  if (abort || socket_->linger() == 0) DeliverBeforeReset();
   if (abort) {
-    DeliverBeforeReset();
     socket_->Abort();
   } else {
     socket_->Close();

@@ -152,7 +152,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void StateAfterAck(const Segment& seg);
   void CheckUrgent(const Segment& seg);                 // sixth
   bool ProcessText(const Segment& seg, Packet packet);  // seventh
-  void ProcessFin(const Segment& seg);                  // eighth
+  void ProcessFin(SeqNum fin);                          // eighth
   void RememberTimestamp(const Segment& seg);
   void SendChallengeAck(bool rate_limited);
   void Established(const Segment& seg);
@@ -196,9 +196,19 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void SendNew(bool probe);
   bool SendRange(SeqNum start, uint32_t length, bool retransmission);
   bool SendPayload(SeqNum seq, uint32_t length, bool fin, bool push);
+  SeqNum AcceptableSeq() const;
   void SendAckNow();
   void SendSyn();
   void ResetPeer();
+  bool NeedsReset() const;
+  void Vanish(bool reset);
+  void AnswerReset(const Segment& seg);
+  bool NewData(const Segment& seg) const;
+  void AbortOnData(const Segment& seg);
+  bool CheckPaws(const Segment& seg);
+  void ReportOld(const Segment& seg);
+  bool ChallengeSyn();
+  uint64_t Acknowledged() const;
   void SendResetNow();
   bool Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_length, uint32_t mss);
   HeaderSpec MakeHeader(SeqNum seq, uint8_t flags);
@@ -385,6 +395,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool memory_dropped_ = false;          // text, for want of memory: the peer hears when there is some again
   mutable bool memory_refused_ = false;  // send_space() said 0 for want of memory
   bool urgent_valid_ = false;
+  std::optional<SeqNum> early_fin_;  // the peer's FIN, where text before it is missing
   uint8_t quick_acks_ = 0;
   uint8_t pingpong_ = 0;
   SeqNum copied_;    // first byte not consumed

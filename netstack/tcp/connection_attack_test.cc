@@ -42,17 +42,17 @@ TEST_P(TcpBlind, DoesNotHarmTheConnection) {
   EXPECT_EQ(p.Read(c), "alive");
 }
 
-INSTANTIATE_TEST_SUITE_P(Segments, TcpBlind,
-                         ::testing::Values(Blind{"ResetInWindow", kRst, 1000, 0, "", true},
-                                           Blind{"ResetBelow", kRst, 0, 0, "", false},
-                                           Blind{"ResetBeyond", kRst, 1u << 20, 0, "", false},
-                                           Blind{"SynInWindow", kSyn, 500, 0, "", true}, Blind{"SynExact", kSyn, 1, 0, "", true},
-                                           Blind{"AckOfTheFuture", kAck, 1, 5000, "evil", true},
-                                           Blind{"AckOfThePast", kAck, 1, 1u << 31, "evil", true},
-                                           Blind{"DataBeyond", kAck, 1u << 20, 1, "evil", true},
-                                           Blind{"DataBelow", kAck, static_cast<uint32_t>(-10), 1, "evil", true},
-                                           Blind{"NoAck", 0, 1, 0, "evil", false}),
-                         [](const auto& blind) { return std::string(blind.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Segments, TcpBlind,
+    ::testing::Values(Blind{"ResetInWindow", kRst, 1000, 0, "", true}, Blind{"ResetBelow", kRst, 0, 0, "", false},
+                      Blind{"ResetBeyond", kRst, 1u << 20, 0, "", false}, Blind{"SynInWindow", kSyn, 500, 0, "", true},
+                      Blind{"SynExact", kSyn, 1, 0, "", true}, Blind{"AckOfTheFuture", kAck, 1, 5000, "evil", true},
+                      Blind{"AckOfThePast", kAck, 1, 1u << 31, "evil", true},
+                      Blind{"AckOlderThanTheConnection", kAck, 1, static_cast<uint32_t>(-100), "evil", true},
+                      Blind{"DataBeyond", kAck, 1u << 20, 1, "evil", true},
+                      Blind{"DataBelow", kAck, static_cast<uint32_t>(-10), 1, "evil", true},
+                      Blind{"NoAck", 0, 1, 0, "evil", false}, Blind{"NoAckBeyond", kPsh, 1u << 20, 0, "evil", false}),
+    [](const auto& blind) { return std::string(blind.param.name); });
 
 TEST(TcpAttack, LimitsChallenges) {
   WirePeer p;
@@ -67,16 +67,30 @@ TEST(TcpAttack, LimitsChallenges) {
 
 TEST(TcpAttack, DropsOldTimestamps) {
   WirePeer p;
-  p.timestamps = true;
+  p.timestamps = p.sack = true;
   StreamSocket* c = p.Accepted();
   p.ts_val += 50;
   p.Send(kAck | kPsh, 1, 1, "new");
   p.Take();
   p.ts_val -= 100;
   p.Send(kAck | kPsh, 4, 1, "old");
-  EXPECT_EQ(p.One().ack, 4u);
+  const Seen said = p.One();
+  EXPECT_EQ(said.ack, 4u);
+  EXPECT_EQ(said.raw.sack_count, 0);  // it was not taken
   EXPECT_EQ(p.Read(c), "new");
   EXPECT_EQ(p.host.counter(Counter::kDropTcpPaws), 1u);
+}
+
+TEST(TcpAttack, ASynMovesNoTimestamp) {
+  WirePeer p;
+  p.timestamps = true;
+  StreamSocket* c = p.Accepted();
+  p.ts_val += 1 << 20;
+  p.Send(kSyn, 0, 0);
+  EXPECT_EQ(p.One().ack, 1u);
+  p.ts_val -= 1 << 20;
+  p.Send(kAck | kPsh, 1, 1, "alive");
+  EXPECT_EQ(p.Read(c), "alive");
 }
 
 TEST(TcpAttack, DropsAWrongChecksum) {

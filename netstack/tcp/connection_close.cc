@@ -54,6 +54,7 @@ Errno Connection::Shutdown(bool read, bool write) {
   }
   if (state_ == State::kSynSent || state_ == State::kSynReceived) {
     if (state_ == State::kSynSent) {
+      SetError(Errno::kECONNRESET);
       Die();
       NotifyState();
       return Errno::kOk;
@@ -99,7 +100,7 @@ void Connection::Close() {
     engine_.Count(Counter::kTcpAbortOnClose);
     return Abort();
   }
-  if (linger_ && *linger_ == 0) return Abort();
+  if (linger_ && *linger_ == 0) return Vanish(NeedsReset());
   if (!fin_queued_) {
     if (state_ == State::kCloseWait)
       SetState(State::kLastAck);
@@ -138,7 +139,28 @@ void Connection::ResetPeer() {
 void Connection::Abort() {
   observer_ = nullptr;
   if (state_ == State::kListen || state_ == State::kClosed) return Close();
-  if (state_ != State::kSynSent && state_ != State::kTimeWait) ResetPeer();
+  Vanish(state_ != State::kSynSent && state_ != State::kTimeWait);
+}
+
+// As linux tcp_disconnect: not where both ends have closed and all that is left is an acknowledgment.
+bool Connection::NeedsReset() const {
+  switch (state_) {
+    case State::kSynReceived:
+    case State::kEstablished:
+    case State::kCloseWait:
+    case State::kFinWait1:
+    case State::kFinWait2:
+      return true;
+    case State::kClosing:
+    case State::kLastAck:
+      return Unsent() > 0 || FinUnsent();
+    default:
+      return false;
+  }
+}
+
+void Connection::Vanish(bool reset) {
+  if (reset) ResetPeer();
   engine_.AddOrphan();
   orphan_ = true;
   if (state_ == State::kSynSent) engine_.Count(Counter::kTcpAttemptFails);
@@ -151,10 +173,7 @@ Errno Connection::Disconnect() {
     CloseListener();
     SetState(State::kClosed);
   } else if (state_ != State::kClosed) {
-    const bool reset =
-        state_ == State::kSynReceived || (Synchronized() && (!rcvq_.empty() || sent_.out_bytes() > 0 || Unsent() > 0 ||
-                                                             state_ == State::kEstablished || state_ == State::kCloseWait));
-    if (reset) ResetPeer();
+    if (NeedsReset()) ResetPeer();
     Die();
   }
   ResetToFresh();
@@ -182,6 +201,7 @@ void Connection::ResetToFresh() {
   cw_ = CongestionWindow{};
   rack_ = RackMark{};
   ca_state_ = CaState::kOpen;
+  early_fin_.reset();
   fin_queued_ = fin_sent_ = fin_received_ = read_shutdown_ = was_connected_ = active_open_ = false;
   timestamps_ = sack_ = scaling_ = false;
   undo_possible_ = frto_ = tlp_outstanding_ = reorder_seen_ = urgent_valid_ = has_dsack_ = false;

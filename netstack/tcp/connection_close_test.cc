@@ -210,6 +210,35 @@ TEST(TcpTimers, KeepAliveProbesAndGivesUp) {
   EXPECT_EQ(c->TakeError(), Errno::kETIMEDOUT);
 }
 
+TEST(TcpClose, AFinAheadOfMissingTextNeedNotComeAgain) {
+  WirePeer p;
+  p.sack = true;
+  StreamSocket* c = p.Accepted();
+  p.Send(kFin | kAck, 4, 1, "def");
+  const Seen hole = p.One();
+  EXPECT_EQ(hole.ack, 1u);
+  ASSERT_EQ(hole.raw.sack_count, 1);
+  EXPECT_EQ(hole.raw.sack[0].end - p.iss, 8u);  // the FIN as well
+  p.Send(kAck, 1, 1, "abc");
+  EXPECT_EQ(p.One().ack, 8u);
+  EXPECT_EQ(c->state(), kCloseWait);
+  EXPECT_EQ(p.Read(c), "abcdef");
+}
+
+TEST(TcpClose, LingerZeroSendsNoResetWhereBothHaveClosed) {
+  WirePeer p;
+  StreamSocket* c = p.Accepted();
+  p.Send(kFin | kAck, 1, 1);
+  p.Take();
+  ASSERT_EQ(c->Shutdown(false, true), Errno::kOk);
+  p.host.Turn();
+  EXPECT_EQ(p.One().Flags(), "FA");
+  c->SetLinger(0);
+  c->Close();
+  p.host.Turn();
+  p.ExpectSilence();
+}
+
 TEST(TcpClose, WhatALocalPeersWindowTakesArrivesBeforeAReset) {
   WirePeer p;
   const Endpoint here{IpAddress::V4(127, 0, 0, 1), 80};

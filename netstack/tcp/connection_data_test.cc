@@ -382,5 +382,19 @@ TEST(TcpWindow, ClosesWhenNobodyReadsAndReopens) {
   EXPECT_GE(update.window, 4000u);
 }
 
+TEST(TcpData, AcknowledgesWithinAWindowThatWasTakenBack) {
+  WirePeer p;
+  StreamSocket* c = p.Accepted();
+  p.Write(c, Text(1000));
+  p.Take();
+  tcp::HeaderSpec h = p.Header(kAck, 1, 1);
+  h.window = 0;
+  p.Send(h, "a");
+  p.host.Advance(Ms(50));
+  const Seen ack = p.One();
+  EXPECT_EQ(ack.ack, 2u);
+  EXPECT_EQ(ack.seq, 1u);  // 1001 would lie behind what the peer takes
+}
+
 }  // namespace
 }  // namespace sluice::testing

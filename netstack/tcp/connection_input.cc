@@ -55,7 +55,7 @@ void Connection::Input(const Segment& seg, Packet packet, const IpInfo& info) {
 bool Connection::FastPath(const Segment& seg, Packet& packet) {
   if ((seg.flags & ~kPsh) != kAck || seg.seq != rcv_.nxt || seg.sack_count != 0 || snd_.nxt < seg.ack || seg.ack < snd_.una)
     return false;
-  if (seg.payload_len > WindowNow() || read_shutdown_ || orphan_ || urgent_valid_) return false;
+  if (seg.payload_len > WindowNow() || read_shutdown_ || orphan_ || urgent_valid_ || early_fin_) return false;
   if (timestamps_) {
     if (!seg.has_timestamps || static_cast<int32_t>(seg.ts_val - ts_recent_) < 0) return false;
     if (seg.seq <= last_ack_sent_) {
@@ -79,12 +79,7 @@ void Connection::InputSynSent(const Segment& seg, Packet packet) {
     const bool acceptable = snd_.iss < seg.ack && seg.ack <= snd_.nxt;
     const bool timestamp_ok = !(seg.has_timestamps && seg.ts_ecr != 0) || static_cast<int32_t>(TimestampNow() - seg.ts_ecr) >= 0;
     if (!acceptable || !timestamp_ok) {
-      if (!seg.Has(kRst)) {
-        IpInfo info;
-        info.source = key.remote, info.destination = key.local, info.ifindex = ingress_;
-        engine_.SendReset(seg, info);
-      }
-      return;
+      return AnswerReset(seg);
     }
   }
   if (seg.Has(kRst)) {  // second
@@ -133,10 +128,17 @@ void Connection::InputSynSent(const Segment& seg, Packet packet) {
     Segment rest = seg;
     rest.seq = seg.seq + 1;
     rest.flags &= static_cast<uint8_t>(~kSyn);
-    if (ProcessText(rest, std::move(packet)) && rest.Has(kFin)) ProcessFin(rest);
+    if (ProcessText(rest, std::move(packet)) && rest.Has(kFin)) ProcessFin(rest.seq + rest.payload_len);
   } else {
     EnterQuickAck(16);
   }
+}
+
+// The reset that a segment gets for which there is no connection (any more).
+void Connection::AnswerReset(const Segment& seg) {
+  IpInfo info;
+  info.source = key.remote, info.destination = key.local, info.ifindex = ingress_;
+  engine_.SendReset(seg, info);
 }
 
 // What both SYNs said becomes the connection's parameters.
@@ -192,17 +194,16 @@ void Connection::Established(const Segment&) {
 // 3.10.7.4
 void Connection::InputSynchronized(const Segment& seg, Packet packet) {
   if (state_ == State::kClosed || state_ == State::kListen) return;
+  if (!seg.Has(kAck | kRst | kSyn)) return;  // worth no answer, wherever it lies (as linux)
   if (!CheckSequence(seg)) return;
   if (!CheckReset(seg)) return;
   if (!CheckSyn(seg)) return;
   if (!CheckAck(seg) || dead_) return;
   CheckUrgent(seg);
-  // Data for a reader that has gone (RFC 1122 4.2.2.13): the peer must learn that it is lost.
-  const bool new_data = seg.payload_len > 0 && seg.seq + seg.payload_len > rcv_.nxt;
-  if (orphan_ && new_data && (state_ == State::kFinWait1 || state_ == State::kFinWait2)) {
-    engine_.Count(Counter::kTcpAbortOnData);
-    SendResetNow();
-    return Die();
+  if (orphan_ && NewData(seg) && (state_ == State::kFinWait1 || state_ == State::kFinWait2)) return AbortOnData(seg);
+  if (seg.length() > 0 && seg.end() <= rcv_.nxt) {
+    ReportOld(seg);
+    return AckSoon();
   }
   switch (state_) {
     case State::kEstablished:
@@ -213,43 +214,68 @@ void Connection::InputSynchronized(const Segment& seg, Packet packet) {
     default:
       break;  // after the peer's FIN there is no text
   }
-  if (seg.Has(kFin)) ProcessFin(seg);
+  if (seg.Has(kFin)) return ProcessFin(seg.seq + seg.payload_len);
+  if (early_fin_ && *early_fin_ <= rcv_.nxt) ProcessFin(*early_fin_);
 }
 
-// first: acceptability (3.10.7.4 table), with PAWS before (RFC 7323 5.3).
-bool Connection::CheckSequence(const Segment& seg) {
-  if (timestamps_ && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - ts_recent_) < 0 && !seg.Has(kRst) &&
-      now() - ts_recent_at_ < kPawsExpiry) {
-    // A reordered pure ACK proves nothing and harms nobody.
-    const bool old_ack = seg.length() == 0 && seg.seq == rcv_.nxt && seg.ack == snd_.una;
-    if (!old_ack) {
+// Or a FIN behind data that is missing.
+bool Connection::NewData(const Segment& seg) const { return seg.length() > 0 && seg.seq + seg.payload_len > rcv_.nxt; }
+
+// Data for a reader that has gone (RFC 1122 4.2.2.13): the peer must learn that it is lost.
+void Connection::AbortOnData(const Segment& seg) {
+  engine_.Count(Counter::kTcpAbortOnData);
+  AnswerReset(seg);
+  Die();
+}
+
+// Of a segment that is not taken: what came before (as linux tcp_send_dupack).
+void Connection::ReportOld(const Segment& seg) {
+  if (seg.length() == 0 || rcv_.nxt <= seg.seq) return;
+  EnterQuickAck(16);
+  SendDsack(seg.seq, seg.end() < rcv_.nxt ? seg.end() : rcv_.nxt);
+}
+
+// RFC 7323 5.3. False where the segment is too old, and was answered.
+bool Connection::CheckPaws(const Segment& seg) {
+  if (!timestamps_ || !seg.has_timestamps || seg.Has(kRst) || now() - ts_recent_at_ >= kPawsExpiry) return true;
+  const auto late = static_cast<int32_t>(ts_recent_ - seg.ts_val);
+  if (late <= kPawsSlack) return true;
+  // A reordered pure ACK is common: where it repeats what is known it is taken, where others have overtaken it there is no need
+  // for an answer.
+  if (seg.Has(kAck) && seg.length() == 0 && seg.seq <= rcv_.nxt) {
+    const uint32_t window = uint32_t{seg.window} << snd_.wscale;
+    const bool opens = snd_.wl1 < seg.seq || (snd_.wl1 == seg.seq && (window > snd_.wnd || window == 0));
+    const bool news = seg.ack != snd_.una || opens || late > rto_.ms() * 6 / 5;
+    if (seg.seq == rcv_.nxt && !news) return true;
+    if (seg.seq < rcv_.nxt) {
       engine_.Count(Counter::kDropTcpPaws);
-      if (seg.Has(kSyn) && state_ != State::kSynReceived) return CheckSyn(seg);
-      SendDsack(seg.seq, seg.end());
-      SendChallengeAck(seg.payload_len == 0);
       return false;
     }
   }
+  engine_.Count(Counter::kDropTcpPaws);
+  if (seg.Has(kSyn)) return ChallengeSyn();
+  ReportOld(seg);
+  SendChallengeAck(seg.length() == 0);
+  return false;
+}
+
+// first: acceptability (3.10.7.4 table), with PAWS before.
+bool Connection::CheckSequence(const Segment& seg) {
+  if (!CheckPaws(seg)) return false;
   const uint32_t window = WindowNow();
   const SeqNum edge = rcv_.nxt + window;
   const bool ok = seg.length() == 0 ? (seg.seq <= (window == 0 ? rcv_.nxt : edge) && rcv_.wup <= seg.seq)
-                                    : (rcv_.wup <= seg.end() && seg.seq <= edge);
-  if (ok) {
-    RememberTimestamp(seg);
-    return true;
-  }
+                                    : (rcv_.wup <= seg.end() && (window == 0 ? seg.seq <= edge : seg.seq < edge));
+  if (ok) return true;
   if (seg.Has(kRst)) {
     if (seg.seq == rcv_.nxt - 1 && fin_received_) return true;  // a reset that answers our FIN (as linux tcp_reset_check)
     engine_.Count(Counter::kDropTcpOutOfWindow);
     return false;
   }
-  if (seg.Has(kSyn)) return CheckSyn(seg);
-  if (seg.payload_len > 0 && seg.end() <= rcv_.nxt) {
-    EnterQuickAck(16);
-    SendDsack(seg.seq, seg.end());
-  }
+  if (seg.Has(kSyn)) return ChallengeSyn();
+  ReportOld(seg);
   engine_.Count(Counter::kDropTcpOutOfWindow);
-  SendChallengeAck(seg.payload_len == 0);
+  SendChallengeAck(seg.length() == 0);
   return false;
 }
 
@@ -274,9 +300,7 @@ bool Connection::CheckReset(const Segment& seg) {
     SendChallengeAck(true);
     return false;
   }
-  Errno error = Errno::kECONNRESET;
-  if (state_ == State::kSynReceived) error = Errno::kECONNREFUSED;
-  if (state_ == State::kCloseWait) error = Errno::kEPIPE;
+  const Errno error = state_ == State::kCloseWait ? Errno::kEPIPE : Errno::kECONNRESET;
   if (state_ == State::kEstablished || state_ == State::kCloseWait)
     engine_.Count(Counter::kTcpEstabResets);
   else if (state_ == State::kSynReceived)
@@ -288,7 +312,7 @@ bool Connection::CheckReset(const Segment& seg) {
 // fourth: SYN in the window (RFC 5961 4.2).
 bool Connection::CheckSyn(const Segment& seg) {
   if (!seg.Has(kSyn)) return true;
-  if (state_ == State::kSynReceived && seg.Has(kAck) && seg.seq == rcv_.irs && seg.ack == snd_.nxt) {
+  if (state_ == State::kSynReceived && seg.Has(kAck) && seg.seq == rcv_.irs && seg.length() == 1 && seg.ack == snd_.nxt) {
     // Simultaneous open: the peer's SYN,ACK repeats the SYN that we know (3.5, figure 7).
     snd_.una = seg.ack;
     snd_.wnd = seg.window;
@@ -299,6 +323,10 @@ bool Connection::CheckSyn(const Segment& seg) {
     AckSoon();
     return false;
   }
+  return ChallengeSyn();
+}
+
+bool Connection::ChallengeSyn() {
   engine_.Count(Counter::kTcpSynChallenge);
   SendChallengeAck(true);
   return false;
@@ -309,9 +337,7 @@ bool Connection::CheckAck(const Segment& seg) {
   if (!seg.Has(kAck)) return false;
   if (state_ == State::kSynReceived) {
     if (!(snd_.una < seg.ack && seg.ack <= snd_.nxt)) {
-      IpInfo info;
-      info.source = key.remote, info.destination = key.local, info.ifindex = ingress_;
-      engine_.SendReset(seg, info);
+      AnswerReset(seg);
       return false;
     }
     snd_.una = snd_.iss + 1;
@@ -326,8 +352,8 @@ bool Connection::CheckAck(const Segment& seg) {
     return false;
   }
   if (seg.ack < snd_.una) {
-    // RFC 5961 5.2: older than any window that the peer can have seen.
-    if (seg.ack < snd_.una - snd_.max_wnd) {
+    // RFC 5961 5.2: older than any window that the peer can have seen, or than the connection.
+    if (seg.ack < snd_.una - static_cast<uint32_t>(std::min<uint64_t>(snd_.max_wnd, Acknowledged()))) {
       SendChallengeAck(true);
       return false;
     }
@@ -340,9 +366,15 @@ bool Connection::CheckAck(const Segment& seg) {
     }
     return true;
   }
+  RememberTimestamp(seg);
   ProcessAck(seg);
   StateAfterAck(seg);
   return !dead_;
+}
+
+// What the peer has acknowledged so far, SYN of an active open and FIN included (linux bytes_acked).
+uint64_t Connection::Acknowledged() const {
+  return totals_.bytes_acked + (active_open_ ? 1 : 0) + (fin_sent_ && snd_.una == snd_.nxt ? 1 : 0);
 }
 
 // fifth, continued: what an acknowledged FIN means.
@@ -356,6 +388,7 @@ void Connection::StateAfterAck(const Segment& seg) {
         SendResetNow();
         return Die();
       }
+      if (NewData(seg)) return AbortOnData(seg);
       const Duration wait = Duration::Seconds(linger2_ > 0 ? linger2_ : sysctls().tcp_fin_timeout_s);
       if (seg.Has(kFin)) return Arm(kKeepAlive, now() + wait);  // it is processed next
       if (wait > kTimeWaitLength) return Arm(kKeepAlive, now() + wait - kTimeWaitLength);
@@ -382,23 +415,25 @@ void Connection::CheckUrgent(const Segment& seg) {
 }
 
 // eighth: FIN.
-void Connection::ProcessFin(const Segment& seg) {
-  const SeqNum fin = seg.seq + seg.payload_len;
+void Connection::ProcessFin(SeqNum fin) {
   if (fin_received_) {
     if (fin + 1 <= rcv_.nxt) AckSoon();
     return;
   }
-  if (fin != rcv_.nxt) {  // text is missing before it; it will come again
+  early_fin_.reset();
+  if (fin != rcv_.nxt) {  // text is missing before it
+    if (rcv_.nxt < fin) {
+      early_fin_ = fin;
+      if (sack_) sacks_.Add(fin, fin + 1);
+    }
     AckSoon();
     return;
   }
   rcv_.nxt = fin + 1;
   fin_received_ = true;
   AckSoon();
-  if (ooo_) {
-    ooo_.reset();
-    sacks_.Clear();
-  }
+  ooo_.reset();
+  sacks_.Clear();
   switch (state_) {
     case State::kSynReceived:
     case State::kEstablished:
@@ -429,7 +464,7 @@ void Connection::SendChallengeAck(bool rate_limited) {
     engine_.Count(Counter::kTcpChallengeAck);
   }
   if (state_ == State::kSynReceived) {
-    HeaderSpec h = MakeHeader(snd_.nxt, kAck);
+    HeaderSpec h = MakeHeader(AcceptableSeq(), kAck);
     Emit(h, 0, 0, 0);
     return;
   }

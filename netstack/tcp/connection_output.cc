@@ -265,8 +265,16 @@ void Connection::SendSyn() {
   Emit(h, 0, 0, 0);
 }
 
+// Of a segment without text (as linux tcp_acceptable_seq): behind a window that the peer took back it would drop it, and with it
+// what the segment acknowledges.
+SeqNum Connection::AcceptableSeq() const {
+  const SeqNum edge = snd_.una + snd_.wnd;
+  if (snd_.nxt <= edge || (scaling_ && snd_.nxt - edge < 1u << rcv_.wscale)) return snd_.nxt;
+  return edge;
+}
+
 void Connection::SendAckNow() {
-  HeaderSpec h = MakeHeader(snd_.nxt, kAck);
+  HeaderSpec h = MakeHeader(AcceptableSeq(), kAck);
   if (!Emit(h, 0, 0, 0)) {  // no memory or no route: try once more later
     ack_scheduled_ = true;
     Arm(kDelayedAck, now() + kMaxDelayedAck);
@@ -275,7 +283,7 @@ void Connection::SendAckNow() {
 }
 
 void Connection::SendResetNow() {
-  HeaderSpec h = MakeHeader(snd_.nxt, static_cast<uint8_t>(kRst | kAck));
+  HeaderSpec h = MakeHeader(AcceptableSeq(), static_cast<uint8_t>(kRst | kAck));
   Emit(h, 0, 0, 0);
   engine_.Count(Counter::kTcpOutRsts);
 }

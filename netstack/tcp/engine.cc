@@ -339,6 +339,17 @@ void Engine::SendReset(const Segment& seg, const IpInfo& info) {
   if (SendControl(s)) Count(Counter::kTcpOutRsts);
 }
 
+bool Engine::OutOfWindowLimit(const Segment& seg, Instant* last) {
+  if (seg.length() > 0 && !seg.Has(kSyn)) return false;  // no part of a loop of acknowledgments
+  const Duration gap = Duration::Milliseconds(sysctls().tcp_invalid_ratelimit_ms);
+  if (*last != Instant() && now() - *last < gap) {
+    Count(Counter::kTcpAckSkipped);
+    return true;
+  }
+  *last = now();
+  return false;
+}
+
 bool Engine::AllowChallengeAck() {
   const int limit = sysctls().tcp_challenge_ack_limit;
   if (limit == 0x7fffffff) return true;

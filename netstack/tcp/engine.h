@@ -88,6 +88,8 @@ class Engine {
   bool SendControl(const ControlSegment& segment);
   // RFC 5961 7: the shard's limit of challenge ACKs.
   bool AllowChallengeAck();
+  // As linux tcp_oow_rate_limited: whether a segment that is not acceptable goes without the answer, as one was given just now.
+  bool OutOfWindowLimit(const Segment& seg, Instant* last);
 
   // --- requests and TIME_WAIT (engine_passive.cc, time_wait.cc)
   Connection* FindListener(const FlowKey& key, IfIndex ifindex, uint32_t hash) const;
@@ -102,6 +104,7 @@ class Engine {
                    SeqNum* forced_iss);
   void InputRequest(Request* r, const Segment& seg, Packet packet, const IpInfo& info);
   void InputTimeWait(TimeWait* tw, const Segment& seg, Packet packet, const IpInfo& info);
+  void InputFinWait2(TimeWait* tw, const Segment& seg, bool paws, const IpInfo& info);
   void InputUnknown(const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key);
   bool InputCookieAck(Connection* listener, const Segment& seg, Packet& packet, const IpInfo& info, const FlowKey& key);
   // True where another stack of this host may have the flow, and the packet went there.

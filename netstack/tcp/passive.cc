@@ -25,6 +25,13 @@ HeaderSpec SynAck(const Handshake& shake, uint16_t mss, uint32_t timestamp) {
   return h;
 }
 
+// As linux tcp_in_window.
+bool InWindow(const Segment& seg, SeqNum left, SeqNum right) {
+  if (seg.seq == left) return true;
+  if (left < seg.end() && seg.seq < right) return true;
+  return seg.seq == right && seg.length() == 0;
+}
+
 }  // namespace
 
 // --- LISTEN
@@ -182,9 +189,29 @@ void Request::SendSynAck() {
   ControlSegment s;
   s.flow = key;
   s.ifindex = ifindex;
-  s.header = SynAck(shake, listener->AdvertisedMss(route, key.remote.family()), shake.ts_offset + TimestampClock(engine.now()));
+  last_stamp = shake.ts_offset + TimestampClock(engine.now());
+  if (!std::exchange(stamped, true)) first_stamp = last_stamp;
+  s.header = SynAck(shake, listener->AdvertisedMss(route, key.remote.family()), last_stamp);
   engine.SendControl(s);
 }
+
+void Request::SendAck() {
+  ControlSegment s;
+  s.flow = key;
+  s.ifindex = ifindex;
+  s.header.seq = shake.iss + 1;
+  s.header.ack = shake.irs + 1;
+  s.header.flags = kAck;
+  s.header.window = static_cast<uint16_t>(std::min(shake.rcv_wnd >> shake.rcv_wscale, 65535u));
+  s.header.has_timestamps = shake.timestamps;
+  s.header.ts_val = last_stamp = shake.ts_offset + TimestampClock(engine.now());
+  s.header.ts_ecr = shake.ts_recent;
+  engine.SendControl(s);
+}
+
+bool Request::HasSent(uint32_t stamp) const { return stamp - first_stamp <= last_stamp - first_stamp; }
+
+bool Request::OutOfWindowLimit(const Segment& seg) { return engine.OutOfWindowLimit(seg, &last_oow_ack); }
 
 void Request::OnTimer(void* self) {
   auto* r = static_cast<Request*>(self);
@@ -208,52 +235,37 @@ void Request::OnTimer(void* self) {
   e.ctx.timers.Schedule(r->timer, e.now() + r->timeout);
 }
 
+// As linux tcp_check_req, but that a RST or SYN somewhere in the window does not end it (RFC 5961 3.2 and 4.2).
 void Engine::InputRequest(Request* r, const Segment& seg, Packet packet, const IpInfo& info) {
   const Handshake& shake = r->shake;
-  // A SYN that came again: our SYN,ACK was lost (as linux tcp_check_req).
-  if (seg.Has(kSyn) && !seg.Has(kAck | kRst) && seg.seq == shake.irs) {
-    if (now() - r->last_oow_ack < Duration::Milliseconds(sysctls().tcp_invalid_ratelimit_ms) && r->last_oow_ack != Instant())
-      return;
-    r->last_oow_ack = now();
+  const SeqNum next = shake.irs + 1;
+  const bool stamped = shake.timestamps && seg.has_timestamps;
+  const bool old = stamped && static_cast<int32_t>(seg.ts_val - shake.ts_recent) < 0;
+  // A SYN that came again: our SYN,ACK was lost.
+  if (seg.Has(kSyn) && !seg.Has(kAck | kRst) && seg.seq == shake.irs && !old) {
+    if (r->OutOfWindowLimit(seg)) return;
     r->SendSynAck();
     Count(Counter::kTcpRetransSegs);
     return;
   }
-  const bool old = shake.timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - shake.ts_recent) < 0;
-  const SeqNum next = shake.irs + 1;
-  const bool in_window = next <= seg.end() && seg.seq <= next + shake.rcv_wnd;
-  if (old || !in_window) {  // first: sequence
-    if (old)
-      Count(Counter::kDropTcpPaws);
-    else
-      Count(Counter::kDropTcpOutOfWindow);
-    if (!seg.Has(kRst) && AllowChallengeAck()) {
-      ControlSegment s;
-      s.flow = r->key;
-      s.ifindex = r->ifindex;
-      s.header.seq = shake.iss + 1;
-      s.header.ack = next;
-      s.header.flags = kAck;
-      s.header.window = static_cast<uint16_t>(std::min(shake.rcv_wnd >> shake.rcv_wscale, 65535u));
-      s.header.has_timestamps = shake.timestamps;
-      s.header.ts_val = shake.ts_offset + TimestampClock(now());
-      s.header.ts_ecr = shake.ts_recent;
-      SendControl(s);
-    }
+  if (seg.Has(kAck) && !seg.Has(kRst) && seg.ack != shake.iss + 1) return SendReset(seg, info);
+  const bool odd_echo = stamped && seg.ts_ecr != 0 && !r->HasSent(seg.ts_ecr);
+  if (old || odd_echo || !InWindow(seg, next, next + shake.rcv_wnd)) {  // first: sequence
+    Count(old ? Counter::kDropTcpPaws : Counter::kDropTcpOutOfWindow);
+    if (!seg.Has(kRst) && !r->OutOfWindowLimit(seg)) r->SendAck();
     return;
   }
-  if (seg.Has(kRst)) {  // second
-    if (seg.seq != next) return;
+  if (seg.Has(kRst) && seg.seq == next) {  // second
     Count(Counter::kTcpAttemptFails);
     FreeRequest(r);
     return;
   }
-  if (seg.Has(kSyn)) {  // fourth: RFC 9293 returns to LISTEN; a blind SYN must not be able to (RFC 5961)
-    Count(Counter::kTcpSynChallenge);
+  if (seg.Has(kRst) || (seg.Has(kSyn) && seg.seq != shake.irs)) {  // and fourth
+    if (seg.Has(kSyn)) Count(Counter::kTcpSynChallenge);
+    if (!r->OutOfWindowLimit(seg) && AllowChallengeAck()) r->SendAck();
     return;
   }
   if (!seg.Has(kAck)) return;  // fifth
-  if (seg.ack != shake.iss + 1) return SendReset(seg, info);
   Connection* listener = r->listener;
   if (listener->defer_accept() > r->retransmits && seg.payload_len == 0 && !seg.Has(kFin)) {
     r->acked = true;
@@ -271,7 +283,7 @@ void Engine::InputRequest(Request* r, const Segment& seg, Packet packet, const I
   }
   Handshake done = shake;
   done.window = seg.window;
-  if (seg.has_timestamps) done.ts_recent = seg.ts_val;
+  if (seg.has_timestamps && seg.seq <= next) done.ts_recent = seg.ts_val;
   const FlowKey key = r->key;
   const IfIndex ifindex = r->ifindex;
   const Instant sent_at = r->retransmits == 0 ? r->sent_at : Instant();
@@ -348,6 +360,11 @@ void TimeWait::SendAck() {
   engine.SendControl(s);
 }
 
+void TimeWait::RememberTimestamp(uint32_t value) {
+  ts_recent = value;
+  ts_recent_at = engine.now();
+}
+
 bool Engine::TimeWaitReusable(const TimeWait& tw) const {
   if (tw.substate != State::kTimeWait || !tw.timestamps) return false;
   const int mode = sysctls().tcp_tw_reuse;
@@ -355,45 +372,23 @@ bool Engine::TimeWaitReusable(const TimeWait& tw) const {
   return now() - tw.ts_recent_at >= Duration::Seconds(1);
 }
 
+// As linux tcp_timewait_state_process. A reset's timestamp counts here, as little else protects what nobody watches.
 void Engine::InputTimeWait(TimeWait* tw, const Segment& seg, Packet packet, const IpInfo& info) {
-  const bool paws =
-      tw->timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) < 0 && !seg.Has(kRst);
-  if (tw->substate == State::kFinWait2) {  // no owner: only the peer's FIN is awaited
-    const bool in_window = seg.seq <= tw->rcv_nxt + tw->rcv_wnd && tw->rcv_nxt <= seg.end();
-    if (paws || !in_window) return tw->SendAck();
-    if (seg.Has(kRst)) return DropTimeWait(tw);
-    if (seg.Has(kSyn) && seg.seq != tw->rcv_nxt) return tw->SendAck();
-    if (!seg.Has(kAck) || (seg.end() <= tw->rcv_nxt && !seg.Has(kFin))) return;  // a plain ACK
-    if (!seg.Has(kFin) || seg.end() != tw->rcv_nxt + 1) {                        // data that nobody will read
-      SendReset(seg, info);
-      return DropTimeWait(tw);
+  const bool paws = tw->timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) < 0;
+  if (paws) Count(Counter::kDropTcpPaws);
+  if (tw->substate == State::kFinWait2) return InputFinWait2(tw, seg, paws, info);
+  const bool stamps = tw->timestamps && seg.has_timestamps;
+  if (!paws && seg.seq == tw->rcv_nxt && (seg.length() == 0 || seg.Has(kRst))) {
+    if (seg.Has(kRst)) {  // RFC 1337: assassination, where the sysctl allows it
+      if (!sysctls().tcp_rfc1337) return DropTimeWait(tw);
+    } else {
+      ctx.timers.Schedule(tw->timer, now() + kTimeWaitLength);
     }
-    tw->substate = State::kTimeWait;
-    tw->rcv_nxt = seg.end();
-    if (seg.has_timestamps) {
-      tw->ts_recent = seg.ts_val;
-      tw->ts_recent_at = now();
-    }
-    ctx.timers.Schedule(tw->timer, now() + kTimeWaitLength);
-    return tw->SendAck();
-  }
-  const bool nothing_new = seg.seq == tw->rcv_nxt && seg.length() == 0;
-  if (!paws && (nothing_new || seg.Has(kRst)) && seg.seq == tw->rcv_nxt) {
-    if (seg.Has(kRst)) {
-      if (!sysctls().tcp_rfc1337) DropTimeWait(tw);  // RFC 1337: assassination, where the sysctl allows it
-      return;
-    }
-    if (seg.Has(kAck)) {
-      if (seg.has_timestamps) {
-        tw->ts_recent = seg.ts_val;
-        tw->ts_recent_at = now();
-      }
-      return;
-    }
+    if (stamps) tw->RememberTimestamp(seg.ts_val);
+    return;
   }
   // RFC 6191, RFC 9293 3.6.1: a new connection that cannot be mistaken for the old one.
-  const bool newer =
-      tw->rcv_nxt < seg.seq || (tw->timestamps && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) > 0);
+  const bool newer = tw->rcv_nxt < seg.seq || (stamps && static_cast<int32_t>(seg.ts_val - tw->ts_recent) > 0);
   if (seg.Has(kSyn) && !seg.Has(kRst | kAck) && !paws && newer) {
     const FlowKey key = tw->key;
     if (Connection* listener = FindListener(key, info.ifindex, flows.Hash(key))) {
@@ -401,17 +396,33 @@ void Engine::InputTimeWait(TimeWait* tw, const Segment& seg, Packet packet, cons
       DropTimeWait(tw);
       return InputListen(listener, seg, std::move(packet), info, key, &iss);
     }
+    return tw->SendAck();
   }
-  if (paws) Count(Counter::kDropTcpPaws);
   if (seg.Has(kRst)) return;
-  if (seg.Has(kFin) || seg.Has(kSyn) || seg.payload_len > 0) {
-    if (seg.Has(kFin)) ctx.timers.Schedule(tw->timer, now() + kTimeWaitLength);
-    if (tw->last_oow_ack == Instant() || now() - tw->last_oow_ack >= Duration::Milliseconds(sysctls().tcp_invalid_ratelimit_ms) ||
-        seg.Has(kFin)) {
-      tw->last_oow_ack = now();
-      tw->SendAck();
-    }
+  // A SYN may be new and have a number below the old ones by chance: it does not prolong the wait.
+  if (paws || seg.Has(kAck)) ctx.timers.Schedule(tw->timer, now() + kTimeWaitLength);
+  if (!OutOfWindowLimit(seg, &tw->last_oow_ack)) tw->SendAck();
+}
+
+// No owner: only the peer's FIN is awaited.
+void Engine::InputFinWait2(TimeWait* tw, const Segment& seg, bool paws, const IpInfo& info) {
+  if (paws || !InWindow(seg, tw->rcv_nxt, tw->rcv_nxt + tw->rcv_wnd)) {
+    if (!OutOfWindowLimit(seg, &tw->last_oow_ack)) tw->SendAck();
+    return;
   }
+  if (seg.Has(kRst)) return DropTimeWait(tw);
+  const bool syn = seg.Has(kSyn) && tw->rcv_nxt <= seg.seq;
+  const bool plain = !seg.Has(kAck) || seg.end() <= tw->rcv_nxt || seg.length() == 0;
+  if (plain && !syn) return;
+  if (syn || !seg.Has(kFin) || seg.end() != tw->rcv_nxt + 1) {  // or data that nobody will read
+    SendReset(seg, info);
+    return DropTimeWait(tw);
+  }
+  tw->substate = State::kTimeWait;
+  tw->rcv_nxt = seg.end();
+  if (tw->timestamps && seg.has_timestamps) tw->RememberTimestamp(seg.ts_val);
+  ctx.timers.Schedule(tw->timer, now() + kTimeWaitLength);
+  tw->SendAck();
 }
 
 }  // namespace sluice::tcp

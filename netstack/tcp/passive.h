@@ -44,7 +44,13 @@ struct Request : FlowEntry {
   uint8_t retransmits = 0;
   bool acked = false;  // the handshake is complete, the accept queue was full or data is awaited (TCP_DEFER_ACCEPT)
 
+  uint32_t first_stamp = 0, last_stamp = 0;  // sent so far: what the peer can echo
+  bool stamped = false;
+
   void SendSynAck();
+  void SendAck();
+  bool HasSent(uint32_t stamp) const;
+  bool OutOfWindowLimit(const Segment& seg);
 };
 
 // TIME-WAIT, or FIN-WAIT-2 without an owner (`substate`).
@@ -70,6 +76,7 @@ struct TimeWait : FlowEntry, PortHolder {
   Duration length = kTimeWaitLength;
 
   void SendAck();
+  void RememberTimestamp(uint32_t value);
 };
 
 }  // namespace sluice::tcp

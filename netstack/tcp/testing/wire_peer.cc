@@ -33,7 +33,7 @@ NetConfig WirePeer::WithNeighbor(NetConfig config) {
   return config;
 }
 
-tcp::HeaderSpec WirePeer::Header(uint8_t flags, uint32_t seq, uint32_t ack) const {
+tcp::HeaderSpec SegmentPeer::Header(uint8_t flags, uint32_t seq, uint32_t ack) const {
   tcp::HeaderSpec h;
   h.source_port = port;
   h.destination_port = host_port;
@@ -53,22 +53,53 @@ tcp::HeaderSpec WirePeer::Header(uint8_t flags, uint32_t seq, uint32_t ack) cons
   return h;
 }
 
+std::vector<uint8_t> SegmentPeer::Encode(const tcp::HeaderSpec& h, std::string_view payload) {
+  const uint32_t header_len = tcp::HeaderLength(h);
+  const size_t length = header_len + payload.size();
+  wire::Ipv4Fields ip;
+  ip.source = kPeerAddress;
+  ip.destination = kHostAddress;
+  ip.protocol = kIpProtoTcp;
+  ip.total_length = static_cast<uint16_t>(ip.header_length() + length);
+  std::vector<uint8_t> packet(ip.total_length);
+  ip.Write(packet.data());
+  uint8_t* tcp = packet.data() + ip.header_length();
+  tcp::WriteHeader(h, tcp);
+  std::copy(payload.begin(), payload.end(), tcp + header_len);
+  const uint16_t pseudo = wire::PseudoHeaderSum(kPeerAddress, kHostAddress, kIpProtoTcp, static_cast<uint32_t>(length));
+  wire::StoreSum(tcp + 16, static_cast<uint16_t>(~wire::OnesSum(Bytes(tcp, length), pseudo)));
+  return packet;
+}
+
+std::optional<Seen> SegmentPeer::Decode(BlockPool& pool, Bytes packet) {
+  if (packet.size() < 20 || packet[0] >> 4 != 4 || packet[9] != kIpProtoTcp) return std::nullopt;
+  const size_t ip_len = (packet[0] & 15) * 4u, total = LoadBe16(packet.data() + 2);
+  Packet p = Packet::Allocate(pool, total - ip_len);
+  std::copy(packet.begin() + static_cast<ptrdiff_t>(ip_len), packet.begin() + static_cast<ptrdiff_t>(total),
+            p.Append(total - ip_len));
+  Seen s;
+  EXPECT_TRUE(tcp::ParseSegment(p, &s.raw));
+  if (s.raw.Has(tcp::kSyn)) {
+    host_iss = s.raw.seq;
+    host_wscale = s.raw.has_window_scale ? s.raw.window_scale : 0;
+  }
+  s.seq = s.raw.seq - host_iss;
+  s.ack = s.raw.Has(tcp::kAck) ? s.raw.ack - iss : 0;
+  s.window = uint32_t{s.raw.window} << (s.raw.Has(tcp::kSyn) ? 0 : host_wscale);
+  s.payload.assign(reinterpret_cast<const char*>(p.data()) + s.raw.header_len, s.raw.payload_len);
+  if (s.raw.has_timestamps) ts_ecr = s.raw.ts_val;
+  return s;
+}
+
 void WirePeer::Send(uint8_t flags, uint32_t seq, uint32_t ack, std::string_view payload) {
   Send(Header(flags, seq, ack), payload);
 }
 
 void WirePeer::Send(const tcp::HeaderSpec& h, std::string_view payload, uint16_t gso_size) {
-  const uint32_t header_len = tcp::HeaderLength(h);
-  std::vector<uint8_t> m(header_len + payload.size());
-  tcp::WriteHeader(h, m.data());
-  std::copy(payload.begin(), payload.end(), m.begin() + header_len);
-  const uint16_t pseudo = wire::PseudoHeaderSum(kPeerAddress, kHostAddress, kIpProtoTcp, static_cast<uint32_t>(m.size()));
-  wire::StoreSum(m.data() + 16, static_cast<uint16_t>(~wire::OnesSum(Bytes(m), pseudo)));
-  wire::Ipv4Fields ip;
-  ip.source = kPeerAddress;
-  ip.destination = kHostAddress;
-  ip.protocol = kIpProtoTcp;
-  const Frame frame = Ipv4Frame(host.mac(), ip, m);
+  const std::vector<uint8_t> packet = SegmentPeer::Encode(h, payload);
+  Frame frame(wire::kEthernetHeader + packet.size());
+  wire::WriteEthernet(frame.data(), host.mac(), kPeerMac, wire::kEtherIpv4);
+  std::copy(packet.begin(), packet.end(), frame.begin() + wire::kEthernetHeader);
   if (gso_size == 0) return host.In(frame);
   Packet p = Packet::Allocate(host.pool(), frame.size());
   std::copy(frame.begin(), frame.end(), p.Append(frame.size()));
@@ -79,30 +110,16 @@ void WirePeer::Send(const tcp::HeaderSpec& h, std::string_view payload, uint16_t
 }
 
 std::vector<Seen> WirePeer::Take() {
-  std::vector<Offload> offloads(host.offloads.begin(), host.offloads.end());
+  const std::vector<Offload> offloads(host.offloads.begin(), host.offloads.end());
   std::vector<Seen> all;
   size_t index = 0;
   for (const Frame& f : host.AllOut()) {
     const Offload offload = offloads[index++];
-    if (f.size() < 34 || LoadBe16(f.data() + 12) != 0x0800 || f[23] != kIpProtoTcp) continue;
-    const size_t ip_len = (f[14] & 15) * 4u;
-    const size_t total = LoadBe16(f.data() + 16);
-    Packet p = Packet::Allocate(host.pool(), f.size());
-    std::copy(f.begin() + static_cast<ptrdiff_t>(14 + ip_len), f.begin() + static_cast<ptrdiff_t>(14 + total),
-              p.Append(total - ip_len));
-    Seen s;
-    EXPECT_TRUE(tcp::ParseSegment(p, &s.raw));
-    if (s.raw.Has(tcp::kSyn)) {
-      host_iss = s.raw.seq;
-      host_wscale = s.raw.has_window_scale ? s.raw.window_scale : 0;
-    }
-    s.seq = s.raw.seq - host_iss;
-    s.ack = s.raw.Has(tcp::kAck) ? s.raw.ack - iss : 0;
-    s.window = uint32_t{s.raw.window} << (s.raw.Has(tcp::kSyn) ? 0 : host_wscale);
-    s.gso_size = offload.gso_size;
-    s.payload.assign(reinterpret_cast<const char*>(p.data()) + s.raw.header_len, s.raw.payload_len);
-    if (s.raw.has_timestamps) ts_ecr = s.raw.ts_val;
-    all.push_back(std::move(s));
+    if (f.size() < wire::kEthernetHeader || LoadBe16(f.data() + 12) != wire::kEtherIpv4) continue;
+    std::optional<Seen> s = SegmentPeer::Decode(host.pool(), Bytes(f).subspan(wire::kEthernetHeader));
+    if (!s) continue;
+    s->gso_size = offload.gso_size;
+    all.push_back(std::move(*s));
   }
   return all;
 }

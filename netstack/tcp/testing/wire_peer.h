@@ -35,14 +35,30 @@ struct Seen {
 
 // The peer is 10.0.0.2:5000, the host 10.0.0.1 with `host_port`. The peer's ISS is 1000; numbers given and read are relative to
 // the two ISSs, so the first data byte of both sides is 1.
-class WirePeer {
+struct SegmentPeer {
+  tcp::HeaderSpec Header(uint8_t flags, uint32_t seq, uint32_t ack) const;
+  // The IP packet.
+  static std::vector<uint8_t> Encode(const tcp::HeaderSpec& h, std::string_view payload);
+  // Of an IP packet from the host; none where it is no TCP.
+  std::optional<Seen> Decode(BlockPool& pool, Bytes packet);
+
+  SeqNum iss{1000}, host_iss;
+  uint16_t port = 5000, host_port = 80;
+  uint16_t mss = 1460;
+  bool timestamps = false, sack = false;
+  std::optional<uint8_t> wscale;
+  uint16_t window = 65535;
+  uint32_t ts_val = 100000, ts_ecr = 0;  // of the next segment
+  uint8_t host_wscale = 0;
+};
+
+class WirePeer : public SegmentPeer {
  public:
   WirePeer() : host(false, WithNeighbor(HostConfig("10.0.0.1/24", "10.0.0.254"))) {}
 
   // Sends one segment and runs a turn.
   void Send(uint8_t flags, uint32_t seq, uint32_t ack, std::string_view payload = {});
   void Send(const tcp::HeaderSpec& h, std::string_view payload = {}, uint16_t gso_size = 0);
-  tcp::HeaderSpec Header(uint8_t flags, uint32_t seq, uint32_t ack) const;
   // All segments that came out since, in order; empty where none did.
   std::vector<Seen> Take();
   // The only segment that came out. Fails the test where there is none or more.
@@ -63,14 +79,6 @@ class WirePeer {
   static NetConfig WithNeighbor(NetConfig config);  // the peer's hardware address never goes stale
 
   FrameHost host;
-  uint16_t port = 5000, host_port = 80;
-  SeqNum iss{1000}, host_iss;
-  uint16_t mss = 1460;
-  bool timestamps = false, sack = false;
-  std::optional<uint8_t> wscale;
-  uint16_t window = 65535;
-  uint32_t ts_val = 100000, ts_ecr = 0;  // of the next segment
-  uint8_t host_wscale = 0;
   StreamSocket* listener = nullptr;
 };
 
