@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/netlink.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/inotify.h>
@@ -60,12 +61,15 @@ void StandIn::MarkDirty() {
   engine_.dirty_.push_back(this);
 }
 
-bool StandIn::Adopt(int p) {
+bool StandIn::Adopt(int p) { return AdoptUnwatched(p) && Watch(p); }
+
+bool StandIn::AdoptUnwatched(int p) {
   struct stat st;
-  socklen_t length = sizeof cookie_;
-  if (fstat(p, &st) != 0 || getsockopt(p, SOL_SOCKET, SO_COOKIE, &cookie_, &length) != 0) return false;
+  uint64_t cookie = 0;
+  socklen_t length = sizeof cookie;
+  if (fstat(p, &st) != 0 || getsockopt(p, SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0) return false;
   inode_ = st.st_ino;
-  if (!Watch(p)) return false;
+  Enter(cookie);
   if (engine_.native_options() == nullptr) return true;
   option_slot_ = engine_.hub_.AddOptionSlot(engine_.shard_, p, option_kind());
   if (option_slot_ == 0) return false;
@@ -73,18 +77,35 @@ bool StandIn::Adopt(int p) {
   return true;
 }
 
+bool StandIn::ReserveSlot(sluice_mark* mark) {
+  if (engine_.native_options() == nullptr) return true;
+  *mark = engine_.hub_.ReserveOptionSlot(engine_.shard_, option_kind());
+  option_slot_ = mark->slot;
+  if (option_slot_ != 0) engine_.SetOptionSlot(option_slot_, this);
+  return option_slot_ != 0;
+}
+
 bool StandIn::Watch(int p) {
   std::string path = "/proc/self/fd/" + std::to_string(p);
   watch_ = inotify_add_watch(engine_.inotify_.get(), path.c_str(), IN_CLOSE);
   if (watch_ < 0) return false;
   engine_.by_watch_[watch_] = this;
-  engine_.by_cookie_[cookie_] = this;
   return true;
+}
+
+void StandIn::Enter(uint64_t cookie) {
+  cookie_ = cookie;
+  engine_.by_cookie_[cookie] = this;
+}
+
+void StandIn::Rename(uint64_t cookie) {
+  engine_.by_cookie_.erase(cookie_);
+  Enter(cookie);
 }
 
 // The slot goes with it: what the program sets meanwhile is in it.
 bool StandIn::AdoptMoved(int p, uint64_t cookie, uint64_t inode, uint32_t option_slot) {
-  cookie_ = cookie;
+  Enter(cookie);
   inode_ = inode;
   option_slot_ = option_slot;
   if (option_slot != 0) engine_.SetOptionSlot(option_slot, this);
@@ -167,11 +188,12 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
 
   // Sockets of all workers. The shares of a listener are one with it.
   std::vector<SocketInfo> Sockets(bool with_tcp_info) const override {
+    engine_.FindCloses();
     std::vector<SocketInfo> all = StackBackend::Sockets(with_tcp_info);
     if (engine_.alone()) return all;
     std::mutex mutex;
     engine_.hub().AskOthers([&](CallEngine& other) {
-      other.OnCloses();
+      other.FindCloses();
       std::vector<SocketInfo> some = other.stack().Sockets(with_tcp_info);
       const std::lock_guard lock(mutex);
       std::ranges::copy_if(some, std::back_inserter(all), [](const SocketInfo& s) { return s.state != kTcpListen; });
@@ -427,8 +449,9 @@ std::shared_ptr<ContainerUse> CallEngine::ContainerOf(const Envelope& call) cons
 // What the program closed before it asks for a socket makes room for it, whoever has it.
 SocketCount CallEngine::RoomForSocket(const std::shared_ptr<ContainerUse>& container) {
   SocketCount room = hub_.use().Take(container);
-  if (!room && !alone()) {
-    hub_.AskOthers([](CallEngine& other) { other.OnCloses(); });
+  if (!room) {
+    FindCloses();
+    if (!alone()) hub_.AskOthers([](CallEngine& other) { other.FindCloses(); });
     room = hub_.use().Take(container);
   }
   if (!room) ++container->refused_sockets;
@@ -649,6 +672,23 @@ void CallEngine::OnCloses() {
   if (any) WorkDirty();
 }
 
+void CallEngine::FindCloses() {
+  OnCloses();
+  std::vector<StandIn*> unwatched;
+  std::vector<pollfd> ends;
+  for (const auto& [s, owner] : owned_) {
+    if (const int end = s->unwatched_end(); end >= 0) {
+      unwatched.push_back(s);
+      ends.push_back({end, POLLRDHUP, 0});
+    }
+  }
+  if (ends.empty() || poll(ends.data(), ends.size(), 0) <= 0) return;
+  for (size_t i = 0; i < ends.size(); ++i) {
+    if (ends[i].revents != 0 && !unwatched[i]->dead_) unwatched[i]->OnEndClosed();
+  }
+  WorkDirty();
+}
+
 // -- the channel
 
 // False where there is no room now. That the broker is gone is seen by receiving.
@@ -723,7 +763,7 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
       calls::Accepted a;
       if (message.size() != sizeof a) return;
       memcpy(&a, message.data(), sizeof a);
-      return OnAccepted(a);
+      return OnAccepted(a, std::move(fd));
     }
     case MessageType::kWithdrawn: {
       calls::Withdrawal w;
@@ -869,8 +909,8 @@ void CallEngine::TellConnection(const OfferedConnection& c, std::function<void(S
   if (StandIn* s = Find(c.cookie)) what(*s);
 }
 
-void CallEngine::OnAccepted(const calls::Accepted& a) {
-  if (StandIn* listener = Find(a.listener)) listener->OnOfferTaken(a);
+void CallEngine::OnAccepted(const calls::Accepted& a, UniqueFd end) {
+  if (StandIn* listener = Find(a.listener)) listener->OnOfferTaken(a, std::move(end));
   if (a.again != 0) return;
   const auto route = routes_.find(a.connection);
   TellConnection({a.connection, route == routes_.end() ? shard_ : route->second.shard}, [a](StandIn& s) { s.OnAccepted(a); });

@@ -48,12 +48,16 @@ class StandIn {
   // As OnOptionsSet where no call waits for it: may be done in OnWork.
   virtual void OnOptionsPosted() { OnOptionsSet(); }
   // A listening one: an accept got what it had offered, or could not.
-  virtual void OnOfferTaken(const calls::Accepted&) {}
+  // Where it could not, and the sentry had not had it, with the program's end.
+  virtual void OnOfferTaken(const calls::Accepted&, UniqueFd) {}
   // A connection that was offered: it was accepted, or was lost over that; or no accept will get it any more.
   virtual void OnAccepted(const calls::Accepted&) {}
   virtual void OnWithdrawn() {}
   // Likewise, before one of them: its listener has closed.
   virtual void OnListenerClosed() {}
+  // Where no watch tells of the last close: the descriptor that shows it by POLLRDHUP, and what is done where it does.
+  virtual int unwatched_end() const { return -1; }
+  virtual void OnEndClosed() {}
   // A Fetch is answered; `fd` is the program's end, or invalid where it could not be found.
   virtual void OnFetched(UniqueFd fd, bool try_again);
 
@@ -67,8 +71,17 @@ class StandIn {
   virtual NativeOptions::Kind option_kind() const { return NativeOptions::Kind::kOther; }
   void MarkDirty();
   bool Watch(int p);
-  // Enters the object in the tables by the program's end `p`; watches for its last close. False where a table or limit is full.
+  bool watched() const { return watch_ >= 0; }
+  // Enters the object in the tables by the program's end `p`. False where a table or limit is full.
+  bool AdoptUnwatched(int p);
+  // As AdoptUnwatched; watches for the last close.
   bool Adopt(int p);
+  // Enters the object by the name `cookie` until the program's end is there.
+  void Enter(uint64_t cookie);
+  // The program's end is there.
+  void Rename(uint64_t cookie);
+  // A slot of native options for an end that the broker marks. False where there is none left.
+  bool ReserveSlot(sluice_mark* mark);
   // Takes the object out of the tables again (its program's end is replaced).
   void Forget();
   // As Forget, of the end that AdoptMoved takes, in the engine `shard`.
@@ -159,6 +172,8 @@ class CallEngine : public TurnTask {
   SocketCount RoomForConnection(const std::shared_ptr<ContainerUse>& container, ListenerShare* share);
   void OnRoom();
   void OnCloses();
+  // As OnCloses, and of what nobody watches: a look at every connection.
+  void FindCloses();
   CallServer::Stats& stats() { return stats_; }
   const CallServer::Stats& stats() const { return stats_; }
   static Instant Now();
@@ -225,7 +240,7 @@ class CallEngine : public TurnTask {
   void OnSocketCall(IncomingCall& call);
   void OnForeignIoctl(IncomingCall& call);
   void OnDelivered(const calls::Delivered& d);
-  void OnAccepted(const calls::Accepted& a);
+  void OnAccepted(const calls::Accepted& a, UniqueFd end);
   void TellConnection(const OfferedConnection& c, std::function<void(StandIn&)> what);
   void OnWithdrawn(const calls::Withdrawal& w);
   void OnFetched(const calls::Fetched& f, UniqueFd fd);
