@@ -595,7 +595,9 @@ bool CallEngine::OnTurn() {
   if (!queue_.empty()) FlushQueue();
   if (front() && native_options() != nullptr) TakePostedOptions();
   turn_left_ = kTurnBytes;
-  return WorkDirty();
+  if (WorkDirty()) return true;
+  if (stats_.listeners > 0) spare_ends_.Refill();
+  return false;
 }
 
 void CallEngine::Postpone(StandIn* s) {

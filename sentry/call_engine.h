@@ -21,6 +21,7 @@
 #include "sentry/call_server.h"
 #include "sentry/container_use.h"
 #include "sentry/netlink/netlink_server.h"
+#include "sentry/spare_ends.h"
 #include "sentry/unread_memory.h"
 #include "xdp/native_options.h"
 
@@ -181,6 +182,9 @@ class CallEngine : public TurnTask {
   netlink::NetlinkServer& netlink() { return *netlink_; }
   netlink::Backend& backend();
   uint64_t RandomName();
+  SpareEnds& spare_ends() { return spare_ends_; }
+  // For a connection whose program's end is not there yet; the cookie of no socket.
+  uint64_t NextConnectionName() { return (uint64_t{1} << 63) | next_connection_++; }
   // A 64 KiB block for reading into, which stays with the engine until Take.
   Block* Scratch();
   BlockRef TakeScratch();
@@ -303,6 +307,8 @@ class CallEngine : public TurnTask {
   std::unordered_map<uint64_t, StandIn*> fetches_;
   std::unordered_map<uint64_t, std::vector<OfferedConnection>> withdrawn_;  // by the life of their listener
   uint64_t next_fetch_ = 1;
+  uint64_t next_connection_ = 1;
+  SpareEnds spare_ends_;
   std::vector<Queued> queue_;
   TimerWheel timers_;
   Instant armed_ = Instant::Max();

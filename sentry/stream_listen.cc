@@ -70,9 +70,8 @@ StreamStandIn* StreamStandIn::MakeQueued(CallEngine& engine, const QueueFacts& f
     s->CloseByProgram(true);
     return nullptr;
   }
-  s->PrepareEnd();
+  s->OnBufferOptions(s->queued_end_.get());
   s->s_writable_ = true;
-  (void)ToInt(engine.worker().AddFd(s->s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, s));
   s->MarkDirty();
   return s;
 }
@@ -83,11 +82,9 @@ bool StreamStandIn::MakeEnds(const QueueFacts& facts) {
   const StandInOptions& o = facts.options;
   const bool plain = o.send_buffer == 0 && o.receive_timeout == Duration(0) && o.send_timeout == Duration(0);
   if (!plain || !facts.queues_itself) return MakePair(o);
-  s_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  uint64_t name = 0;
-  socklen_t length = sizeof name;
-  if (!s_ || getsockopt(s_.get(), SOL_SOCKET, SO_COOKIE, &name, &length) != 0) return false;
-  Enter(name);
+  s_ = engine_.spare_ends().Take();
+  if (!s_) return false;
+  Enter(engine_.NextConnectionName());
   return ReserveSlot(&mark_);
 }
 
@@ -99,7 +96,7 @@ bool StreamStandIn::MakePair(const StandInOptions& options) {
   joined_ = true;
   const int p = ends[1];
   if (!AdoptUnwatched(p)) return false;
-  OnBufferOptions(p);
+  RefuseDescriptors(s_.get());
   const auto bound_waits = [p](int option, Duration timeout, const timeval& raw) {
     if (timeout > Duration(0)) setsockopt(p, SOL_SOCKET, option, &raw, sizeof raw);
   };
@@ -221,6 +218,7 @@ void StreamStandIn::OnAccepted(const calls::Accepted& a) {
   queued_end_.reset();
   if (cookie_ != a.cookie) Rename(a.cookie);
   state_ = State::kConnected;
+  HearEnd();
   NoteHolder(a.envelope.tid, a.fd, a.envelope.listener);
   socket_->HoldPort(true);
   // It may have ended at either side meanwhile.

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "sentry/stream_stand_in.h"
 
@@ -28,9 +29,15 @@ int Unread(int s) {
 
 }  // namespace
 
+// A queued connection's, when it has been offered: what came until then shows now.
+void StreamStandIn::HearEnd() {
+  if (std::exchange(heard_, true)) return;
+  (void)ToInt(engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this));
+}
+
 void StreamStandIn::DropS() {
   if (!s_) return;
-  engine_.worker().RemoveFd(s_.get());
+  engine_.worker().ForgetFd(s_.get());
   if (p_closed_) {
     unread_.Forget();
   } else {

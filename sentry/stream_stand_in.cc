@@ -126,7 +126,9 @@ void StreamStandIn::OnWork() {
       TakeConnections();
       break;
     case State::kQueued:
-      if (joined_) Pump();
+      if (!joined_) break;
+      HearEnd();
+      Pump();
       break;
     case State::kConnected:
       Pump();

@@ -118,6 +118,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   static void OfferFrom(CallEngine& front, const Offered& connection);
 
   // stream_pump.cc
+  void HearEnd();
   void Pump();
   void FromProgram(size_t most = SIZE_MAX);
   size_t ReadProgram();
@@ -172,6 +173,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   UniqueFd queued_end_;        // P, where it is here and not in the listener's native queue
   sluice_mark mark_{};         // for it in the latter case
   bool joined_ = false;        // S has P
+  bool heard_ = false;         // the worker hears S
   bool reset_queued_ = false;  // P was closed with bytes unread
 
   void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->MarkDirty(); };
