@@ -154,7 +154,8 @@ struct Offer {
 struct Accepted {
   Envelope envelope;                                // of the accept
   uint64_t listener = 0, life = 0, connection = 0;  // of the offer
-  uint64_t cookie = 0;                              // SO_COOKIE of the program's end, where there was one
+  // SO_COOKIE and inode of the program's end, where that was in the native queue.
+  uint64_t cookie = 0, inode = 0;
   // 0: the program has it. EFAULT, EINVAL: the address could not be written, as the program was told. EBADF: its end was not
   // there. ENOENT, EMFILE and the like: it waits for the next accept.
   int32_t error = 0;

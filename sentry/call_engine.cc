@@ -61,84 +61,6 @@ void StandIn::MarkDirty() {
   engine_.dirty_.push_back(this);
 }
 
-bool StandIn::Adopt(int p) { return AdoptUnwatched(p) && Watch(p); }
-
-bool StandIn::AdoptUnwatched(int p) {
-  struct stat st;
-  uint64_t cookie = 0;
-  socklen_t length = sizeof cookie;
-  if (fstat(p, &st) != 0 || getsockopt(p, SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0) return false;
-  inode_ = st.st_ino;
-  Enter(cookie);
-  if (engine_.native_options() == nullptr) return true;
-  option_slot_ = engine_.hub_.AddOptionSlot(engine_.shard_, p, option_kind());
-  if (option_slot_ == 0) return false;
-  engine_.SetOptionSlot(option_slot_, this);
-  return true;
-}
-
-bool StandIn::ReserveSlot(sluice_mark* mark) {
-  if (engine_.native_options() == nullptr) return true;
-  *mark = engine_.hub_.ReserveOptionSlot(engine_.shard_, option_kind());
-  option_slot_ = mark->slot;
-  if (option_slot_ != 0) engine_.SetOptionSlot(option_slot_, this);
-  return option_slot_ != 0;
-}
-
-bool StandIn::Watch(int p) {
-  std::string path = "/proc/self/fd/" + std::to_string(p);
-  watch_ = inotify_add_watch(engine_.inotify_.get(), path.c_str(), IN_CLOSE);
-  if (watch_ < 0) return false;
-  engine_.by_watch_[watch_] = this;
-  return true;
-}
-
-void StandIn::Enter(uint64_t cookie) {
-  cookie_ = cookie;
-  engine_.by_cookie_[cookie] = this;
-}
-
-void StandIn::Rename(uint64_t cookie) {
-  engine_.by_cookie_.erase(cookie_);
-  Enter(cookie);
-}
-
-// The slot goes with it: what the program sets meanwhile is in it.
-bool StandIn::AdoptMoved(int p, uint64_t cookie, uint64_t inode, uint32_t option_slot) {
-  Enter(cookie);
-  inode_ = inode;
-  option_slot_ = option_slot;
-  if (option_slot != 0) engine_.SetOptionSlot(option_slot, this);
-  return Watch(p);
-}
-
-void StandIn::GiveAway(uint32_t shard) {
-  if (option_slot_ != 0) {
-    engine_.by_option_slot_[option_slot_] = nullptr;
-    engine_.hub_.SetSlotOwner(option_slot_, shard);
-    option_slot_ = 0;
-  }
-  Forget();
-}
-
-void StandIn::Forget() {
-  if (cookie_ != 0) {
-    auto it = engine_.by_cookie_.find(cookie_);
-    if (it != engine_.by_cookie_.end() && it->second == this) engine_.by_cookie_.erase(it);
-    cookie_ = 0;
-  }
-  if (watch_ >= 0) {
-    inotify_rm_watch(engine_.inotify_.get(), watch_);
-    engine_.by_watch_.erase(watch_);
-    watch_ = -1;
-  }
-  if (option_slot_ != 0) {
-    engine_.hub_.RemoveOptionSlot(option_slot_);
-    engine_.by_option_slot_[option_slot_] = nullptr;
-    option_slot_ = 0;
-  }
-}
-
 void StandIn::NoteHolder(uint32_t tid, int number, uint16_t listener) {
   tid_ = tid;
   number_ = number;
@@ -193,6 +115,7 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
     if (engine_.alone()) return all;
     std::mutex mutex;
     engine_.hub().AskOthers([&](CallEngine& other) {
+      other.OnCloses();
       other.FindCloses();
       std::vector<SocketInfo> some = other.stack().Sockets(with_tcp_info);
       const std::lock_guard lock(mutex);
@@ -450,8 +373,7 @@ std::shared_ptr<ContainerUse> CallEngine::ContainerOf(const Envelope& call) cons
 SocketCount CallEngine::RoomForSocket(const std::shared_ptr<ContainerUse>& container) {
   SocketCount room = hub_.use().Take(container);
   if (!room) {
-    FindCloses();
-    if (!alone()) hub_.AskOthers([](CallEngine& other) { other.FindCloses(); });
+    FindAllCloses();
     room = hub_.use().Take(container);
   }
   if (!room) ++container->refused_sockets;
@@ -649,46 +571,6 @@ void CallEngine::OnTimer() {
   armed_ = Instant::Max();
   timers_.Advance(Now());
   ArmTimer();
-}
-
-// -- closes
-
-// All that happened before: as long as a read fills the buffer there may be more.
-void CallEngine::OnCloses() {
-  alignas(inotify_event) char buffer[8192];
-  bool any = false;
-  ssize_t n = 0;
-  do {
-    n = read(inotify_.get(), buffer, sizeof buffer);
-    any |= n > 0;
-    for (char* p = buffer; n > 0 && p < buffer + n;) {
-      auto* e = reinterpret_cast<inotify_event*>(p);
-      p += sizeof *e + e->len;
-      // IN_Q_OVERFLOW cannot happen with one event per watch and max_queued_events above our number of sockets.
-      auto it = by_watch_.find(e->wd);
-      if (it == by_watch_.end() || (e->mask & IN_CLOSE) == 0) continue;
-      StandIn* s = it->second;
-      if (!s->dead_) s->OnLastClose();
-    }
-  } while (n == sizeof buffer);
-  if (any) WorkDirty();
-}
-
-void CallEngine::FindCloses() {
-  OnCloses();
-  std::vector<StandIn*> unwatched;
-  std::vector<pollfd> ends;
-  for (const auto& [s, owner] : owned_) {
-    if (const int end = s->unwatched_end(); end >= 0) {
-      unwatched.push_back(s);
-      ends.push_back({end, POLLRDHUP, 0});
-    }
-  }
-  if (ends.empty() || poll(ends.data(), ends.size(), 0) <= 0) return;
-  for (size_t i = 0; i < ends.size(); ++i) {
-    if (ends[i].revents != 0 && !unwatched[i]->dead_) unwatched[i]->OnEndClosed();
-  }
-  WorkDirty();
 }
 
 // -- the channel
@@ -889,50 +771,6 @@ void CallEngine::OnDelivered(const calls::Delivered& d) {
   awaiting_.erase(it);
   if (d.error == ENOENT) ++stats_.undone;
   done(d);
-}
-
-bool CallEngine::SendOffer(const calls::Offer& offer) {
-  return calls::SendMessage(options_.offers_fd, {reinterpret_cast<const uint8_t*>(&offer), sizeof offer}, -1) !=
-         calls::SendOutcome::kFull;
-}
-
-void CallEngine::TellOffered(const StandIn& listener) {
-  const calls::Fetch f = MakeFetch(MessageType::kOffered, listener);
-  Send({reinterpret_cast<const uint8_t*>(&f), sizeof f}, -1, UniqueFd());
-}
-
-// Behind what was handed over to that engine before, and ahead of the connection's own calls.
-void CallEngine::TellConnection(const OfferedConnection& c, std::function<void(StandIn&)> what) {
-  if (c.shard != shard_) {
-    return hub_.Post(c.shard, [cookie = c.cookie, what = std::move(what)](CallEngine& other) {
-      if (StandIn* s = other.Find(cookie)) what(*s);
-    });
-  }
-  if (StandIn* s = Find(c.cookie)) what(*s);
-}
-
-void CallEngine::OnAccepted(const calls::Accepted& a, UniqueFd end) {
-  if (StandIn* listener = Find(a.listener)) listener->OnOfferTaken(a, std::move(end));
-  if (a.again != 0) return;
-  const auto route = routes_.find(a.connection);
-  TellConnection({a.connection, route == routes_.end() ? shard_ : route->second.shard}, [a](StandIn& s) { s.OnAccepted(a); });
-}
-
-void CallEngine::Withdraw(uint64_t listener, uint64_t life, std::vector<OfferedConnection> connections) {
-  calls::Withdrawal w;
-  w.envelope.type = MessageType::kWithdraw;
-  w.listener = listener;
-  w.life = life;
-  withdrawn_[life] = std::move(connections);
-  Send({reinterpret_cast<const uint8_t*>(&w), sizeof w}, -1, UniqueFd());
-}
-
-void CallEngine::OnWithdrawn(const calls::Withdrawal& w) {
-  const auto it = withdrawn_.find(w.life);
-  if (it == withdrawn_.end()) return;
-  const std::vector<OfferedConnection> connections = std::move(it->second);
-  withdrawn_.erase(it);
-  for (const OfferedConnection& c : connections) TellConnection(c, [](StandIn& s) { s.OnWithdrawn(); });
 }
 
 calls::Fetch CallEngine::MakeFetch(MessageType type, const StandIn& s) {

@@ -80,7 +80,7 @@ class StandIn {
   // Enters the object by the name `cookie` until the program's end is there.
   void Enter(uint64_t cookie);
   // The program's end is there.
-  void Rename(uint64_t cookie);
+  void Rename(uint64_t cookie, uint64_t inode);
   // A slot of native options for an end that the broker marks. False where there is none left.
   bool ReserveSlot(sluice_mark* mark);
   // Takes the object out of the tables again (its program's end is replaced).
@@ -173,8 +173,10 @@ class CallEngine : public TurnTask {
   SocketCount RoomForConnection(const std::shared_ptr<ContainerUse>& container, ListenerShare* share);
   void OnRoom();
   void OnCloses();
-  // As OnCloses, and of what nobody watches: a look at every connection.
+  // The closes that no watch tells of: a look at every connection. From anywhere.
   void FindCloses();
+  // The front: all closes that happened before, in all engines.
+  void FindAllCloses();
   CallServer::Stats& stats() { return stats_; }
   const CallServer::Stats& stats() const { return stats_; }
   static Instant Now();

@@ -202,7 +202,8 @@ void StreamStandIn::OnOfferTaken(const calls::Accepted& a, UniqueFd end) {
   if (auto* c = end ? static_cast<StreamStandIn*>(engine_.Find(a.connection)) : nullptr) {
     connection.offer.connection = a.cookie;
     connection.offer.end = end.get();
-    c->TakeEnd(a.cookie, std::move(end));
+    c->Rename(a.cookie, a.inode);
+    c->queued_end_ = std::move(end);  // which no accept could have
   }
   if (a.again != 0) Offer(connection);
   if (offered_.empty()) AnswerImpatient();
@@ -216,7 +217,7 @@ void StreamStandIn::OnAccepted(const calls::Accepted& a) {
   if (a.error != 0 || reset_queued_)
     return CloseByProgram(a.error == EBADF || reset_queued_);  // as Linux where the address cannot be written
   queued_end_.reset();
-  if (cookie_ != a.cookie) Rename(a.cookie);
+  if (a.cookie != 0) Rename(a.cookie, a.inode);
   state_ = State::kConnected;
   HearEnd();
   NoteHolder(a.envelope.tid, a.fd, a.envelope.listener);
@@ -224,12 +225,6 @@ void StreamStandIn::OnAccepted(const calls::Accepted& a) {
   // It may have ended at either side meanwhile.
   if (s_ended_) p_closed_ = s_readable_ = true;
   MarkDirty();
-}
-
-// P, which no accept could have.
-void StreamStandIn::TakeEnd(uint64_t cookie, UniqueFd end) {
-  Rename(cookie);
-  queued_end_ = std::move(end);
 }
 
 void StreamStandIn::OnWithdrawn() {

@@ -94,7 +94,6 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   calls::Offer MakeOffer() const;
   bool Queue(const calls::Offer& offer);
   bool AddToken();
-  void TakeEnd(uint64_t cookie, UniqueFd end);
   void Offer(const Offered& connection);
   void SendOffers();
   void AnswerImpatient();

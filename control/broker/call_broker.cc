@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -626,7 +627,11 @@ bool CallBroker::Impl::AcceptOffered(const PendingCall& pending, const FoundSock
   done.listener = offer->listener;
   done.life = offer->life;
   done.connection = offer->connection;
-  done.cookie = queued ? CookieOf(end.get()) : offer->connection;
+  if (queued) {
+    struct stat st{};
+    done.cookie = CookieOf(end.get());
+    done.inode = fstat(end.get(), &st) == 0 ? st.st_ino : 0;
+  }
   done.error = GiveConnection(pending, *offer, end, &done.fd);
   const bool lost = done.error == EFAULT || done.error == EINVAL || done.error == EBADF;
   done.again = done.error != 0 && !lost ? 1 : 0;
