@@ -123,6 +123,7 @@ class Worker::Impl {
   Errno Add(int fd, uint32_t events, FdHandler* handler, EntryKind kind);
   Errno Modify(int fd, uint32_t events);
   void Remove(int fd);
+  void Forget(int fd);
 
   bool Turn(Duration timeout);
   void PrepareThread();
@@ -265,6 +266,10 @@ void Worker::Impl::Remove(int fd) {
   if (entry.kind == EntryKind::kFree) return;
   epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
   entry = Entry{};
+}
+
+void Worker::Impl::Forget(int fd) {
+  if (fd >= 0 && static_cast<size_t>(fd) < entries_.size()) entries_[static_cast<size_t>(fd)] = Entry{};
 }
 
 void Worker::Impl::RegisterPort(Port& port) {
@@ -678,6 +683,7 @@ Errno Worker::AddFd(int fd, uint32_t epoll_events, FdHandler* handler) {
 }
 Errno Worker::ModifyFd(int fd, uint32_t epoll_events) { return impl_->Modify(fd, epoll_events); }
 void Worker::RemoveFd(int fd) { impl_->Remove(fd); }
+void Worker::ForgetFd(int fd) { impl_->Forget(fd); }
 void Worker::AddTask(TurnTask* task) { impl_->tasks_.push_back(task); }
 void Worker::RemoveTask(TurnTask* task) { std::erase(impl_->tasks_, task); }
 WorkerStats Worker::stats() const { return impl_->stats(); }

@@ -74,6 +74,8 @@ class Worker {
   Errno AddFd(int fd, uint32_t epoll_events, FdHandler* handler);  // level-triggered unless EPOLLET is given
   Errno ModifyFd(int fd, uint32_t epoll_events);
   void RemoveFd(int fd);
+  // As RemoveFd, of one that is closed next: the kernel takes that out by itself.
+  void ForgetFd(int fd);
   void AddTask(TurnTask* task);
   void RemoveTask(TurnTask* task);
   const std::vector<std::unique_ptr<Port>>& ports() const { return ports_; }

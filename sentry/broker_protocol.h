@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "sentry/netlink/net_change.h"
+#include "xdp/option_slot.h"
 
 namespace sluice::calls {
 
@@ -134,27 +135,33 @@ struct Delivered {
 inline constexpr size_t kMaxOffers = 16384;  // under way or waiting at the broker
 inline constexpr size_t kMaxPeerName = 32;   // sizeof(sockaddr_in6), and a bit
 
-// A connection that waits to be accepted (over the pair of offers). Before it is sent the stand-in has a token for it in its
-// native queue, which makes it readable; the broker takes one for each connection it gives away. The program's end does not come
-// with it but is fetched when it is wanted: while descriptors are under way the kernel looks for garbage at each close of an
-// AF_UNIX socket.
+// A connection that waits to be accepted (over the pair of offers). For each there is one socket in the native queue of the
+// stand-in, in the same order, which is there before the offer is sent. It is the program's end itself, or, where the sentry has
+// that, a token, which makes the stand-in readable and is thrown away. An end in the sentry does not come with the offer but is
+// fetched when it is wanted: while descriptors are under way the kernel looks for garbage at each close of an AF_UNIX socket.
 struct Offer {
-  uint64_t listener = 0;    // SO_COOKIE of the listening stand-in
-  uint64_t life = 0;        // one listen() of it
-  uint64_t connection = 0;  // SO_COOKIE of the program's end
-  int32_t end = -1;         // the program's end: its number in the sentry, where it stays until the sentry hears of it
+  uint64_t listener = 0;  // SO_COOKIE of the listening stand-in
+  uint64_t life = 0;      // one listen() of it
+  // Its name: SO_COOKIE of the program's end where that is in the sentry, else of the sentry's own.
+  uint64_t connection = 0;
+  // The program's end: its number in the sentry, where it stays until the sentry hears of it. -1: it is in the native queue.
+  int32_t end = -1;
   uint32_t name_length = 0;
   uint8_t name[kMaxPeerName] = {};  // the peer's, as accept() writes it
+  sluice_mark mark{};               // for an end in the native queue; slot 0: none
 };
 
 struct Accepted {
   Envelope envelope;                                // of the accept
   uint64_t listener = 0, life = 0, connection = 0;  // of the offer
+  // SO_COOKIE and inode of the program's end, where that was in the native queue.
+  uint64_t cookie = 0, inode = 0;
   // 0: the program has it. EFAULT, EINVAL: the address could not be written, as the program was told. EBADF: its end was not
   // there. ENOENT, EMFILE and the like: it waits for the next accept.
   int32_t error = 0;
-  int32_t fd = -1;     // the number it got
-  uint32_t again = 0;  // 1: it waits; the sentry offers it once more, behind another token
+  int32_t fd = -1;  // the number it got
+  // 1: it waits; the sentry offers it once more, behind another token. An end that was in the native queue comes with this.
+  uint32_t again = 0;
   uint32_t reserved = 0;
 };
 

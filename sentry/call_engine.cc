@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/netlink.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/inotify.h>
@@ -60,64 +61,6 @@ void StandIn::MarkDirty() {
   engine_.dirty_.push_back(this);
 }
 
-bool StandIn::Adopt(int p) {
-  struct stat st;
-  socklen_t length = sizeof cookie_;
-  if (fstat(p, &st) != 0 || getsockopt(p, SOL_SOCKET, SO_COOKIE, &cookie_, &length) != 0) return false;
-  inode_ = st.st_ino;
-  if (!Watch(p)) return false;
-  if (engine_.native_options() == nullptr) return true;
-  option_slot_ = engine_.hub_.AddOptionSlot(engine_.shard_, p, option_kind());
-  if (option_slot_ == 0) return false;
-  engine_.SetOptionSlot(option_slot_, this);
-  return true;
-}
-
-bool StandIn::Watch(int p) {
-  std::string path = "/proc/self/fd/" + std::to_string(p);
-  watch_ = inotify_add_watch(engine_.inotify_.get(), path.c_str(), IN_CLOSE);
-  if (watch_ < 0) return false;
-  engine_.by_watch_[watch_] = this;
-  engine_.by_cookie_[cookie_] = this;
-  return true;
-}
-
-// The slot goes with it: what the program sets meanwhile is in it.
-bool StandIn::AdoptMoved(int p, uint64_t cookie, uint64_t inode, uint32_t option_slot) {
-  cookie_ = cookie;
-  inode_ = inode;
-  option_slot_ = option_slot;
-  if (option_slot != 0) engine_.SetOptionSlot(option_slot, this);
-  return Watch(p);
-}
-
-void StandIn::GiveAway(uint32_t shard) {
-  if (option_slot_ != 0) {
-    engine_.by_option_slot_[option_slot_] = nullptr;
-    engine_.hub_.SetSlotOwner(option_slot_, shard);
-    option_slot_ = 0;
-  }
-  Forget();
-}
-
-void StandIn::Forget() {
-  if (cookie_ != 0) {
-    auto it = engine_.by_cookie_.find(cookie_);
-    if (it != engine_.by_cookie_.end() && it->second == this) engine_.by_cookie_.erase(it);
-    cookie_ = 0;
-  }
-  if (watch_ >= 0) {
-    inotify_rm_watch(engine_.inotify_.get(), watch_);
-    engine_.by_watch_.erase(watch_);
-    watch_ = -1;
-  }
-  if (option_slot_ != 0) {
-    engine_.hub_.RemoveOptionSlot(option_slot_);
-    engine_.by_option_slot_[option_slot_] = nullptr;
-    option_slot_ = 0;
-  }
-}
-
 void StandIn::NoteHolder(uint32_t tid, int number, uint16_t listener) {
   tid_ = tid;
   number_ = number;
@@ -167,11 +110,13 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
 
   // Sockets of all workers. The shares of a listener are one with it.
   std::vector<SocketInfo> Sockets(bool with_tcp_info) const override {
+    engine_.FindCloses();
     std::vector<SocketInfo> all = StackBackend::Sockets(with_tcp_info);
     if (engine_.alone()) return all;
     std::mutex mutex;
     engine_.hub().AskOthers([&](CallEngine& other) {
       other.OnCloses();
+      other.FindCloses();
       std::vector<SocketInfo> some = other.stack().Sockets(with_tcp_info);
       const std::lock_guard lock(mutex);
       std::ranges::copy_if(some, std::back_inserter(all), [](const SocketInfo& s) { return s.state != kTcpListen; });
@@ -427,8 +372,8 @@ std::shared_ptr<ContainerUse> CallEngine::ContainerOf(const Envelope& call) cons
 // What the program closed before it asks for a socket makes room for it, whoever has it.
 SocketCount CallEngine::RoomForSocket(const std::shared_ptr<ContainerUse>& container) {
   SocketCount room = hub_.use().Take(container);
-  if (!room && !alone()) {
-    hub_.AskOthers([](CallEngine& other) { other.OnCloses(); });
+  if (!room) {
+    FindAllCloses();
     room = hub_.use().Take(container);
   }
   if (!room) ++container->refused_sockets;
@@ -572,7 +517,9 @@ bool CallEngine::OnTurn() {
   if (!queue_.empty()) FlushQueue();
   if (front() && native_options() != nullptr) TakePostedOptions();
   turn_left_ = kTurnBytes;
-  return WorkDirty();
+  if (WorkDirty()) return true;
+  if (stats_.listeners > 0) spare_ends_.Refill();
+  return false;
 }
 
 void CallEngine::Postpone(StandIn* s) {
@@ -624,29 +571,6 @@ void CallEngine::OnTimer() {
   armed_ = Instant::Max();
   timers_.Advance(Now());
   ArmTimer();
-}
-
-// -- closes
-
-// All that happened before: as long as a read fills the buffer there may be more.
-void CallEngine::OnCloses() {
-  alignas(inotify_event) char buffer[8192];
-  bool any = false;
-  ssize_t n = 0;
-  do {
-    n = read(inotify_.get(), buffer, sizeof buffer);
-    any |= n > 0;
-    for (char* p = buffer; n > 0 && p < buffer + n;) {
-      auto* e = reinterpret_cast<inotify_event*>(p);
-      p += sizeof *e + e->len;
-      // IN_Q_OVERFLOW cannot happen with one event per watch and max_queued_events above our number of sockets.
-      auto it = by_watch_.find(e->wd);
-      if (it == by_watch_.end() || (e->mask & IN_CLOSE) == 0) continue;
-      StandIn* s = it->second;
-      if (!s->dead_) s->OnLastClose();
-    }
-  } while (n == sizeof buffer);
-  if (any) WorkDirty();
 }
 
 // -- the channel
@@ -723,7 +647,7 @@ void CallEngine::OnMessage(Bytes message, UniqueFd fd) {
       calls::Accepted a;
       if (message.size() != sizeof a) return;
       memcpy(&a, message.data(), sizeof a);
-      return OnAccepted(a);
+      return OnAccepted(a, std::move(fd));
     }
     case MessageType::kWithdrawn: {
       calls::Withdrawal w;
@@ -847,50 +771,6 @@ void CallEngine::OnDelivered(const calls::Delivered& d) {
   awaiting_.erase(it);
   if (d.error == ENOENT) ++stats_.undone;
   done(d);
-}
-
-bool CallEngine::SendOffer(const calls::Offer& offer) {
-  return calls::SendMessage(options_.offers_fd, {reinterpret_cast<const uint8_t*>(&offer), sizeof offer}, -1) !=
-         calls::SendOutcome::kFull;
-}
-
-void CallEngine::TellOffered(const StandIn& listener) {
-  const calls::Fetch f = MakeFetch(MessageType::kOffered, listener);
-  Send({reinterpret_cast<const uint8_t*>(&f), sizeof f}, -1, UniqueFd());
-}
-
-// Behind what was handed over to that engine before, and ahead of the connection's own calls.
-void CallEngine::TellConnection(const OfferedConnection& c, std::function<void(StandIn&)> what) {
-  if (c.shard != shard_) {
-    return hub_.Post(c.shard, [cookie = c.cookie, what = std::move(what)](CallEngine& other) {
-      if (StandIn* s = other.Find(cookie)) what(*s);
-    });
-  }
-  if (StandIn* s = Find(c.cookie)) what(*s);
-}
-
-void CallEngine::OnAccepted(const calls::Accepted& a) {
-  if (StandIn* listener = Find(a.listener)) listener->OnOfferTaken(a);
-  if (a.again != 0) return;
-  const auto route = routes_.find(a.connection);
-  TellConnection({a.connection, route == routes_.end() ? shard_ : route->second.shard}, [a](StandIn& s) { s.OnAccepted(a); });
-}
-
-void CallEngine::Withdraw(uint64_t listener, uint64_t life, std::vector<OfferedConnection> connections) {
-  calls::Withdrawal w;
-  w.envelope.type = MessageType::kWithdraw;
-  w.listener = listener;
-  w.life = life;
-  withdrawn_[life] = std::move(connections);
-  Send({reinterpret_cast<const uint8_t*>(&w), sizeof w}, -1, UniqueFd());
-}
-
-void CallEngine::OnWithdrawn(const calls::Withdrawal& w) {
-  const auto it = withdrawn_.find(w.life);
-  if (it == withdrawn_.end()) return;
-  const std::vector<OfferedConnection> connections = std::move(it->second);
-  withdrawn_.erase(it);
-  for (const OfferedConnection& c : connections) TellConnection(c, [](StandIn& s) { s.OnWithdrawn(); });
 }
 
 calls::Fetch CallEngine::MakeFetch(MessageType type, const StandIn& s) {

@@ -21,6 +21,7 @@
 #include "sentry/call_server.h"
 #include "sentry/container_use.h"
 #include "sentry/netlink/netlink_server.h"
+#include "sentry/spare_ends.h"
 #include "sentry/unread_memory.h"
 #include "xdp/native_options.h"
 
@@ -48,12 +49,16 @@ class StandIn {
   // As OnOptionsSet where no call waits for it: may be done in OnWork.
   virtual void OnOptionsPosted() { OnOptionsSet(); }
   // A listening one: an accept got what it had offered, or could not.
-  virtual void OnOfferTaken(const calls::Accepted&) {}
+  // Where it could not, and the sentry had not had it, with the program's end.
+  virtual void OnOfferTaken(const calls::Accepted&, UniqueFd) {}
   // A connection that was offered: it was accepted, or was lost over that; or no accept will get it any more.
   virtual void OnAccepted(const calls::Accepted&) {}
   virtual void OnWithdrawn() {}
   // Likewise, before one of them: its listener has closed.
   virtual void OnListenerClosed() {}
+  // Where no watch tells of the last close: the descriptor that shows it by POLLRDHUP, and what is done where it does.
+  virtual int unwatched_end() const { return -1; }
+  virtual void OnEndClosed() {}
   // A Fetch is answered; `fd` is the program's end, or invalid where it could not be found.
   virtual void OnFetched(UniqueFd fd, bool try_again);
 
@@ -67,8 +72,17 @@ class StandIn {
   virtual NativeOptions::Kind option_kind() const { return NativeOptions::Kind::kOther; }
   void MarkDirty();
   bool Watch(int p);
-  // Enters the object in the tables by the program's end `p`; watches for its last close. False where a table or limit is full.
+  bool watched() const { return watch_ >= 0; }
+  // Enters the object in the tables by the program's end `p`. False where a table or limit is full.
+  bool AdoptUnwatched(int p);
+  // As AdoptUnwatched; watches for the last close.
   bool Adopt(int p);
+  // Enters the object by the name `cookie` until the program's end is there.
+  void Enter(uint64_t cookie);
+  // The program's end is there.
+  void Rename(uint64_t cookie, uint64_t inode);
+  // A slot of native options for an end that the broker marks. False where there is none left.
+  bool ReserveSlot(sluice_mark* mark);
   // Takes the object out of the tables again (its program's end is replaced).
   void Forget();
   // As Forget, of the end that AdoptMoved takes, in the engine `shard`.
@@ -159,6 +173,10 @@ class CallEngine : public TurnTask {
   SocketCount RoomForConnection(const std::shared_ptr<ContainerUse>& container, ListenerShare* share);
   void OnRoom();
   void OnCloses();
+  // The closes that no watch tells of: a look at every connection. From anywhere.
+  void FindCloses();
+  // The front: all closes that happened before, in all engines.
+  void FindAllCloses();
   CallServer::Stats& stats() { return stats_; }
   const CallServer::Stats& stats() const { return stats_; }
   static Instant Now();
@@ -166,6 +184,9 @@ class CallEngine : public TurnTask {
   netlink::NetlinkServer& netlink() { return *netlink_; }
   netlink::Backend& backend();
   uint64_t RandomName();
+  SpareEnds& spare_ends() { return spare_ends_; }
+  // For a connection whose program's end is not there yet; the cookie of no socket.
+  uint64_t NextConnectionName() { return (uint64_t{1} << 63) | next_connection_++; }
   // A 64 KiB block for reading into, which stays with the engine until Take.
   Block* Scratch();
   BlockRef TakeScratch();
@@ -225,7 +246,7 @@ class CallEngine : public TurnTask {
   void OnSocketCall(IncomingCall& call);
   void OnForeignIoctl(IncomingCall& call);
   void OnDelivered(const calls::Delivered& d);
-  void OnAccepted(const calls::Accepted& a);
+  void OnAccepted(const calls::Accepted& a, UniqueFd end);
   void TellConnection(const OfferedConnection& c, std::function<void(StandIn&)> what);
   void OnWithdrawn(const calls::Withdrawal& w);
   void OnFetched(const calls::Fetched& f, UniqueFd fd);
@@ -288,6 +309,8 @@ class CallEngine : public TurnTask {
   std::unordered_map<uint64_t, StandIn*> fetches_;
   std::unordered_map<uint64_t, std::vector<OfferedConnection>> withdrawn_;  // by the life of their listener
   uint64_t next_fetch_ = 1;
+  uint64_t next_connection_ = 1;
+  SpareEnds spare_ends_;
   std::vector<Queued> queue_;
   TimerWheel timers_;
   Instant armed_ = Instant::Max();

@@ -54,6 +54,13 @@ uint32_t CallHub::AddOptionSlot(uint32_t owner, int socket, NativeOptions::Kind 
   return slot;
 }
 
+sluice_mark CallHub::ReserveOptionSlot(uint32_t owner, NativeOptions::Kind kind) {
+  const auto lock = LockOptions();
+  const sluice_mark mark = options_.native_options->Reserve(kind);
+  if (mark.slot != 0) SetSlotOwner(mark.slot, owner);
+  return mark;
+}
+
 void CallHub::RemoveOptionSlot(uint32_t slot) {
   const auto lock = LockOptions();
   options_.native_options->Remove(slot);

@@ -53,6 +53,8 @@ class CallHub {
 
   // Slots of native options: marked by any worker, each of its own sockets; what was posted is heard by the first one.
   uint32_t AddOptionSlot(uint32_t owner, int socket, NativeOptions::Kind kind);
+  // For a socket that the broker marks.
+  sluice_mark ReserveOptionSlot(uint32_t owner, NativeOptions::Kind kind);
   void RemoveOptionSlot(uint32_t slot);
   void SetSlotOwner(uint32_t slot, uint32_t owner) { slot_owners_[slot].store(static_cast<uint8_t>(owner)); }
   uint32_t SlotOwner(uint32_t slot) const { return slot_owners_[slot].load(); }

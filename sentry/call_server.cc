@@ -46,6 +46,7 @@ std::span<const int> CallServer::RequiredSyscalls() {
       SYS_clock_gettime,
       SYS_getrandom,
       SYS_getpid,
+      SYS_poll,
       SYS_epoll_ctl,
       SYS_epoll_wait,
       SYS_epoll_pwait,

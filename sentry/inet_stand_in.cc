@@ -60,6 +60,10 @@ void InetStandIn::OnBind(IncomingCall& call) {
     error = Errno::kEACCES;
   }
   if (error == Errno::kOk) error = BindSocket(local);
+  if (error == Errno::kEADDRINUSE && type_ == SOCK_STREAM) {  // what holds it may be closed
+    engine_.FindAllCloses();
+    error = BindSocket(local);
+  }
   engine_.Answer(call.envelope(), error);
 }
 

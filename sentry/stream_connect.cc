@@ -10,10 +10,6 @@
 #include "sentry/sockaddr.h"
 #include "sentry/stream_stand_in.h"
 
-#ifndef SO_PASSRIGHTS
-#define SO_PASSRIGHTS 83
-#endif
-
 namespace sluice {
 namespace {
 
@@ -45,10 +41,7 @@ bool StreamStandIn::Join(int p) {
 }
 
 void StreamStandIn::PrepareEnd() {
-  int off = 0;
-  // Descriptors that the program sends by SCM_RIGHTS must not gather here (6.16; before, they are closed when the bytes are
-  // read).
-  setsockopt(s_.get(), SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off);
+  RefuseDescriptors(s_.get());
   OnBufferOptions(-1);
 }
 

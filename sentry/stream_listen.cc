@@ -1,6 +1,7 @@
 // Listening: P is a listening AF_UNIX socket, readable exactly while a connection waits, because one socket of ours is connected
-// to it per waiting connection (a token). All accepts are notified. Connections are offered to the broker ahead of them
-// (broker_protocol.h), with all that an accept needs: it takes the next offer, and a token off P's queue.
+// to it per waiting connection: the connection's S, or a token where its P exists already. All accepts are notified. Connections
+// are offered to the broker ahead of them (broker_protocol.h), with all that an accept needs: it takes the next offer, and what
+// is next in P's queue.
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -56,7 +57,7 @@ void StreamStandIn::OnListen(IncomingCall& call) {
   MarkDirty();
 }
 
-// The connection of `accepted`, with both ends; null where there are no descriptors: the peer hears a reset rather than nothing.
+// The connection of `accepted`; null where there are no descriptors: the peer hears a reset rather than nothing.
 StreamStandIn* StreamStandIn::MakeQueued(CallEngine& engine, const QueueFacts& facts, StreamSocket* accepted, SocketCount room) {
   auto made = std::make_unique<StreamStandIn>(engine, facts.family, facts.protocol, accepted);
   StreamStandIn* s = made.get();
@@ -65,28 +66,43 @@ StreamStandIn* StreamStandIn::MakeQueued(CallEngine& engine, const QueueFacts& f
   s->options_ = facts.options;
   s->listener_cookie_ = facts.listener;
   engine.Own(std::move(made), std::move(room));
-  int ends[2];
-  const bool done = ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0;
-  if (done) {
-    s->s_.reset(ends[0]);
-    s->queued_end_.reset(ends[1]);
-  }
-  const int p = s->queued_end_.get();
-  if (!done || !s->Adopt(p)) {
+  if (!s->MakeEnds(facts)) {
     s->CloseByProgram(true);
     return nullptr;
   }
-  s->PrepareEnd();
-  s->OnBufferOptions(p);
+  s->OnBufferOptions(s->queued_end_.get());
+  s->s_writable_ = true;
+  s->MarkDirty();
+  return s;
+}
+
+// S alone where that will do: P comes to be in the listener's native queue, from where the broker takes it. The last close of P
+// shows in S as the end of what it wrote, so nothing watches for it unless P shuts that down before, or S goes first.
+bool StreamStandIn::MakeEnds(const QueueFacts& facts) {
+  const StandInOptions& o = facts.options;
+  const bool plain = o.send_buffer == 0 && o.receive_timeout == Duration(0) && o.send_timeout == Duration(0);
+  if (!plain || !facts.queues_itself) return MakePair(o);
+  s_ = engine_.spare_ends().Take();
+  if (!s_) return false;
+  Enter(engine_.NextConnectionName());
+  return ReserveSlot(&mark_);
+}
+
+bool StreamStandIn::MakePair(const StandInOptions& options) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return false;
+  s_.reset(ends[0]);
+  queued_end_.reset(ends[1]);
+  joined_ = true;
+  const int p = ends[1];
+  if (!AdoptUnwatched(p)) return false;
+  RefuseDescriptors(s_.get());
   const auto bound_waits = [p](int option, Duration timeout, const timeval& raw) {
     if (timeout > Duration(0)) setsockopt(p, SOL_SOCKET, option, &raw, sizeof raw);
   };
-  bound_waits(SO_RCVTIMEO, facts.options.receive_timeout, facts.options.receive_timeout_raw);
-  bound_waits(SO_SNDTIMEO, facts.options.send_timeout, facts.options.send_timeout_raw);
-  s->s_readable_ = s->s_writable_ = true;
-  (void)ToInt(engine.worker().AddFd(s->s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, s));
-  s->MarkDirty();
-  return s;
+  bound_waits(SO_RCVTIMEO, options.receive_timeout, options.receive_timeout_raw);
+  bound_waits(SO_SNDTIMEO, options.send_timeout, options.send_timeout_raw);
+  return true;
 }
 
 // Of a queued connection; the listener adds its life.
@@ -98,10 +114,22 @@ calls::Offer StreamStandIn::MakeOffer() const {
   offer.end = queued_end_.get();
   offer.name_length = name.length;
   std::copy_n(name.view().begin(), std::min<size_t>(name.length, sizeof offer.name), offer.name);
+  offer.mark = mark_;
   return offer;
 }
 
-// In P's queue, for one connection. What connects to it may be closed: P stays readable until the token is taken off.
+// Puts a connection in P's native queue.
+bool StreamStandIn::Queue(const calls::Offer& offer) {
+  if (offer.end >= 0) return AddToken();
+  auto* c = static_cast<StreamStandIn*>(engine_.Find(offer.connection));
+  if (c == nullptr || !c->s_) return false;
+  if (::connect(c->s_.get(), reinterpret_cast<sockaddr*>(&listen_address_), listen_address_length_) != 0) return false;
+  c->joined_ = true;
+  c->MarkDirty();
+  return true;
+}
+
+// What connects to P may be closed: P stays readable until the token is taken off.
 bool StreamStandIn::AddToken() {
   UniqueFd token(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   return token && ::connect(token.get(), reinterpret_cast<sockaddr*>(&listen_address_), listen_address_length_) == 0;
@@ -114,7 +142,7 @@ void StreamStandIn::TakeConnections() {
     if (!room) break;
     StreamSocket* accepted = socket_->Accept();
     if (accepted == nullptr) break;
-    StreamStandIn* s = MakeQueued(engine_, {cookie_, family_, protocol_, options_}, accepted, std::move(room));
+    StreamStandIn* s = MakeQueued(engine_, {cookie_, family_, protocol_, options_, true}, accepted, std::move(room));
     if (s == nullptr) break;
     Offer({s->MakeOffer(), engine_.shard()});
   }
@@ -125,14 +153,15 @@ void StreamStandIn::Offer(const Offered& connection) {
   offered_.push_back(connection);
   offered_.back().offer.life = life_;
   if (connection.shard == engine_.shard()) ++offered_here_;
-  ++missing_tokens_;
+  ++unqueued_;
   ++unsent_offers_;
 }
 
-// Each offer behind its token, so that there is one for whoever takes it. What finds no room now is tried again.
+// Each offer behind its place in the native queue, so that there is one for whoever takes it. What finds no room now is tried
+// again.
 void StreamStandIn::SendOffers() {
-  while (missing_tokens_ > 0 && AddToken()) --missing_tokens_;
-  for (; unsent_offers_ > missing_tokens_; --unsent_offers_) {
+  while (unqueued_ > 0 && Queue(offered_[offered_.size() - unqueued_].offer)) --unqueued_;
+  for (; unsent_offers_ > unqueued_; --unsent_offers_) {
     if (!engine_.SendOffer(offered_[offered_.size() - unsent_offers_].offer)) break;
   }
   if (unsent_offers_ > 0) engine_.Schedule(offer_timer_, CallEngine::Now() + Duration::Milliseconds(10));
@@ -161,15 +190,21 @@ void StreamStandIn::AnswerImpatient() {
   }
 }
 
-void StreamStandIn::OnOfferTaken(const calls::Accepted& a) {
+void StreamStandIn::OnOfferTaken(const calls::Accepted& a, UniqueFd end) {
   ForgetHeldOf(a.envelope.tid);
   if (a.life != life_ || state_ != State::kListening) return;
   const auto it =
       std::find_if(offered_.begin(), offered_.end(), [&a](const Offered& o) { return o.offer.connection == a.connection; });
   if (it == offered_.end()) return;
-  const Offered connection = *it;
+  Offered connection = *it;
   offered_.erase(it);
   if (connection.shard == engine_.shard()) --offered_here_;
+  if (auto* c = end ? static_cast<StreamStandIn*>(engine_.Find(a.connection)) : nullptr) {
+    connection.offer.connection = a.cookie;
+    connection.offer.end = end.get();
+    c->Rename(a.cookie, a.inode);
+    c->queued_end_ = std::move(end);  // which no accept could have
+  }
   if (a.again != 0) Offer(connection);
   if (offered_.empty()) AnswerImpatient();
   MarkDirty();  // to send it, or room for another one
@@ -179,12 +214,17 @@ void StreamStandIn::OnOfferTaken(const calls::Accepted& a) {
 void StreamStandIn::OnAccepted(const calls::Accepted& a) {
   if (state_ != State::kQueued) return;
   if (ListenerShare* share = engine_.FindShare(listener_cookie_)) share->OnTaken(cookie_);
-  if (a.error != 0) return CloseByProgram(a.error == EBADF);  // as Linux where the address cannot be written
-  const UniqueFd p = std::move(queued_end_);
-  state_ = s_ ? State::kConnected : State::kBroken;  // it may have ended while it waited
+  if (a.error != 0 || reset_queued_)
+    return CloseByProgram(a.error == EBADF || reset_queued_);  // as Linux where the address cannot be written
+  queued_end_.reset();
+  if (a.cookie != 0) Rename(a.cookie, a.inode);
+  state_ = State::kConnected;
+  HearEnd();
   NoteHolder(a.envelope.tid, a.fd, a.envelope.listener);
   socket_->HoldPort(true);
-  if (reset_pending_) ResetWith(p.get());
+  // It may have ended at either side meanwhile.
+  if (s_ended_) p_closed_ = s_readable_ = true;
+  MarkDirty();
 }
 
 void StreamStandIn::OnWithdrawn() {
@@ -207,7 +247,7 @@ void StreamStandIn::CloseListener() {
     connections.push_back({o.offer.connection, o.shard});
     if (StandIn* here = engine_.Find(o.offer.connection)) here->OnListenerClosed();
   }
-  unsent_offers_ = missing_tokens_ = offered_here_ = 0;
+  unsent_offers_ = unqueued_ = offered_here_ = 0;
   offer_timer_.Cancel();
   if (!connections.empty()) engine_.Withdraw(cookie_, life_, std::move(connections));
   auto held = std::move(held_);

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "sentry/stream_stand_in.h"
 
@@ -28,10 +29,20 @@ int Unread(int s) {
 
 }  // namespace
 
+// A queued connection's, when it has been offered: what came until then shows now.
+void StreamStandIn::HearEnd() {
+  if (std::exchange(heard_, true)) return;
+  (void)ToInt(engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this));
+}
+
 void StreamStandIn::DropS() {
   if (!s_) return;
-  engine_.worker().RemoveFd(s_.get());
-  unread_.Detach();
+  engine_.worker().ForgetFd(s_.get());
+  if (p_closed_) {
+    unread_.Forget();
+  } else {
+    unread_.Detach();
+  }
   s_.reset();
 }
 
@@ -173,7 +184,13 @@ size_t StreamStandIn::ReadProgram() {
     s_readable_ = errno == EINTR;
     return 0;
   }
+  if (state_ == State::kQueued) {  // OnAccepted, or OnWithdrawn, looks again
+    s_readable_ = false;
+    reset_queued_ |= n < 0 && errno == ECONNRESET;
+    return 0;
+  }
   if (n < 0) {  // ECONNRESET: P was closed with bytes unread
+    p_closed_ = true;
     CloseByProgram(true);
     return 0;
   }
@@ -186,6 +203,7 @@ size_t StreamStandIn::ReadProgram() {
     }
     return 0;
   }
+  p_closed_ = true;
   CloseByProgram(false);
   return 0;
 }
@@ -244,7 +262,7 @@ void StreamStandIn::FinishIncoming() {
     if (p_closed_) return CloseByProgram(false);
     if (socket_->readable_bytes() == 0) return Fail(Errno::kECONNRESET);
     // What came before can still be read, but nothing written any more.
-    if (Unread(s_.get()) > 0) ::shutdown(s_.get(), SHUT_RD);
+    if (state_ == State::kConnected && !AwaitsWatch() && Unread(s_.get()) > 0) ::shutdown(s_.get(), SHUT_RD);
     return;
   }
   if (socket_->readable_bytes() > 0) return;
@@ -254,6 +272,13 @@ void StreamStandIn::FinishIncoming() {
   }
   // Gone without a FIN and without an error that is still to be told: never an end that looks complete.
   if ((socket_->events() & kHangup) != 0 && !fin_passed_) Fail(Errno::kECONNRESET);
+}
+
+// True where P's last close is not to be seen any more once S is closed or shut down, and the watch for it is asked for.
+bool StreamStandIn::AwaitsWatch() {
+  if (watched()) return false;
+  RequestFetch();
+  return true;
 }
 
 bool StreamStandIn::Gone() const { return gone_ || (socket_->events() & kError) != 0; }
@@ -267,34 +292,36 @@ void StreamStandIn::Fail(Errno without_a_reason) {
 
 // P is to see ECONNRESET: S is closed while a byte of P's is unread in it. Where there is none, one is put in through P.
 void StreamStandIn::StartReset() {
-  if (!s_) return;
+  if (!s_ || state_ == State::kQueued) return;
   if (p_closed_) return CloseByProgram(false);
+  reset_pending_ = AwaitsWatch();
+  if (reset_pending_) return;
   if (fin_passed_) {
     // The stream ended before: reads stay 0, writes give EPIPE.
     ::shutdown(s_.get(), SHUT_RD);  // or a quick writer would keep this busy
     Block* scratch = engine_.Scratch();
     while (scratch != nullptr && recv(s_.get(), scratch->data, kRead, MSG_DONTWAIT) > 0) continue;
     DropS();
-    if (state_ == State::kConnected) state_ = State::kBroken;  // a queued one is still to be accepted
+    state_ = State::kBroken;
     return;
   }
   if (Unread(s_.get()) > 0) {
     DropS();
-    reset_pending_ = false;
-    if (state_ == State::kConnected) state_ = State::kBroken;
+    state_ = State::kBroken;
     auto held = std::move(held_);
     held_.clear();
     for (auto& h : held) engine_.Answer(h->call.envelope(), h->call.head.kind == calls::CallKind::kSend ? Errno::kEPIPE : error_);
     return;
   }
   reset_pending_ = true;
-  if (state_ == State::kConnected && number_ >= 0) RequestFetch();
+  RequestFetch();
 }
 
 void StreamStandIn::ResetWith(int p) {
-  send(p, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (!watched() && !Watch(p)) return;
   reset_pending_ = false;
-  if (s_ && Unread(s_.get()) == 0) {
+  if (!fin_passed_ && Unread(s_.get()) == 0) send(p, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (!fin_passed_ && Unread(s_.get()) == 0) {
     // P cannot send (it shut its side down natively): an end is all that can be shown.
     DropS();
     state_ = State::kBroken;

@@ -104,6 +104,15 @@ void StreamStandIn::OnFdEvents(uint32_t events) {
   if ((events & EPOLLPRI) != 0) s_urgent_ = true;
   if ((events & EPOLLOUT) != 0) s_writable_ = true;
   if ((events & (EPOLLHUP | EPOLLRDHUP)) != 0) s_ended_ = true;
+  if ((events & EPOLLRDHUP) != 0 && unwatched_end() >= 0) p_closed_ = true;
+  MarkDirty();
+}
+
+// Without a watch neither P was shut down nor S: that P sends no more means that it is closed.
+int StreamStandIn::unwatched_end() const { return !watched() && state_ == State::kConnected ? s_.get() : -1; }
+
+void StreamStandIn::OnEndClosed() {
+  p_closed_ = s_readable_ = true;
   MarkDirty();
 }
 
@@ -116,8 +125,12 @@ void StreamStandIn::OnWork() {
     case State::kListening:
       TakeConnections();
       break;
-    case State::kConnected:
     case State::kQueued:
+      if (!joined_) break;
+      HearEnd();
+      Pump();
+      break;
+    case State::kConnected:
       Pump();
       break;
     default:
@@ -131,8 +144,7 @@ void StreamStandIn::OnLastClose() {
       CloseListener();
       break;
     case State::kConnected:  // what it wrote before goes out first
-      p_closed_ = s_readable_ = true;
-      return MarkDirty();
+      return OnEndClosed();
     default:
       break;
   }
@@ -140,8 +152,9 @@ void StreamStandIn::OnLastClose() {
 }
 
 void StreamStandIn::OnFetched(UniqueFd fd, bool try_again) {
-  if (!reset_pending_) return;
-  if (fd) return ResetWith(fd.get());
+  if (dead_ || !s_) return;
+  if (fd && !watched() && !Watch(fd.get())) fd.reset();
+  if (fd) return reset_pending_ ? ResetWith(fd.get()) : MarkDirty();
   // On its way in a message, or too many searches just now. Until it is found P hangs, which is better than a stream that looks
   // complete.
   engine_.Schedule(retry_timer_, CallEngine::Now() + (try_again ? Duration::Milliseconds(100) : Duration::Seconds(2)));
@@ -163,6 +176,7 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
     return (void)engine_.Answer(call.envelope(), Errno::kOk);
   }
   if (state_ != State::kConnected || !socket_->remote()) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
+  if (call.fd && !watched() && !Watch(call.fd.get())) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
   FromProgram();
   if (write && !write_shut_ && call.fd) {
     // The mark: a byte that stays unread in S, so that a reset can be told from an end although P cannot send any more. Out of

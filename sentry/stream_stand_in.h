@@ -28,11 +28,13 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnCall(IncomingCall& call, Bytes message) override;
   void OnWork() override;
   void OnLastClose() override;
+  int unwatched_end() const override;
+  void OnEndClosed() override;
   void OnFetched(UniqueFd fd, bool try_again) override;
   void OnAccepted(const calls::Accepted& a) override;
   void OnWithdrawn() override;
   void OnListenerClosed() override;
-  void OnOfferTaken(const calls::Accepted& a) override;
+  void OnOfferTaken(const calls::Accepted& a, UniqueFd end) override;
   Socket* socket() override { return socket_; }
   void OnBufferOptions(int p) override;
   StreamSocket* stream() override { return socket_; }
@@ -53,6 +55,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
     uint64_t listener = 0;
     int family = 0, protocol = 0;
     const StandInOptions& options;
+    bool queues_itself = false;  // in the engine that has the listener: its S connects to that
   };
   // On its way to another worker.
   struct Moved;
@@ -86,7 +89,10 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnAccept(IncomingCall& call, Bytes message);
   void TakeConnections();
   static StreamStandIn* MakeQueued(CallEngine& engine, const QueueFacts& facts, StreamSocket* accepted, SocketCount room);
+  bool MakeEnds(const QueueFacts& facts);
+  bool MakePair(const StandInOptions& options);
   calls::Offer MakeOffer() const;
+  bool Queue(const calls::Offer& offer);
   bool AddToken();
   void Offer(const Offered& connection);
   void SendOffers();
@@ -111,6 +117,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   static void OfferFrom(CallEngine& front, const Offered& connection);
 
   // stream_pump.cc
+  void HearEnd();
   void Pump();
   void FromProgram(size_t most = SIZE_MAX);
   size_t ReadProgram();
@@ -118,6 +125,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void ToProgram();
   void FinishIncoming();
   bool Gone() const;  // the connection, by an error
+  bool AwaitsWatch();
   void Fail(Errno without_a_reason);
   void StartReset();
   void ResetWith(int p);
@@ -134,7 +142,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   UnreadMemory::Queue unread_;
   State state_ = State::kFresh;
   bool s_readable_ = false, s_writable_ = true, s_ended_ = false, s_urgent_ = false;
-  bool p_closed_ = false;           // the last descriptor of P is gone (EPOLLHUP alone may be two half closes)
+  bool p_closed_ = false;           // the last descriptor of P is gone
   bool connect_reported_ = false;   // connect() has said 0
   bool fin_passed_ = false;         // P was told of the peer's FIN
   bool write_shut_ = false;         // P's shutdown(WR): what is in S, but for the mark, is all there will be
@@ -155,15 +163,19 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   uint64_t life_ = 0;              // names one listen() of it
   std::deque<Offered> offered_;    // for accepts to come
   size_t unsent_offers_ = 0;       // of these, the last ones, which the broker has not been sent
-  size_t missing_tokens_ = 0;      // likewise, those without a token: an offer is sent behind its own
+  size_t unqueued_ = 0;            // likewise, those that are not in P's native queue: an offer is sent behind that
   size_t offered_here_ = 0;        // those of this worker
   uint64_t shared_as_ = 0;         // the shares' name for a bound or listening socket; 0: it has none
   std::optional<Endpoint> bound_;  // by the program, of a socket that moved to connect
   // queued
   uint64_t listener_cookie_ = 0;
-  UniqueFd queued_end_;  // P
+  UniqueFd queued_end_;        // P, where it is here and not in the listener's native queue
+  sluice_mark mark_{};         // for it in the latter case
+  bool joined_ = false;        // S has P
+  bool heard_ = false;         // the worker hears S
+  bool reset_queued_ = false;  // P was closed with bytes unread
 
-  void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->StartReset(); };
+  void (*retry_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->MarkDirty(); };
   Timer retry_timer_{retry_timer_fn_, this};
   void (*offer_timer_fn_)(void*) = [](void* self) { static_cast<StreamStandIn*>(self)->MarkDirty(); };
   Timer offer_timer_{offer_timer_fn_, this};

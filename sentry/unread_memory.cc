@@ -39,6 +39,11 @@ void UnreadMemory::Queue::Detach() {
   s_ = -1;
 }
 
+void UnreadMemory::Queue::Forget() {
+  Set(0);
+  s_ = -1;
+}
+
 size_t UnreadMemory::Queue::Room(int s) {
   if (all_.held_ < all_.limit_) return all_.limit_ - all_.held_;
   s_ = s;

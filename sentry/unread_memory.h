@@ -28,6 +28,8 @@ class UnreadMemory {
     void Wrote(int s, size_t bytes);
     // `s` is about to be closed. What is unread stays with the program's end, and counts until the object goes.
     void Detach();
+    // As Detach, where the program's end is gone.
+    void Forget();
     // Bytes in the kernel, as far as is known: not less than there are.
     size_t held() const { return held_; }
 

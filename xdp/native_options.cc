@@ -52,6 +52,10 @@ Errno LoadNativeOptions(uint32_t sockets, UniqueFd* program, NativeOptionMaps* m
   return Errno::kOk;
 }
 
+Errno MarkSocket(int marks, int socket, const sluice_mark& mark) {
+  return bpf_map_update_elem(marks, &socket, &mark, BPF_ANY) == 0 ? Errno::kOk : static_cast<Errno>(errno);
+}
+
 Errno AttachNativeOptions(int program, int control_group, std::string* error) {
   // Programs of groups above go on working.
   if (bpf_prog_attach(program, control_group, BPF_CGROUP_SETSOCKOPT, BPF_F_ALLOW_MULTI) == 0) return Errno::kOk;
@@ -89,24 +93,22 @@ NativeOptions::~NativeOptions() {
   if (slots_ != nullptr) munmap(slots_, slots_size_);
 }
 
-uint32_t NativeOptions::Add(int socket, Kind kind) {
+sluice_mark NativeOptions::Reserve(Kind kind) {
   uint32_t slot = 0;
   if (!free_.empty()) {
     slot = free_.back();
-  } else if (fresh_ < count_) {
-    slot = fresh_;
-  } else {
-    return 0;
-  }
-  sluice_slot& s = at(slot);
-  const sluice_mark mark{slot, s.generation, static_cast<uint32_t>(kind), 0};
-  if (bpf_map_update_elem(maps_.marks.get(), &socket, &mark, BPF_ANY) != 0) return 0;
-  if (slot == fresh_) {
-    ++fresh_;
-  } else {
     free_.pop_back();
+  } else if (fresh_ < count_) {
+    slot = fresh_++;
   }
-  return slot;
+  return {slot, at(slot).generation, static_cast<uint32_t>(kind), 0};
+}
+
+uint32_t NativeOptions::Add(int socket, Kind kind) {
+  const sluice_mark mark = Reserve(kind);
+  if (mark.slot == 0 || MarkSocket(maps_.marks.get(), socket, mark) == Errno::kOk) return mark.slot;
+  free_.push_back(mark.slot);
+  return 0;
 }
 
 void NativeOptions::Remove(uint32_t slot) {

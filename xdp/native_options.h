@@ -29,6 +29,8 @@ struct NativeOptionMaps {
 // Needs CAP_BPF and CAP_NET_ADMIN; Linux 5.18. `sockets`: how many stand-ins can be marked at a time. `program`: for the calls
 // below.
 Errno LoadNativeOptions(uint32_t sockets, UniqueFd* program, NativeOptionMaps* maps, std::string* error);
+// Gives a socket its slot, as Add does; `marks`: of the maps.
+Errno MarkSocket(int marks, int socket, const sluice_mark& mark);
 // Until the control group is gone and the last socket that was made in it.
 Errno AttachNativeOptions(int program, int control_group, std::string* error);
 
@@ -63,6 +65,8 @@ class NativeOptions {
 
   // Marks a socket. Its slot, or 0 where there is none left or the kernel has no memory.
   uint32_t Add(int socket, Kind kind);
+  // A slot of its own for a socket that whoever gets it marks (MarkSocket); slot 0 where there is none left.
+  sluice_mark Reserve(Kind kind);
   // The slot belongs to nobody from here on; what the socket's holders still set goes nowhere.
   void Remove(uint32_t slot);
 

@@ -42,6 +42,11 @@ std::optional<calls::Offer> AcceptOffers::Take(uint64_t listener) {
   return offer;
 }
 
+void AcceptOffers::PutBack(const calls::Offer& offer) {
+  ++count_;
+  waiting_[offer.listener].push_front(offer);
+}
+
 void AcceptOffers::Withdraw(const calls::Withdrawal& which) {
   while (ReadNext()) continue;
   const auto it = waiting_.find(which.listener);

@@ -21,6 +21,8 @@ class AcceptOffers {
 
   // The first one for `listener`, reading no further than to it; nothing where there is none, or the sentry broke the protocol.
   std::optional<calls::Offer> Take(uint64_t listener);
+  // What Take gave, before all others.
+  void PutBack(const calls::Offer& offer);
   // Gives up those of one life of a listener.
   void Withdraw(const calls::Withdrawal& which);
 

@@ -63,6 +63,17 @@ class AcceptTest : public ProgramTest {
     return {UniqueFd(ends[0]), UniqueFd(ends[1]), CookieOf(ends[1])};
   }
 
+  // Likewise, where the program's end waits in the native queue.
+  Connection OfferQueued(uint16_t port) {
+    UniqueFd ours(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    EXPECT_EQ(0, connect(ours.get(), reinterpret_cast<const sockaddr*>(&address_), length_));
+    calls::Offer offer = MakeOffer(port, ours.get());
+    offer.end = -1;
+    EXPECT_TRUE(SendOffer(BytesOf(offer)));
+    const uint64_t name = offer.connection;
+    return {std::move(ours), UniqueFd(), name};
+  }
+
   void AddToken() {
     UniqueFd token(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     EXPECT_EQ(0, connect(token.get(), reinterpret_cast<const sockaddr*>(&address_), length_));
@@ -159,6 +170,66 @@ TEST_F(AcceptTest, KeepsTheConnectionWhereTheProgramHasNoNumberForIt) {
   Go();
   ExpectAccepted(offered, 0);
   EXPECT_FALSE(ListenerReadable());
+  EXPECT_EQ(0, ExitStatus());
+}
+
+TEST_F(AcceptTest, GivesTheEndThatWaitsInTheNativeQueue) {
+  Connection first = OfferQueued(1001), second = Offer(1002), third = OfferQueued(1003);
+  ASSERT_EQ(3, write(first.ours.get(), "one", 3));
+  ASSERT_EQ(5, write(third.ours.get(), "three", 5));
+  StartProgram([](int s) {
+    int fd = -1;
+    char bytes[8] = {};
+    if (AcceptPort(s, SOCK_NONBLOCK | SOCK_CLOEXEC, &fd) != 1001) return 1;
+    if ((fcntl(fd, F_GETFL) & O_NONBLOCK) == 0 || fcntl(fd, F_GETFD) != FD_CLOEXEC) return 2;
+    if (read(fd, bytes, sizeof bytes) != 3) return 3;
+    if (AcceptPort(s) != 1002) return 4;
+    if (AcceptPort(s, 0, &fd) != 1003) return 5;
+    if ((fcntl(fd, F_GETFL) & O_NONBLOCK) != 0 || fcntl(fd, F_GETFD) != 0) return 6;
+    return read(fd, bytes, sizeof bytes) == 5 ? 0 : 7;
+  });
+  for (const Connection* c : {&first, &second, &third}) {
+    const auto accepted = Next().As<calls::Accepted>();
+    EXPECT_EQ(c->cookie, accepted.connection);
+    EXPECT_EQ(0, accepted.error);
+    // What the program calls it by, where the sentry has not seen it.
+    EXPECT_EQ(c->programs ? 0u : 1u, accepted.cookie != 0 && accepted.cookie != c->cookie && accepted.inode != 0 ? 1u : 0u);
+  }
+  EXPECT_FALSE(ListenerReadable());
+  EXPECT_EQ(0, ExitStatus());
+  char c = 0;
+  EXPECT_EQ(0, read(first.ours.get(), &c, 1));  // the broker keeps nothing of it
+}
+
+TEST_F(AcceptTest, HandsTheSentryTheQueuedEndThatTheProgramHasNoNumberFor) {
+  const Connection offered = OfferQueued(1001);
+  StartProgram([](int s) {
+    rlimit limit{};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    const rlimit none{0, limit.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &none);
+    return AcceptPort(s) == -EMFILE ? 0 : 1;
+  });
+  const Answered answer = Next();
+  const auto accepted = answer.As<calls::Accepted>();
+  EXPECT_EQ(offered.cookie, accepted.connection);
+  EXPECT_EQ(EMFILE, accepted.error);
+  EXPECT_EQ(1u, accepted.again);
+  EXPECT_TRUE(answer.has_fd);
+  EXPECT_EQ(0, ExitStatus());
+}
+
+// A sentry that lies does not hold up the broker, and what it offered stays.
+TEST_F(AcceptTest, AnOfferWithoutItsEndInTheQueueIsLeftToTheSentry) {
+  const UniqueFd ours(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  calls::Offer offer = MakeOffer(1001, ours.get());
+  offer.end = -1;
+  ASSERT_TRUE(SendOffer(BytesOf(offer)));
+  StartProgram([](int s) { return AcceptPort(s) == 1001 ? 0 : 1; });
+  ASSERT_EQ(MessageType::kCall, Next().type());
+  ASSERT_EQ(0, connect(ours.get(), reinterpret_cast<const sockaddr*>(&address_), length_));
+  TellOffered();
+  EXPECT_EQ(0, Next().As<calls::Accepted>().error);
   EXPECT_EQ(0, ExitStatus());
 }
 

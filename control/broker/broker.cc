@@ -112,10 +112,11 @@ class Broker {
       conduct_.OnAsked(header.type);
       SendToSentry(header.type, 0);
     }
-    if (header.type == Type::kSandbox && record.fds.size() == 2 && body.size() == sizeof plan_.standin_cookie) {
+    if (header.type == Type::kSandbox && record.fds.size() >= 2 && body.size() == sizeof plan_.standin_cookie) {
       std::memcpy(&plan_.standin_cookie, body.data(), body.size());
       sentry_ = std::move(record.fds[0]);
       keeper_ = std::move(record.fds[1]);
+      if (record.fds.size() > 2) option_marks_ = std::move(record.fds[2]);
     }
     if (header.type == Type::kProgram && record.fds.size() == 1) {
       std::erase_if(programs_, [](const UniqueFd& pidfd) { return WaitForEnd(pidfd.get(), 0); });
@@ -142,6 +143,7 @@ class Broker {
     options.sentry_pidfd = sentry_.get();
     options.netns_cookie = plan_.standin_cookie;
     options.target_netns_fd = plan_.netns.get();
+    options.option_marks_fd = option_marks_.get();
     options.apply_change = [this](const netlink::NetChange& change, bool allowed) { return changer_->Apply(change, allowed); };
     calls_ = std::make_unique<CallBroker>(options);
     call_thread_ = std::thread([this] {
@@ -217,7 +219,8 @@ class Broker {
 
   SandboxPlan& plan_;
   UniqueFd guard_, sentry_, keeper_;  // pidfds
-  std::vector<UniqueFd> programs_;    // pidfds of their inits
+  UniqueFd option_marks_;
+  std::vector<UniqueFd> programs_;  // pidfds of their inits
   // Attaching waits for grace periods of the kernel: it begins first, and the rest is done meanwhile. No port is opened and
   // nobody hears that the sandbox is ready before.
   std::thread silencing_;

@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -34,6 +35,7 @@
 #include "sentry/broker_channel.h"
 #include "sentry/netlink/if_ioctl.h"
 #include "sentry/options.h"
+#include "xdp/native_options.h"
 
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
@@ -116,6 +118,12 @@ bool CannotFail(const calls::Call& call, const calls::Part& value, bool is_strea
   return (name == TCP_NODELAY || name == TCP_CORK || name == TCP_QUICKACK) && value.total_length >= sizeof(int);
 }
 
+uint64_t CookieOf(int socket) {
+  uint64_t cookie = 0;
+  socklen_t length = sizeof cookie;
+  return getsockopt(socket, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
+}
+
 // The number by which the process of a thread names itself: the innermost of NStgid.
 uint32_t ProcessInside(pid_t tid) {
   std::ifstream status("/proc/" + std::to_string(tid) + "/status");
@@ -175,7 +183,8 @@ class CallBroker::Impl {
   // Accepts.
   bool AcceptOffered(const PendingCall& pending, const FoundSocket& listener);
   UniqueFd FetchOffered(const calls::Offer& offer) const;
-  int GiveConnection(const PendingCall& pending, const calls::Offer& offer, int* number);
+  UniqueFd TakeQueued(int listener, uint64_t flags) const;
+  int GiveConnection(const PendingCall& pending, const calls::Offer& offer, const UniqueFd& end, int* number);
   int Install(const PendingCall& pending, int fd, bool close_on_exec, int* number);
   void OnOffered(const calls::Fetch& listener);
   std::optional<pid_t> FirstAccept(uint64_t listener, uint64_t from) const;
@@ -396,7 +405,8 @@ void CallBroker::Impl::PassOn(uint16_t index, const seccomp_notif& notif, FoundS
   pending.cookie = found.cookie;
   pending.order = next_order_++;
   reader_.call().envelope = pending.envelope;
-  FillCall(notif, found);
+  const bool accept = reader_.call().kind == CallKind::kAccept;
+  if (!accept) FillCall(notif, found);
   // Everything above went by numbers that may have changed hands: only now it is certain that they were the caller's.
   if (!StillValid(index, notif.id)) {
     ++stats_.dead;
@@ -404,7 +414,10 @@ void CallBroker::Impl::PassOn(uint16_t index, const seccomp_notif& notif, FoundS
     return;
   }
   if (AnswerAtOnce(index, notif, found)) return;
-  if (reader_.call().kind == CallKind::kAccept && AcceptOffered(pending, found)) return;
+  if (accept) {
+    if (AcceptOffered(pending, found)) return;
+    FillCall(notif, found);
+  }
   bool with_fd = found.fd && NeedsDescriptor(reader_.call(), found.is_stream);
   ++stats_.passed;
   int number = with_fd ? found.fd.get() : -1;
@@ -564,49 +577,69 @@ int CallBroker::Impl::Install(const PendingCall& pending, int fd, bool close_on_
   return SendAnswer(pending, -error) == 0 ? error : ENOENT;
 }
 
+// What is next in the native queue; invalid, with errno, where there is nothing. Nobody of the sandbox accepts natively, so there
+// is something for each offer; in any case this does not wait.
+UniqueFd CallBroker::Impl::TakeQueued(int listener, uint64_t flags) const {
+  const timeval soon{0, 1};
+  setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
+  return UniqueFd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | static_cast<int>(flags & SOCK_NONBLOCK)));
+}
+
 // Invalid where it is not what was offered: another file has the number.
 UniqueFd CallBroker::Impl::FetchOffered(const calls::Offer& offer) const {
   UniqueFd end(static_cast<int>(syscall(SYS_pidfd_getfd, options_.sentry_pidfd, offer.end, 0)));
-  uint64_t cookie = 0;
-  socklen_t length = sizeof cookie;
-  if (end && (getsockopt(end.get(), SOL_SOCKET, SO_COOKIE, &cookie, &length) != 0 || cookie != offer.connection)) end.reset();
+  if (end && CookieOf(end.get()) != offer.connection) end.reset();
   return end;
 }
 
 // As Accepted::error.
-int CallBroker::Impl::GiveConnection(const PendingCall& pending, const calls::Offer& offer, int* number) {
-  const UniqueFd end = FetchOffered(offer);
+int CallBroker::Impl::GiveConnection(const PendingCall& pending, const calls::Offer& offer, const UniqueFd& end, int* number) {
   const uint64_t flags = pending.args[3];
   ThreadMemory memory(static_cast<pid_t>(pending.envelope.tid));
   const int error = end ? WritePeerName(pending, Bytes(offer.name).first(offer.name_length), memory) : EBADF;
   if (error != 0) return SendAnswer(pending, error == EBADF ? -ECONNABORTED : -error) == 0 ? error : ENOENT;
-  fcntl(end.get(), F_SETFL, O_RDWR | ((flags & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0));
+  if (options_.option_marks_fd >= 0 && offer.mark.slot != 0 &&
+      MarkSocket(options_.option_marks_fd, end.get(), offer.mark) != Errno::kOk)
+    return SendAnswer(pending, -ENOBUFS) == 0 ? ENOBUFS : ENOENT;
   return Install(pending, end.get(), (flags & SOCK_CLOEXEC) != 0, number);
 }
 
 // Gives the call a connection that waits; false where there is none, or the call is wrong: it is the sentry's then.
 bool CallBroker::Impl::AcceptOffered(const PendingCall& pending, const FoundSocket& listener) {
-  if ((static_cast<int>(pending.args[3]) & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0) return false;
+  const uint64_t flags = pending.args[3];
+  if ((static_cast<int>(flags) & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0) return false;
   const std::optional<calls::Offer> offer = offers_.Take(listener.cookie);
   if (offers_.violation() != Violation::kNone) Refuse(offers_.violation());
   if (!offer || !Open()) return false;
-  // Its token. Nobody of the sandbox accepts natively, so there is one; in any case this does not wait.
-  pollfd token{listener.fd.get(), POLLIN, 0};
-  const timeval soon{0, 1};
-  setsockopt(listener.fd.get(), SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
-  if (poll(&token, 1, 0) == 1) UniqueFd(accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  UniqueFd end = TakeQueued(listener.fd.get(), flags);
+  const bool queued = offer->end < 0;
+  if (queued && !end) {
+    offers_.PutBack(*offer);
+    return false;
+  }
+  if (!queued) {  // that was the token
+    end = FetchOffered(*offer);
+    if (end) fcntl(end.get(), F_SETFL, O_RDWR | ((flags & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0));
+  }
   calls::Accepted done;
   done.envelope = pending.envelope;
   done.envelope.type = MessageType::kAccepted;
   done.listener = offer->listener;
   done.life = offer->life;
   done.connection = offer->connection;
-  done.error = GiveConnection(pending, *offer, &done.fd);
+  if (queued) {
+    struct stat st{};
+    done.cookie = CookieOf(end.get());
+    done.inode = fstat(end.get(), &st) == 0 ? st.st_ino : 0;
+  }
+  done.error = GiveConnection(pending, *offer, end, &done.fd);
   const bool lost = done.error == EFAULT || done.error == EINVAL || done.error == EBADF;
   done.again = done.error != 0 && !lost ? 1 : 0;
   ++(done.error == 0 ? stats_.accepted : done.error == ENOENT ? stats_.dead : stats_.faults);
   pending_.erase(static_cast<pid_t>(done.envelope.tid));
-  Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
+  const bool back = queued && done.again != 0;
+  const int number = back ? end.get() : -1;
+  Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, number, back ? std::move(end) : UniqueFd());
   return true;
 }
 

@@ -28,6 +28,7 @@ class CallBroker {
     uint64_t netns_cookie = 0;  // SO_NETNS_COOKIE of the private namespace in which the sentry makes stand-ins
     int target_netns_fd =
         -1;  // the sandbox's network namespace: callers' rights are judged against its owner; stays the caller's
+    int option_marks_fd = -1;  // NativeOptionMaps::marks; -1: there are none. Stays the caller's
     // Applies a change of the namespace (NetChanger::Apply); `allowed` is the judgement of the live call. Empty: refused, EPERM.
     std::function<netlink::NetChangeResult(const netlink::NetChange& change, bool allowed)> apply_change;
   };

@@ -114,8 +114,10 @@ Status Sandbox::StartBesideMover() {
   SLUICE_RETURN_IF_ERROR(OpenForSentry());
   SLUICE_RETURN_IF_ERROR(StartSentry());
   const std::string_view cookie(reinterpret_cast<const char*>(&plan_.standin_cookie), sizeof plan_.standin_cookie);
-  if (!Send(Type::kSandbox, {sentry_.pidfd.get(), keeper_.pidfd.get()}, cookie))
-    return Status::Error("the broker died while it started", kExitKilled);
+  std::vector<int> fds{sentry_.pidfd.get(), keeper_.pidfd.get()};
+  if (plan_.native_options()) fds.push_back(plan_.option_group.maps.marks.get());
+  if (!Send(Type::kSandbox, fds, cookie)) return Status::Error("the broker died while it started", kExitKilled);
+  plan_.option_group.maps = {};
   for (const Child* child : {&broker_, &keeper_, &sentry_}) {
     const int score = child == &sentry_ ? plan_.oom_score : kLastVictim;
     if (!SetOomScore(child->pid, score))
@@ -200,7 +202,6 @@ Status Sandbox::StartSentry() {
   plan_.admin_listener.Reset();
   plan_.pcap.Reset();
   plan_.sentry_log_write.Reset();
-  plan_.option_group.maps = {};
   plan_.flow_maps.held.Reset();
   return {};
 }

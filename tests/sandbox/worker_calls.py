@@ -161,6 +161,22 @@ def waiting_connections_free_their_port(i):
                 {outcome(c.recv, 1) for c in clients})
 
 
+def accepted_connections_free_their_port(i):
+    """Their reset is over when close() has returned."""
+    port = 6100 + i
+    with tcp() as client:
+        with tcp() as listener:
+            listener.bind((LO, port))
+            listener.listen()
+            client.connect((LO, port))
+            accepted = listener.accept()[0]
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with tcp() as second:
+            taken = outcome(second.bind, (LO, port))
+            accepted.close()
+            return taken, outcome(second.bind, (LO, port))
+
+
 def accepted_connections_keep_their_port(i):
     port = 5250 + i
     with contextlib.ExitStack() as stack:
@@ -311,6 +327,7 @@ signal.alarm(100)  # the calls wait without a bound
 for question in (datagrams_free_their_ports, datagram_ports_conflict, datagram_ports_are_shared, a_connected_one_is_preferred,
                  a_closed_datagram_port_refuses, options_and_groups_survive_bind, a_receive_waits_through_a_bind,
                  a_duplicate_names_the_same_socket, listeners_free_their_ports, waiting_connections_free_their_port,
+                 accepted_connections_free_their_port,
                  accepted_connections_keep_their_port, bound_ports_connect, chosen_ports_connect,
                  chosen_ports_are_free, addresses_without_ports_connect, a_refused_one_keeps_its_port, connections_spread, closed_while_it_binds,
                  children_ask_at_once):
