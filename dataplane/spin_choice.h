@@ -15,6 +15,10 @@ class SpinChoice {
  public:
   static constexpr Duration kEpoch = Duration::Milliseconds(20);
   static constexpr int kFirstInterval = 4, kMaxInterval = 64;  // epochs between trials; doubled by each that changed nothing
+  // Where one is so much better than the other it need not be asked again soon: every trial of the worse costs an epoch.
+  static constexpr double kClearly = 1.25;
+  static constexpr int kClearInterval = 16;
+  static constexpr int kBeforeFirst = 2;
 
   bool spin() const { return spin_; }
   bool Due(Instant now) const { return now - began_ >= kEpoch; }
@@ -44,6 +48,7 @@ class SpinChoice {
  private:
   void EndTrial(double rate) {
     trial_ = false;
+    const bool clear = rate > home_rate_ * kClearly || rate * kClearly < home_rate_;
     if (rate > home_rate_ * 1.1) {
       home_ = spin_;
       home_rate_ = rate;
@@ -51,12 +56,13 @@ class SpinChoice {
     } else {
       interval_ = std::min(interval_ * 2, kMaxInterval);
     }
+    if (clear) interval_ = std::max(interval_, kClearInterval);
     spin_ = home_;
     left_ = interval_;
   }
 
   bool home_ = false, spin_ = false, trial_ = false;
-  int interval_ = kFirstInterval, left_ = kFirstInterval;
+  int interval_ = kFirstInterval, left_ = kBeforeFirst;
   double home_rate_ = 0;
   Instant began_;
   uint64_t progress_ = 0;

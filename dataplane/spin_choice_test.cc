@@ -29,6 +29,14 @@ TEST(SpinChoice, StaysWithWhatGetsMoreDone) {
   EXPECT_LT(RunEpochs(choice, 200, 2000, 1000, &now, &progress), 10);
 }
 
+// Each time the worse one is tried costs an epoch of its slowness.
+TEST(SpinChoice, DoesNotSoonDoubtWhatIsClear) {
+  Instant now(1'000'000'000);
+  uint64_t progress = 0;
+  SpinChoice choice;
+  EXPECT_GE(RunEpochs(choice, 50, 1000, 2000, &now, &progress), 46);
+}
+
 TEST(SpinChoice, SleepsWhereItMakesNoDifference) {
   Instant now(1'000'000'000);
   uint64_t progress = 0;

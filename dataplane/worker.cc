@@ -142,10 +142,15 @@ class Worker::Impl {
     uint32_t generation = 0;
     uint32_t events = 0;
     EntryKind kind = EntryKind::kFree;
+    // More than a port's frames, which can be asked for.
+    bool must_be_watched() const { return kind == EntryKind::kHandler || (kind == EntryKind::kPort && (events & EPOLLOUT) != 0); }
   };
 
+  void Replace(Entry& entry, const Entry& by);
+  bool MayPass(Duration timeout) const { return timeout <= Duration(0) && must_be_watched_ == 0; }
   int Wait(Duration timeout);
   int WaitWithTimerfd(Duration timeout);
+  void AskPorts(bool all);
   void CollectEvents(int count);
   bool ReceiveAll();
   bool ReceiveFrom(Port& port);
@@ -168,6 +173,7 @@ class Worker::Impl {
   UniqueFd epoll_, wake_, timer_;
   bool have_pwait2_ = true;
   std::vector<Entry> entries_;  // by descriptor
+  size_t must_be_watched_ = 0;  // of these
   uint32_t generation_ = 0;
   std::array<epoll_event, kMaxEvents> events_;
   std::array<Packet, kBurst> burst_;
@@ -209,6 +215,12 @@ Worker::Impl::Impl(const WorkerOptions& options, Worker& worker)
 
 // ---- Descriptors
 
+void Worker::Impl::Replace(Entry& entry, const Entry& by) {
+  if (entry.must_be_watched()) --must_be_watched_;
+  entry = by;
+  if (entry.must_be_watched()) ++must_be_watched_;
+}
+
 Errno Worker::Impl::Add(int fd, uint32_t events, FdHandler* handler, EntryKind kind) {
   if (fd < 0) return Errno::kEBADF;
   if (entries_.size() <= static_cast<size_t>(fd)) entries_.resize(static_cast<size_t>(fd) + 1);
@@ -219,7 +231,7 @@ Errno Worker::Impl::Add(int fd, uint32_t events, FdHandler* handler, EntryKind k
   event.events = events;
   event.data.u64 = uint64_t{generation} << 32 | static_cast<uint32_t>(fd);
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return static_cast<Errno>(errno);
-  entry = Entry{handler, nullptr, generation, events, kind};
+  Replace(entry, Entry{handler, nullptr, generation, events, kind});
   return Errno::kOk;
 }
 
@@ -231,7 +243,7 @@ Errno Worker::Impl::Modify(int fd, uint32_t events) {
   event.events = events;
   event.data.u64 = uint64_t{entry.generation} << 32 | static_cast<uint32_t>(fd);
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) != 0) return static_cast<Errno>(errno);
-  entry.events = events;
+  Replace(entry, Entry{entry.handler, entry.port, entry.generation, events, entry.kind});
   return Errno::kOk;
 }
 
@@ -240,7 +252,7 @@ void Worker::Impl::Remove(int fd) {
   Entry& entry = entries_[static_cast<size_t>(fd)];
   if (entry.kind == EntryKind::kFree) return;
   epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-  entry = Entry{};
+  Replace(entry, Entry{});
 }
 
 void Worker::Impl::RegisterPort(Port& port) {
@@ -285,11 +297,14 @@ int Worker::Impl::Wait(Duration timeout) {
   return WaitWithTimerfd(timeout);
 }
 
-void Worker::Impl::CollectEvents(int count) {
+void Worker::Impl::AskPorts(bool all) {
   readable_.clear();
   for (const auto& port : worker_.ports_) {
-    if (port->polled() || port->wait_fds().empty()) readable_.push_back(port.get());
+    if (all || port->polled() || port->wait_fds().empty()) readable_.push_back(port.get());
   }
+}
+
+void Worker::Impl::CollectEvents(int count) {
   for (int i = 0; i < count; ++i) {
     const auto fd = static_cast<size_t>(events_[static_cast<size_t>(i)].data.u64 & 0xffffffff);
     Entry& entry = entries_[fd];
@@ -396,10 +411,13 @@ void Worker::Impl::BuryDead() {
 }
 
 bool Worker::Impl::Turn(Duration timeout) {
-  const int count = std::max(0, Wait(timeout));
+  // A look at the descriptors costs as much as asking a port in vain. Mail and the end have flags of their own.
+  const bool passed = MayPass(timeout);
+  const int count = passed ? 0 : std::max(0, Wait(timeout));
   in_turn_ = true;
   turn_began_ = ReadClock();
   stack_.SetNow(turn_began_);
+  AskPorts(passed);
   CollectEvents(count);
   bool busy = RunMail();
   busy |= ReceiveAll();
