@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "dataplane/spin_choice.h"
+#include "dataplane/trial_choice.h"
 #include "xdp/unique_fd.h"
 
 namespace sluice {
@@ -189,7 +189,7 @@ class Worker::Impl {
   Duration spin_limit_{0};  // zero: never spin
   Instant idle_since_;      // when the last turn that had work ended
   int confidence_ = kSpinConfidence;
-  SpinChoice choice_;
+  TrialChoice choice_;
   bool core_wanted_ = false;  // by others, since the last event
   WorkerStats stats_;
 };
@@ -437,7 +437,7 @@ bool Worker::Impl::Turn(Duration timeout) {
 
 bool Worker::Impl::ShouldSpin(Instant now) {
   if (options_.poll == PollMode::kBusy) return true;
-  return choice_.spin() && confidence_ >= kSpinConfidence && !core_wanted_ && now - idle_since_ < spin_limit_;
+  return choice_.on() && confidence_ >= kSpinConfidence && !core_wanted_ && now - idle_since_ < spin_limit_;
 }
 
 // A turn had work: would spinning since the one before have caught it?
@@ -544,7 +544,7 @@ WorkerStats Worker::Impl::stats() const {
   WorkerStats s = stats_;
   s.poll = options_.poll;
   s.spin_limit = spin_limit_;
-  s.spins = options_.poll == PollMode::kBusy || (options_.poll == PollMode::kAdaptive && choice_.spin());
+  s.spins = options_.poll == PollMode::kBusy || (options_.poll == PollMode::kAdaptive && choice_.on());
   return s;
 }
 
