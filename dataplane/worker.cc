@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "dataplane/spin_choice.h"
+#include "dataplane/trial_choice.h"
 #include "xdp/unique_fd.h"
 
 namespace sluice {
@@ -151,13 +151,20 @@ class Worker::Impl {
     uint32_t generation = 0;
     uint32_t events = 0;
     EntryKind kind = EntryKind::kFree;
+    // More than a port's frames, which can be asked for.
+    bool must_be_watched() const {
+      return kind == EntryKind::kHandler || kind == EntryKind::kCarried || (kind == EntryKind::kPort && (events & EPOLLOUT) != 0);
+    }
   };
 
+  void Replace(Entry& entry, const Entry& by);
+  bool MayPass(Duration timeout) const { return timeout <= Duration(0) && must_be_watched_ == 0; }
   int Wait(Duration timeout);
   int WaitWithTimerfd(Duration timeout);
-  bool TurnWith(int count);
+  bool TurnWith(int count, bool ask_all = false);
   bool TurnCarried();
   bool CarriedTurn(Instant now);
+  void AskPorts(bool all);
   void CollectEvents(int count);
   bool RunMail();
   bool ReceiveAll();
@@ -183,6 +190,7 @@ class Worker::Impl {
   UniqueFd epoll_, wake_, timer_;
   bool have_pwait2_ = true;
   std::vector<Entry> entries_;  // by descriptor
+  size_t must_be_watched_ = 0;  // of these
   uint32_t generation_ = 0;
   std::array<epoll_event, kMaxEvents> events_;
   std::array<Packet, kBurst> burst_;
@@ -208,7 +216,7 @@ class Worker::Impl {
   Duration spin_limit_{0};  // zero: never spin
   Instant idle_since_;      // when the last turn that had work ended
   int confidence_ = kSpinConfidence;
-  SpinChoice choice_;
+  TrialChoice choice_;
   bool core_wanted_ = false;  // by others, since the last event
   WorkerStats stats_;
 };
@@ -234,6 +242,12 @@ Worker::Impl::Impl(const WorkerOptions& options, Worker& worker)
 
 // ---- Descriptors
 
+void Worker::Impl::Replace(Entry& entry, const Entry& by) {
+  if (entry.must_be_watched()) --must_be_watched_;
+  entry = by;
+  if (entry.must_be_watched()) ++must_be_watched_;
+}
+
 Errno Worker::Impl::Add(int fd, uint32_t events, FdHandler* handler, EntryKind kind) {
   if (fd < 0) return Errno::kEBADF;
   if (entries_.size() <= static_cast<size_t>(fd)) entries_.resize(static_cast<size_t>(fd) + 1);
@@ -244,7 +258,7 @@ Errno Worker::Impl::Add(int fd, uint32_t events, FdHandler* handler, EntryKind k
   event.events = events;
   event.data.u64 = uint64_t{generation} << 32 | static_cast<uint32_t>(fd);
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return static_cast<Errno>(errno);
-  entry = Entry{handler, nullptr, nullptr, generation, events, kind};
+  Replace(entry, Entry{handler, nullptr, nullptr, generation, events, kind});
   return Errno::kOk;
 }
 
@@ -256,7 +270,7 @@ Errno Worker::Impl::Modify(int fd, uint32_t events) {
   event.events = events;
   event.data.u64 = uint64_t{entry.generation} << 32 | static_cast<uint32_t>(fd);
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) != 0) return static_cast<Errno>(errno);
-  entry.events = events;
+  Replace(entry, Entry{entry.handler, entry.port, entry.generation, events, entry.kind});
   return Errno::kOk;
 }
 
@@ -265,11 +279,11 @@ void Worker::Impl::Remove(int fd) {
   Entry& entry = entries_[static_cast<size_t>(fd)];
   if (entry.kind == EntryKind::kFree) return;
   epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-  entry = Entry{};
+  Replace(entry, Entry{});
 }
 
 void Worker::Impl::Forget(int fd) {
-  if (fd >= 0 && static_cast<size_t>(fd) < entries_.size()) entries_[static_cast<size_t>(fd)] = Entry{};
+  if (fd >= 0 && static_cast<size_t>(fd) < entries_.size()) Replace(entries_[static_cast<size_t>(fd)], Entry{});
 }
 
 void Worker::Impl::RegisterPort(Port& port) {
@@ -314,11 +328,14 @@ int Worker::Impl::Wait(Duration timeout) {
   return WaitWithTimerfd(timeout);
 }
 
-void Worker::Impl::CollectEvents(int count) {
+void Worker::Impl::AskPorts(bool all) {
   readable_.clear();
   for (const auto& port : worker_.ports_) {
-    if (port->polled() || port->wait_fds().empty()) readable_.push_back(port.get());
+    if (all || port->polled() || port->wait_fds().empty()) readable_.push_back(port.get());
   }
+}
+
+void Worker::Impl::CollectEvents(int count) {
   for (int i = 0; i < count; ++i) {
     const auto fd = static_cast<size_t>(events_[static_cast<size_t>(i)].data.u64 & 0xffffffff);
     Entry& entry = entries_[fd];
@@ -426,11 +443,12 @@ void Worker::Impl::BuryDead() {
   }
 }
 
-bool Worker::Impl::TurnWith(int count) {
+bool Worker::Impl::TurnWith(int count, bool ask_all) {
   in_turn_ = true;
   turn_began_ = ReadClock();
   pending_.exchange(false);  // before the looks at what others say with it
   stack_.SetNow(turn_began_);
+  AskPorts(ask_all);
   CollectEvents(count);
   bool busy = RunMail();
   busy |= ReceiveAll();
@@ -451,9 +469,11 @@ bool Worker::Impl::TurnWith(int count) {
 
 // One of the thread, so of all workers that it runs. What they said to each other is heard without another look at descriptors.
 bool Worker::Impl::Turn(Duration timeout) {
-  const int count = std::max(0, Wait(timeout));
+  // A look at the descriptors costs as much as asking a port in vain. Mail and the end have flags of their own.
+  const bool passed = MayPass(timeout);
+  const int count = passed ? 0 : std::max(0, Wait(timeout));
   sleeping_.store(false, std::memory_order_relaxed);
-  bool busy = TurnWith(count);
+  bool busy = TurnWith(count, passed);
   if (carried_.empty()) return busy;
   busy |= TurnCarried();
   if (pending_.load(std::memory_order_relaxed)) {
@@ -503,7 +523,7 @@ bool Worker::Impl::CarriedTurn(Instant now) {
 
 bool Worker::Impl::ShouldSpin(Instant now) {
   if (options_.poll == PollMode::kBusy) return true;
-  return choice_.spin() && confidence_ >= kSpinConfidence && !core_wanted_ && now - idle_since_ < spin_limit_;
+  return choice_.on() && confidence_ >= kSpinConfidence && !core_wanted_ && now - idle_since_ < spin_limit_;
 }
 
 // A turn had work: would spinning since the one before have caught it?
@@ -650,7 +670,7 @@ WorkerStats Worker::Impl::stats() const {
   s.poll = options_.poll;
   s.own_thread = runner_.load(std::memory_order_relaxed) == this;
   s.spin_limit = spin_limit_;
-  s.spins = options_.poll == PollMode::kBusy || (options_.poll == PollMode::kAdaptive && choice_.spin());
+  s.spins = options_.poll == PollMode::kBusy || (options_.poll == PollMode::kAdaptive && choice_.on());
   return s;
 }
 

@@ -137,6 +137,59 @@ TEST_F(WorkerTest, HandlersMayRemoveEachOtherAndThemselves) {
   }
 }
 
+// Nothing ever comes to it; it can be full.
+class AskedPort final : public Port {
+ public:
+  explicit AskedPort(int* asked) : asked_(asked) {}
+  LinkFeatures features() const override { return {}; }
+  size_t Transmit(std::span<Packet>) override { return 0; }
+  IfIndex ifindex() const override { return 2; }
+  std::string_view kind() const override { return "asked"; }
+  size_t Receive(std::span<Packet>) override {
+    ++*asked_;
+    return 0;
+  }
+  std::vector<int> wait_fds() const override { return {event_.get()}; }
+  int tx_wait_fd() const override { return event_.get(); }
+  bool tx_pending() const override { return full_; }
+  PortStats stats() const override { return {}; }
+  void Fill(bool full) { full_ = full; }
+
+ private:
+  int* const asked_;
+  bool full_ = false;
+  UniqueFd event_{eventfd(0, EFD_NONBLOCK)};
+};
+
+TEST_F(WorkerTest, AsksPortsThemselvesWhereNothingElseIsWatched) {
+  Worker worker({}, stack_);
+  int asked = 0;
+  auto made = std::make_unique<AskedPort>(&asked);
+  AskedPort& port = *made;
+  worker.AddPort(std::move(made));
+  EXPECT_FALSE(worker.RunOnce());
+  EXPECT_EQ(asked, 1);
+  // A handler must be heard, so descriptors are looked at: the port's says that there is nothing.
+  UniqueFd event(eventfd(1, EFD_NONBLOCK));
+  Counting on_event(event.get());
+  ASSERT_EQ(worker.AddFd(event.get(), EPOLLIN, &on_event), Errno::kOk);
+  EXPECT_TRUE(worker.RunOnce());
+  EXPECT_EQ(on_event.count, 1);
+  EXPECT_EQ(asked, 1);
+  worker.RemoveFd(event.get());
+  EXPECT_FALSE(worker.RunOnce());
+  EXPECT_EQ(asked, 2);
+  // So it is while a port waits for room: the turn that hears of it is the last one that looks.
+  port.Fill(true);
+  EXPECT_FALSE(worker.RunOnce());
+  EXPECT_EQ(asked, 3);
+  port.Fill(false);
+  EXPECT_FALSE(worker.RunOnce());
+  EXPECT_EQ(asked, 3);
+  EXPECT_FALSE(worker.RunOnce());
+  EXPECT_EQ(asked, 4);
+}
+
 TEST_F(WorkerTest, UsesNoProcessorTimeWhenIdle) {
   for (bool force_timerfd : {false, true}) {
     Worker worker({.force_timerfd = force_timerfd}, stack_);
