@@ -270,7 +270,7 @@ Errno Worker::Impl::Modify(int fd, uint32_t events) {
   event.events = events;
   event.data.u64 = uint64_t{entry.generation} << 32 | static_cast<uint32_t>(fd);
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) != 0) return static_cast<Errno>(errno);
-  Replace(entry, Entry{entry.handler, entry.port, entry.generation, events, entry.kind});
+  Replace(entry, Entry{entry.handler, entry.port, entry.carried, entry.generation, events, entry.kind});
   return Errno::kOk;
 }
 
