@@ -16,8 +16,8 @@ namespace sluice::control {
 enum class Type : uint32_t {
   // guard -> broker
   kSandbox =
-      1,      // descriptors: the sentry's and the keeper's pidfd, by which the broker ends them where the guard dies; data: the
-              // cookie of the stand-ins' network namespace (uint64_t)
+      1,      // descriptors: the sentry's and the keeper's pidfd, by which the broker ends them where the guard dies, and the map
+              // of native options' marks where there are any; data: the cookie of the stand-ins' network namespace (uint64_t)
   kProgram,   // descriptor: the pidfd of a program's init
   kListener,  // descriptor: a seccomp listener, to be served; text: the id of its container (empty: `sluice do`)
   // guard -> broker -> sentry
