@@ -206,6 +206,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool NewData(const Segment& seg) const;
   void AbortOnData(const Segment& seg);
   bool CheckPaws(const Segment& seg);
+  void ReportOld(const Segment& seg);
   bool ChallengeSyn();
   uint64_t Acknowledged() const;
   void SendResetNow();

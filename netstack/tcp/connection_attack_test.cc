@@ -67,14 +67,16 @@ TEST(TcpAttack, LimitsChallenges) {
 
 TEST(TcpAttack, DropsOldTimestamps) {
   WirePeer p;
-  p.timestamps = true;
+  p.timestamps = p.sack = true;
   StreamSocket* c = p.Accepted();
   p.ts_val += 50;
   p.Send(kAck | kPsh, 1, 1, "new");
   p.Take();
   p.ts_val -= 100;
   p.Send(kAck | kPsh, 4, 1, "old");
-  EXPECT_EQ(p.One().ack, 4u);
+  const Seen said = p.One();
+  EXPECT_EQ(said.ack, 4u);
+  EXPECT_EQ(said.raw.sack_count, 0);  // it was not taken
   EXPECT_EQ(p.Read(c), "new");
   EXPECT_EQ(p.host.counter(Counter::kDropTcpPaws), 1u);
 }

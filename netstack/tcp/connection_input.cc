@@ -201,6 +201,10 @@ void Connection::InputSynchronized(const Segment& seg, Packet packet) {
   if (!CheckAck(seg) || dead_) return;
   CheckUrgent(seg);
   if (orphan_ && NewData(seg) && (state_ == State::kFinWait1 || state_ == State::kFinWait2)) return AbortOnData(seg);
+  if (seg.length() > 0 && seg.end() <= rcv_.nxt) {
+    ReportOld(seg);
+    return AckSoon();
+  }
   switch (state_) {
     case State::kEstablished:
     case State::kFinWait1:
@@ -224,6 +228,13 @@ void Connection::AbortOnData(const Segment& seg) {
   Die();
 }
 
+// Of a segment that is not taken: what came before (as linux tcp_send_dupack).
+void Connection::ReportOld(const Segment& seg) {
+  if (seg.length() == 0 || rcv_.nxt <= seg.seq) return;
+  EnterQuickAck(16);
+  SendDsack(seg.seq, seg.end() < rcv_.nxt ? seg.end() : rcv_.nxt);
+}
+
 // RFC 7323 5.3. False where the segment is too old, and was answered.
 bool Connection::CheckPaws(const Segment& seg) {
   if (!timestamps_ || !seg.has_timestamps || seg.Has(kRst) || now() - ts_recent_at_ >= kPawsExpiry) return true;
@@ -243,7 +254,7 @@ bool Connection::CheckPaws(const Segment& seg) {
   }
   engine_.Count(Counter::kDropTcpPaws);
   if (seg.Has(kSyn)) return ChallengeSyn();
-  SendDsack(seg.seq, seg.end());
+  ReportOld(seg);
   SendChallengeAck(seg.length() == 0);
   return false;
 }
@@ -262,10 +273,7 @@ bool Connection::CheckSequence(const Segment& seg) {
     return false;
   }
   if (seg.Has(kSyn)) return ChallengeSyn();
-  if (seg.payload_len > 0 && seg.end() <= rcv_.nxt) {
-    EnterQuickAck(16);
-    SendDsack(seg.seq, seg.end());
-  }
+  ReportOld(seg);
   engine_.Count(Counter::kDropTcpOutOfWindow);
   SendChallengeAck(seg.length() == 0);
   return false;

@@ -247,6 +247,8 @@ bool Connection::ProcessText(const Segment& seg, Packet packet) {
   if (admitted == 0) return false;
   QueueInOrder(start, admitted, std::move(packet), skip);
   if (ooo_ && !ooo_->empty()) {
+    const SackBlock again = ooo_->Below(rcv_.nxt);
+    if (again.start != again.end && !has_dsack_) SendDsack(again.start, again.end);
     rcv_.nxt = ooo_->Drain(rcv_.nxt, &rcvq_, pool());
     sacks_.Advance(rcv_.nxt);
     if (ooo_->empty()) {
@@ -254,6 +256,8 @@ bool Connection::ProcessText(const Segment& seg, Packet packet) {
       sacks_.Clear();
     }
     AckSoon();  // RFC 5681 4.2: a filled hole
+  } else if (early_fin_) {
+    sacks_.Advance(rcv_.nxt);
   }
   const uint32_t got = rcv_.nxt - before;
   totals_.bytes_received += got;

@@ -43,6 +43,12 @@ bool Reassembly::Insert(SeqNum seq, Slice slice, BlockPool& pool) {
   return added;
 }
 
+SackBlock Reassembly::Below(SeqNum next) const {
+  if (empty() || next <= pieces_[head_].start) return {next, next};
+  const Piece& p = pieces_[head_];
+  return {p.start, p.end() < next ? p.end() : next};
+}
+
 SeqNum Reassembly::Drain(SeqNum next, ByteQueue* queue, BlockPool& pool) {
   while (!empty() && pieces_[head_].start <= next) {
     Piece& p = pieces_[head_];

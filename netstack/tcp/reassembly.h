@@ -25,6 +25,8 @@ class Reassembly {
   size_t memory() const { return memory_; }
   size_t bytes() const { return bytes_; }
   size_t count() const { return pieces_.size() - head_; }
+  // What the first piece has of the bytes before `next`: they came twice.
+  SackBlock Below(SeqNum next) const;
   SeqNum highest() const { return pieces_.back().end(); }  // not where empty()
 
   // Adds what is new of [seq, seq + slice.length). True where anything was.

@@ -65,12 +65,19 @@ class Side {
   std::string Answers();
   uint32_t Edge() const { return acked + window; }
 
+  bool with_sack = true;           // as this step's answers are to be compared
+  bool opens = false;              // actively
   uint32_t acked = 0, window = 0;  // the host's last acknowledgment, and its window
   uint32_t high = 0;               // behind the last number that the host has sent
   uint32_t origin = 0;             // of the connection that there is now
   uint32_t stamp = 0;              // of the SYN,ACK
   uint32_t sent = 0;               // the number of the segment that it is to answer
 };
+
+// Not what came twice and is still out of order (RFC 2883 4.2): Linux tells more of it.
+size_t FirstSack(const tcp::Segment& s) {
+  return s.sack_count > 1 && s.sack[1].start <= s.sack[0].start && s.sack[0].end <= s.sack[1].end ? 1 : 0;
+}
 
 std::string Side::Answers() {
   std::string text, pure;
@@ -96,7 +103,12 @@ std::string Side::Answers() {
     }
     if (s.raw.Has(kSyn)) {
       high = 1;
-      text += flags + numbers + "; ";
+      if (s.raw.Has(kAck) && opens) {  // Linux's SYN,ACK of a simultaneous open repeats its SYN's options
+        text += flags + numbers + "; ";
+        continue;
+      }
+      text += flags + numbers + " mss " + std::to_string(s.raw.mss) + (s.raw.has_timestamps ? " ts" : "") +
+              (s.raw.sack_permitted ? " sack" : "") + (s.raw.has_window_scale ? " ws" : "") + "; ";
       continue;
     }
     const uint32_t end = s.seq + s.raw.length();
@@ -106,7 +118,15 @@ std::string Side::Answers() {
       text += (s.raw.Has(kFin) ? "fin to " : "data to ") + std::to_string(end) + "; ";
       high = end;
     } else {
-      pure = "A" + numbers + "; ";
+      pure = "A" + numbers;
+      for (size_t i = FirstSack(s.raw); i < s.raw.sack_count && with_sack; ++i) {
+        const auto number = [&](SeqNum n) {
+          const auto d = static_cast<int32_t>(n - peer().iss - Edge());
+          return std::abs(d) < 3000 ? "edge" : std::to_string(static_cast<int32_t>(n - peer().iss - origin));
+        };
+        pure += " sack " + number(s.raw.sack[i].start) + "-" + number(s.raw.sack[i].end);
+      }
+      pure += "; ";
     }
   }
   if (!carried) text += pure;
@@ -392,17 +412,19 @@ bool Sequence::Send(const Shot& shot) {
   name.raw.flags = shot.flags;
   const auto sign = [](int32_t n) { return (n >= 0 ? "+" : "") + std::to_string(n); };
   const std::string what = "> " + name.Flags() + " " + kFrom[static_cast<size_t>(shot.seq_from)] + sign(shot.seq) + " ack " +
-                           (shot.ack_from_high ? "high" : "") + sign(shot.ack) + " len " + std::to_string(shot.payload) + " win " +
-                           std::to_string(shot.window) + (ours_.peer().timestamps ? " ts " + sign(shot.ts) : "") +
+                           (shot.ack_from_high ? "high" : "") + sign(shot.ack) + " len " + std::to_string(shot.payload) +
+                           " win " + std::to_string(shot.window) + (ours_.peer().timestamps ? " ts " + sign(shot.ts) : "") +
                            (shot.without_ts ? " without ts" : "") + (shot.odd_echo ? " odd echo" : "");
   // Linux takes no echo of anything but its SYN,ACKs.
   const bool request = ours_.FlowState() == kSynReceived && ours_.request();
-  return Both(what, [&shot, request](Side& side) {
+  // In the handshake and around a FIN Linux names more or fewer numbers that came twice.
+  const bool with_sack = !fin_ahead_ && (shot.flags & kFin) == 0 && ours_.FlowState() != kSynReceived;
+  return Both(what, [&shot, request, with_sack](Side& side) {
+    side.with_sack = with_sack;
     const uint32_t from = shot.seq_from == From::kNext ? side.acked : shot.seq_from == From::kEdge ? side.Edge() : 0;
     SegmentPeer& peer = side.peer();
     side.sent = from + static_cast<uint32_t>(shot.seq);
-    HeaderSpec h = peer.Header(shot.flags, side.sent,
-                               (shot.ack_from_high ? side.high : 0) + static_cast<uint32_t>(shot.ack));
+    HeaderSpec h = peer.Header(shot.flags, side.sent, (shot.ack_from_high ? side.high : 0) + static_cast<uint32_t>(shot.ack));
     h.window = shot.window;
     peer.ts_val += static_cast<uint32_t>(shot.ts);
     h.ts_val = peer.ts_val;
@@ -430,8 +452,9 @@ bool Sequence::Comparable(Shot* shot) {
   }
   // Linux takes an acknowledgment of nothing for that of its SYN.
   if (state == kSynReceived && shot->ack_from_high && shot->ack == -1) return false;
-  // Data in order pass Linux's fast path whatever old number they acknowledge; RFC 5961 5.2 drops them.
-  if (exact && shot->payload > 0 && shot->ack < 0) shot->ack = 0;
+  // What is in order passes Linux's fast path, with text and timestamp, whatever old number it acknowledges; RFC 5961 5.2 drops
+  // it.
+  if (exact && shot->ack < 0) shot->ack = 0;
   // A FIN belongs behind all text.
   if (ahead_) shot->flags &= static_cast<uint8_t>(~kFin);
   if (fin_ahead_ && !exact) shot->payload = 0;
@@ -473,9 +496,13 @@ bool Sequence::Open() {
     if (how == 0) return true;  // SYN-RECEIVED
     return Right(kAck) && Both("accept", [](Side& s) { s.Accept(); });
   }
-  if (!Both("connect", [](Side& s) { s.Connect(); })) return false;
-  if (how == 5) return true;          // SYN-SENT
-  if (how == 6) return Send(syn);     // SYN-RECEIVED
+  if (!Both("connect", [](Side& s) {
+        s.opens = true;
+        s.Connect();
+      }))
+    return false;
+  if (how == 5) return true;       // SYN-SENT
+  if (how == 6) return Send(syn);  // SYN-RECEIVED
   syn.flags = kSyn | kAck;
   return Send(syn);
 }
@@ -483,7 +510,9 @@ bool Sequence::Open() {
 // Some way towards a close, as well-behaved ends go it.
 bool Sequence::Progress() {
   if (ours_.FlowState() != kEstablished) return true;
-  const auto fin = [this] { return Chance(50) ? Both("shutdown", [](Side& s) { s.Shutdown(); }) : Both("close", [](Side& s) { s.Close(false); }); };
+  const auto fin = [this] {
+    return Chance(50) ? Both("shutdown", [](Side& s) { s.Shutdown(); }) : Both("close", [](Side& s) { s.Close(false); });
+  };
   switch (Draw(8)) {
     case 0:  // FIN-WAIT-1
       return fin();
@@ -508,8 +537,8 @@ bool Sequence::Progress() {
 
 Shot Sequence::Wild() {
   Shot s;
-  s.flags = Pick<uint8_t>({kAck, kAck, kAck, kAck | kPsh, kFin | kAck, kFin | kAck, kRst, kRst, kRst | kAck, kSyn, kSyn, kSyn | kAck,
-                           kFin, 0, kPsh, kSyn | kFin, kSyn | kRst, kFin | kRst});
+  s.flags = Pick<uint8_t>({kAck, kAck, kAck, kAck | kPsh, kFin | kAck, kFin | kAck, kRst, kRst, kRst | kAck, kSyn, kSyn,
+                           kSyn | kAck, kFin, 0, kPsh, kSyn | kFin, kSyn | kRst, kFin | kRst});
   if (Chance(60)) {
     s.seq = Pick<int32_t>({0, 0, 0, -1, 1, 500, -1000, -100000, 100000});
   } else if (Chance(70)) {
