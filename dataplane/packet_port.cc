@@ -1,7 +1,5 @@
 #include "dataplane/packet_port.h"
 
-#include <linux/net_tstamp.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -9,7 +7,6 @@
 #include "base/check.h"
 #include "dataplane/frame.h"
 #include "dataplane/gso.h"
-#include "dataplane/system.h"
 
 namespace sluice {
 namespace {
@@ -94,40 +91,6 @@ PacketPort::PacketPort(UniqueFd fd, const PacketSocketFacts& facts, const Packet
     : fd_(std::move(fd)), facts_(facts), options_(options), pool_(pool), vnet_len_(facts.vnet_header ? sizeof(VnetHeader) : 0) {}
 
 PacketPort::~PacketPort() = default;
-
-void PacketPort::KeepSent(UniqueFd sender) {
-  sender_ = std::move(sender);
-  auto* request = reinterpret_cast<cmsghdr*>(keep_request_.data());
-  request->cmsg_level = SOL_SOCKET;
-  request->cmsg_type = SO_TIMESTAMPING;
-  request->cmsg_len = CMSG_LEN(sizeof(uint32_t));
-  const uint32_t what = SOF_TIMESTAMPING_TX_SCHED;
-  std::memcpy(CMSG_DATA(request), &what, sizeof what);
-}
-
-// A burst at a time. What the kernel did not keep, as there was no room, counts too until then.
-void PacketPort::LetGo() {
-  const size_t most = keep_.on() ? kKept + let_go_.size() : 0;
-  while (kept_ > most) {
-    const size_t count = std::min(kept_, let_go_.size());
-    kept_ -= count;
-    (void)recvmmsg(sender_.get(), let_go_.data(), static_cast<unsigned>(count), MSG_ERRQUEUE | MSG_DONTWAIT, nullptr);
-  }
-}
-
-int PacketPort::Send(size_t count, bool large) {
-  const auto send = [&] { return sendmmsg(send_fd(), tx_messages_.data(), static_cast<unsigned>(count), MSG_DONTWAIT); };
-  if (!large) return send();
-  const Instant before = MonotonicNow();
-  const int sent = send();
-  const int error = errno;
-  LetGo();
-  errno = error;
-  sending_ = sending_ + (MonotonicNow() - before);
-  // Of the time spent here, not of that which passes.
-  if (const Instant spent = Instant() + sending_; keep_.Due(spent)) keep_.EndEpoch(spent, stats_.tx_bytes);
-  return sent;
-}
 
 LinkFeatures PacketPort::features() const {
   LinkFeatures f;
@@ -328,9 +291,6 @@ void PacketPort::FillMessage(size_t i, Packet& frame, bool with_offload) {
   message = msghdr{};
   message.msg_iov = pieces.data();
   message.msg_iovlen = count;
-  if (!keep_.on() || !Keeps(frame)) return;
-  message.msg_control = keep_request_.data();
-  message.msg_controllen = keep_request_.size();
 }
 
 // Sends a prefix of `burst` as it is; returns how many frames are done with (sent, or dropped and counted).
@@ -338,14 +298,9 @@ size_t PacketPort::TransmitBatch(std::span<Packet> burst, bool with_offload) {
   size_t done = 0;
   while (done < burst.size()) {
     const size_t count = std::min(burst.size() - done, kTxBatch);
-    bool large = false;
-    for (size_t i = 0; i < count; ++i) {
-      FillMessage(i, burst[done + i], with_offload);
-      large |= Keeps(burst[done + i]);
-    }
+    for (size_t i = 0; i < count; ++i) FillMessage(i, burst[done + i], with_offload);
     ++stats_.tx_syscalls;
-    const bool kept = keep_.on();
-    int sent = Send(count, large);
+    int sent = sendmmsg(fd_.get(), tx_messages_.data(), static_cast<unsigned>(count), MSG_DONTWAIT);
     if (sent < 0) {
       if (!OnSendError(errno, burst[done])) break;
       ++done;
@@ -358,7 +313,6 @@ size_t PacketPort::TransmitBatch(std::span<Packet> burst, bool with_offload) {
       Packet& frame = burst[done];
       ++stats_.tx_frames;
       stats_.tx_bytes += frame.size();
-      if (kept && Keeps(frame)) ++kept_;
       if (with_offload && frame.offload.checksum == ChecksumState::kPartial) offload_refusals_ = 0;
       frame = Packet();
     }

@@ -7,12 +7,6 @@
 //
 // Transmit: one sendmmsg per burst, headers and payload slices gathered by the kernel, virtio-net header for offloads. Without
 // that header (--gso=false) checksums are finished and GSO frames cut here.
-//
-// Kept frames (PacketSocketOptions::keep_sent): the kernel copies a frame into pages that were freed last, and where a program on
-// another core has just read them that takes four times as long as it takes into any others (the lines lie in both cores'
-// caches). So the last large frames are kept from being freed until some MiB more were sent: the kernel queues a copy of their
-// handle as the report of a time stamp (SO_TIMESTAMPING), which is let go unread. Where the peer has more than the caches hold in
-// its queues that is for nothing: whether frames are kept follows from what a byte costs in the calls with and without.
 #pragma once
 
 #include <linux/if_packet.h>
@@ -24,7 +18,6 @@
 
 #include "dataplane/packet_socket.h"
 #include "dataplane/port.h"
-#include "dataplane/trial_choice.h"
 #include "xdp/unique_fd.h"
 
 namespace sluice {
@@ -52,8 +45,6 @@ class PacketPort final : public Port {
  public:
   // `pool` outlives the port and every frame received.
   PacketPort(UniqueFd fd, const PacketSocketFacts& facts, const PacketPortOptions& options, BlockPool& pool);
-  // `sender` of a socket made with keep_sent sends in its place. Before the first Transmit.
-  void KeepSent(UniqueFd sender);
   ~PacketPort() override;
 
   LinkFeatures features() const override;
@@ -64,7 +55,7 @@ class PacketPort final : public Port {
   std::vector<int> wait_fds() const override { return {fd_.get()}; }
   bool ArmWakeup() override;
   bool tx_pending() const override { return !cut_.empty(); }
-  int tx_wait_fd() const override { return tx_blocked_on_socket_ ? send_fd() : -1; }
+  int tx_wait_fd() const override { return tx_blocked_on_socket_ ? fd_.get() : -1; }
   bool dead() const override { return dead_; }
   PortStats stats() const override;
   PortFaults faults() const override;
@@ -78,7 +69,6 @@ class PacketPort final : public Port {
   static constexpr size_t kTxBatch = 32;
   static constexpr size_t kTxPieces = Packet::kMaxSlices + 2;  // virtio-net header, linear region, slices
   static constexpr int kFullRetries = 3;
-  static constexpr size_t kKeepAbove = 32 << 10, kKept = 64;  // bytes of a frame that is kept; frames
 
   struct RxSlot {
     BlockRef small, big;
@@ -100,15 +90,11 @@ class PacketPort final : public Port {
 
   size_t TransmitBatch(std::span<Packet> burst, bool with_offload);
   void FillMessage(size_t i, Packet& frame, bool with_offload);
-  int send_fd() const { return sender_ ? sender_.get() : fd_.get(); }
-  bool Keeps(const Packet& frame) const { return sender_ && frame.size() >= kKeepAbove; }
-  void LetGo();
-  int Send(size_t count, bool large);
   bool FlushCut();
   bool NeedsCut(const Packet& frame) const;
   bool OnSendError(int error, Packet& head);
 
-  UniqueFd fd_, sender_;
+  UniqueFd fd_;
   PacketSocketFacts facts_;
   PacketPortOptions options_;
   BlockPool& pool_;
@@ -121,11 +107,6 @@ class PacketPort final : public Port {
   std::array<mmsghdr, kTxBatch> tx_messages_{};
   std::array<VnetHeader, kTxBatch> tx_headers_{};
   std::array<std::array<iovec, kTxPieces>, kTxBatch> tx_pieces_{};
-  alignas(cmsghdr) std::array<uint8_t, CMSG_SPACE(sizeof(uint32_t))> keep_request_{};
-  std::array<mmsghdr, kTxBatch> let_go_{};
-  size_t kept_ = 0;
-  TrialChoice keep_;
-  Duration sending_{};       // large frames, and letting them go
   std::vector<Packet> cut_;  // segments of frames already taken, in order
   size_t cut_next_ = 0;
   bool udp_gso_ = true;       // until the kernel refuses the type

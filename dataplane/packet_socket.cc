@@ -48,33 +48,6 @@ Errno ReadEthernetFacts(IfIndex ifindex, DeviceFacts* device, std::string* error
               EOPNOTSUPP);
 }
 
-Errno BindTo(const DeviceFacts& device, int fd, uint16_t protocol, std::string* error) {
-  sockaddr_ll address{};
-  address.sll_family = AF_PACKET;
-  address.sll_protocol = htons(protocol);
-  address.sll_ifindex = device.ifindex;
-  if (bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return Errno::kOk;
-  return Fail(error, "bind of the packet socket to " + device.name, errno);
-}
-
-// What is kept counts as received.
-constexpr int kKeptBytes = 8 << 20;
-
-Errno MakeSender(const DeviceFacts& device, const PacketSocketOptions& options, PacketSocket* out, std::string* error) {
-  out->sender = UniqueFd(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  const int fd = out->sender.get();
-  if (fd < 0) return Fail(error, "AF_PACKET socket (needs CAP_NET_RAW)", errno);
-  if (out->facts.vnet_header && !SetInt(fd, SOL_PACKET, PACKET_VNET_HDR, 1)) {
-    return Fail(error, "PACKET_VNET_HDR on " + device.name, errno);
-  }
-  if (options.mark != 0 && !SetInt(fd, SOL_SOCKET, SO_MARK, static_cast<int>(options.mark))) {
-    return Fail(error, "SO_MARK on the socket of " + device.name + " (needs CAP_NET_ADMIN)", errno);
-  }
-  SetBuffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, kKeptBytes);
-  SetBuffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, options.send_buffer);
-  return BindTo(device, fd, 0, error);
-}
-
 // Not bound yet: it receives nothing.
 Errno MakeSocket(const DeviceFacts& device, const PacketSocketOptions& options, PacketSocket* out, std::string* error) {
   // Protocol 0: nothing is queued before bind names device and protocol together.
@@ -100,7 +73,16 @@ Errno MakeSocket(const DeviceFacts& device, const PacketSocketOptions& options, 
   SetBuffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, options.send_buffer);
   facts.receive_buffer = GetInt(fd, SOL_SOCKET, SO_RCVBUF);
   facts.send_buffer = GetInt(fd, SOL_SOCKET, SO_SNDBUF);
-  return options.keep_sent ? MakeSender(device, options, out, error) : Errno::kOk;
+  return Errno::kOk;
+}
+
+Errno BindTo(const DeviceFacts& device, int fd, std::string* error) {
+  sockaddr_ll address{};
+  address.sll_family = AF_PACKET;
+  address.sll_protocol = htons(ETH_P_ALL);
+  address.sll_ifindex = device.ifindex;
+  if (bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return Errno::kOk;
+  return Fail(error, "bind of the packet socket to " + device.name, errno);
 }
 
 // In the place of what filter there is; it stays, whoever gets the socket.
@@ -136,7 +118,7 @@ Errno OpenPacketSocket(IfIndex ifindex, const PacketSocketOptions& options, Pack
   if (Errno e = MakeSocket(device, options, &result, error); e != Errno::kOk) return e;
   if (options.filter >= 0 && !LockFilter(result.fd.get(), options.filter))
     return Fail(error, "SO_ATTACH_BPF on the socket of " + device.name, errno);
-  if (Errno e = BindTo(device, result.fd.get(), ETH_P_ALL, error); e != Errno::kOk) return e;
+  if (Errno e = BindTo(device, result.fd.get(), error); e != Errno::kOk) return e;
   *out = std::move(result);
   return Errno::kOk;
 }
@@ -154,7 +136,7 @@ Errno OpenPacketQueues(IfIndex ifindex, const PacketSocketOptions& options, uint
     const int fd = socket.fd.get();
     // Between bind and joining a socket would get every frame.
     if (!Silence(fd)) return Fail(error, "SO_ATTACH_FILTER on the socket of " + device.name, errno);
-    if (Errno e = BindTo(device, fd, ETH_P_ALL, error); e != Errno::kOk) return e;
+    if (Errno e = BindTo(device, fd, error); e != Errno::kOk) return e;
     const bool first = &socket == &result.front();
     if (!JoinGroup(fd, first, &group)) return Fail(error, "PACKET_FANOUT on " + device.name, errno);
     if (first && !SetInt(fd, SOL_PACKET, PACKET_FANOUT_DATA, program.get()))

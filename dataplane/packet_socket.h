@@ -18,9 +18,6 @@ struct PacketSocketOptions {
   uint32_t mark = 0;             // SO_MARK of what is sent; the egress silencing program lets it out
   int receive_buffer = 8 << 20;  // bytes as SO_RCVBUF takes them (the kernel doubles it)
   int send_buffer = 4 << 20;
-  // A second socket sends, and the kernel keeps the memory of what it sent last (PacketPort). For peers on this machine; large
-  // frames only.
-  bool keep_sent = false;
   int filter = -1;  // a BPF program (descriptor) that says which frames are received; stays, whoever holds the socket
 };
 
@@ -37,8 +34,7 @@ struct PacketSocketFacts {
 };
 
 struct PacketSocket {
-  UniqueFd fd;      // non-blocking, close-on-exec, bound
-  UniqueFd sender;  // with keep_sent: sends only; otherwise none
+  UniqueFd fd;  // non-blocking, close-on-exec, bound
   PacketSocketFacts facts;
 };
 

@@ -2,7 +2,6 @@
 // (whose own part is done by the kernel). Ports are made by the factories at the end.
 #include <gtest/gtest.h>
 #include <linux/if_xdp.h>
-#include <linux/sock_diag.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -42,17 +41,6 @@ std::unique_ptr<Port> OpenPacket(IfIndex ifindex, BlockPool& pool, bool vnet) {
   EXPECT_EQ(OpenPacketSocket(ifindex, {.vnet_header = vnet}, &socket, &error), Errno::kOk) << error;
   EXPECT_EQ(socket.facts.vnet_header, vnet);
   return std::make_unique<PacketPort>(std::move(socket.fd), socket.facts, PacketPortOptions{}, pool);
-}
-
-// `sender` is a second descriptor of what sends.
-std::unique_ptr<PacketPort> OpenKeepingPacket(IfIndex ifindex, BlockPool& pool, UniqueFd* sender = nullptr) {
-  PacketSocket socket;
-  std::string error;
-  EXPECT_EQ(OpenPacketSocket(ifindex, {.keep_sent = true}, &socket, &error), Errno::kOk) << error;
-  if (sender != nullptr) *sender = UniqueFd(dup(socket.sender.get()));
-  auto port = std::make_unique<PacketPort>(std::move(socket.fd), socket.facts, PacketPortOptions{}, pool);
-  port->KeepSent(std::move(socket.sender));
-  return port;
 }
 
 std::unique_ptr<Port> OpenTap(BlockPool& pool, bool vnet) {
@@ -767,45 +755,6 @@ TEST(PacketPort, PassesVlanTagsBothWays) {
   EXPECT_EQ(CheckedPayload(got[0]), Pattern(500, 3));
 }
 
-// Bytes of the kernel's memory that wait in the socket.
-uint32_t KeptBytes(int fd) {
-  std::array<uint32_t, SK_MEMINFO_VARS> info{};
-  socklen_t len = sizeof info;
-  EXPECT_EQ(getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info.data(), &len), 0);
-  return info[SK_MEMINFO_RMEM_ALLOC];
-}
-
-TEST(PacketPort, KeepsABoundedNumberOfSentFrames) {
-  if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
-  HeapBlockPool pool(64 << 20);
-  testing::VethPair veth;
-  testing::InNetns in(veth.ours());
-  UniqueFd sender;
-  const auto port = OpenKeepingPacket(veth.our_index(), pool, &sender);
-  const auto payload = Pattern(65160, 1), little = Pattern(1000, 1);
-  uint64_t sent = 0;
-  uint32_t most = 0;
-  const auto send = [&](const std::vector<uint8_t>& bytes, uint16_t gso) {
-    std::array<Packet, 8> burst;
-    for (Packet& frame : burst) frame = MakeFrame(pool, {.payload = bytes, .sliced = true, .partial = true, .gso_size = gso});
-    ASSERT_EQ(port->Transmit(burst), burst.size());
-    sent += burst.size();
-    most = std::max(most, KeptBytes(sender.get()));
-  };
-  // It is tried once enough time was spent sending.
-  for (int i = 0; i < 100'000 && most == 0; ++i) ASSERT_NO_FATAL_FAILURE(send(payload, 1448));
-  ASSERT_GT(most, 0u);
-  for (int i = 0; i < 200; ++i) ASSERT_NO_FATAL_FAILURE(send(payload, 1448));
-  EXPECT_GT(most, uint32_t{2 << 20});
-  EXPECT_LT(most, uint32_t{10 << 20});
-  // Small frames are sent without.
-  const uint32_t before = KeptBytes(sender.get());
-  ASSERT_NO_FATAL_FAILURE(send(little, 0));
-  EXPECT_EQ(KeptBytes(sender.get()), before);
-  EXPECT_EQ(port->stats().tx_frames, sent);
-  EXPECT_EQ(port->stats().tx_dropped, 0u);
-}
-
 TEST(PacketPort, DropsAndCountsWhenMemoryIsAtItsBound) {
   if (const std::string why = testing::WhyNoNetns(); !why.empty()) GTEST_SKIP() << why;
   HeapBlockPool pool(64 << 20), tiny(3 << 10);
@@ -841,7 +790,6 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         PortKind{"Packet", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, true); }, true},
         PortKind{"PacketWithoutHeader", [](IfIndex i, BlockPool& pool) { return OpenPacket(i, pool, false); }, false},
-        PortKind{"PacketKeepsSent", [](IfIndex i, BlockPool& pool) { return OpenKeepingPacket(i, pool); }, true},
         PortKind{"Tap", [](IfIndex, BlockPool& pool) { return OpenTap(pool, true); }, true, "tp0"},
         PortKind{"TapWithoutHeader", [](IfIndex, BlockPool& pool) { return OpenTap(pool, false); }, false, "tp0"},
         PortKind{"PacketFirstQueue", [](IfIndex i, BlockPool& pool) { return OpenPacketQueue(i, pool, 0, true); }, true},

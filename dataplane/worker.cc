@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "base/check.h"
-#include "dataplane/trial_choice.h"
+#include "dataplane/spin_choice.h"
 #include "xdp/unique_fd.h"
 
 namespace sluice {
@@ -216,7 +216,7 @@ class Worker::Impl {
   Duration spin_limit_{0};  // zero: never spin
   Instant idle_since_;      // when the last turn that had work ended
   int confidence_ = kSpinConfidence;
-  TrialChoice choice_;
+  SpinChoice choice_;
   bool core_wanted_ = false;  // by others, since the last event
   WorkerStats stats_;
 };
@@ -523,7 +523,7 @@ bool Worker::Impl::CarriedTurn(Instant now) {
 
 bool Worker::Impl::ShouldSpin(Instant now) {
   if (options_.poll == PollMode::kBusy) return true;
-  return choice_.on() && confidence_ >= kSpinConfidence && !core_wanted_ && now - idle_since_ < spin_limit_;
+  return choice_.spin() && confidence_ >= kSpinConfidence && !core_wanted_ && now - idle_since_ < spin_limit_;
 }
 
 // A turn had work: would spinning since the one before have caught it?
@@ -670,7 +670,7 @@ WorkerStats Worker::Impl::stats() const {
   s.poll = options_.poll;
   s.own_thread = runner_.load(std::memory_order_relaxed) == this;
   s.spin_limit = spin_limit_;
-  s.spins = options_.poll == PollMode::kBusy || (options_.poll == PollMode::kAdaptive && choice_.on());
+  s.spins = options_.poll == PollMode::kBusy || (options_.poll == PollMode::kAdaptive && choice_.spin());
   return s;
 }
 

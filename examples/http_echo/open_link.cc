@@ -48,25 +48,21 @@ bool ReadMac(const std::string& device, MacAddress* out) {
   return true;
 }
 
-std::string OpenPacketLink(IfIndex ifindex, const PacketSocketOptions& options, WorkerGroup& group,
-                           std::vector<std::unique_ptr<Port>>* out) {
+std::string OpenPacketLink(IfIndex ifindex, WorkerGroup& group, std::vector<std::unique_ptr<Port>>* out) {
   std::vector<PacketSocket> sockets(1);
   std::string error;
-  const Errno e = group.size() == 1 ? OpenPacketSocket(ifindex, options, sockets.data(), &error)
-                                    : OpenPacketQueues(ifindex, options, group.size(), group.key(), &sockets, &error);
+  const Errno e = group.size() == 1 ? OpenPacketSocket(ifindex, {}, sockets.data(), &error)
+                                    : OpenPacketQueues(ifindex, {}, group.size(), group.key(), &sockets, &error);
   if (e != Errno::kOk) return error;
-  for (uint32_t i = 0; i < group.size(); ++i) {
-    auto port = std::make_unique<PacketPort>(std::move(sockets[i].fd), sockets[i].facts, PacketPortOptions{}, group.pool(i));
-    port->KeepSent(std::move(sockets[i].sender));
-    out->push_back(std::move(port));
-  }
+  for (uint32_t i = 0; i < group.size(); ++i)
+    out->push_back(std::make_unique<PacketPort>(std::move(sockets[i].fd), sockets[i].facts, PacketPortOptions{}, group.pool(i)));
   return {};
 }
 
 std::string OpenXdpLink(const DeviceFacts& facts, WorkerGroup& group, Opened* out) {
   // What AF_XDP does not hear, of queues that the device gets later, say, comes by packet sockets.
   std::vector<std::unique_ptr<Port>> beside;
-  if (const std::string failed = OpenPacketLink(facts.ifindex, {}, group, &beside); !failed.empty()) return failed;
+  if (const std::string failed = OpenPacketLink(facts.ifindex, group, &beside); !failed.empty()) return failed;
   std::vector<Xsk> sockets;
   std::string error;
   const XdpDeviceFacts device{.veth = facts.kind == "veth", .mtu = facts.mtu, .rx_queues = facts.rx_queues};
@@ -94,7 +90,7 @@ std::string OpenLink(const std::string& link, const std::string& device, WorkerG
   if (!facts.up) return "--device=" + device + ": it is down (ip link set " + device + " up)";
   out->mtu = facts.mtu;
   if (link == "xdp") return OpenXdpLink(facts, group, out);
-  return OpenPacketLink(facts.ifindex, {.keep_sent = facts.kind == "veth"}, group, &out->queues);
+  return OpenPacketLink(facts.ifindex, group, &out->queues);
 }
 
 }  // namespace sluice::example

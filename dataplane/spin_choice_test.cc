@@ -1,4 +1,4 @@
-#include "dataplane/trial_choice.h"
+#include "dataplane/spin_choice.h"
 
 #include <gtest/gtest.h>
 
@@ -6,12 +6,12 @@ namespace sluice {
 namespace {
 
 // Runs epochs whose work depends on what is chosen; returns how many of them were spent spinning.
-int RunEpochs(TrialChoice& choice, int epochs, uint64_t sleeping, uint64_t spinning, Instant* now, uint64_t* progress) {
+int RunEpochs(SpinChoice& choice, int epochs, uint64_t sleeping, uint64_t spinning, Instant* now, uint64_t* progress) {
   int spins = 0;
   for (int i = 0; i < epochs; ++i) {
-    const bool spin = choice.on();
+    const bool spin = choice.spin();
     spins += spin;
-    *now = *now + TrialChoice::kEpoch;
+    *now = *now + SpinChoice::kEpoch;
     *progress += spin ? spinning : sleeping;
     EXPECT_TRUE(choice.Due(*now));
     choice.EndEpoch(*now, *progress);
@@ -20,39 +20,39 @@ int RunEpochs(TrialChoice& choice, int epochs, uint64_t sleeping, uint64_t spinn
   return spins;
 }
 
-TEST(TrialChoice, StaysWithWhatGetsMoreDone) {
+TEST(SpinChoice, StaysWithWhatGetsMoreDone) {
   Instant now(1'000'000'000);
   uint64_t progress = 0;
-  TrialChoice choice;
+  SpinChoice choice;
   EXPECT_GT(RunEpochs(choice, 200, 1000, 2000, &now, &progress), 180);
   EXPECT_LT(RunEpochs(choice, 200, 2000, 1000, &now, &progress), 80);
   EXPECT_LT(RunEpochs(choice, 200, 2000, 1000, &now, &progress), 10);
 }
 
 // Each time the worse one is tried costs an epoch of its slowness.
-TEST(TrialChoice, DoesNotSoonDoubtWhatIsClear) {
+TEST(SpinChoice, DoesNotSoonDoubtWhatIsClear) {
   Instant now(1'000'000'000);
   uint64_t progress = 0;
-  TrialChoice choice;
+  SpinChoice choice;
   EXPECT_GE(RunEpochs(choice, 50, 1000, 2000, &now, &progress), 46);
 }
 
-TEST(TrialChoice, SleepsWhereItMakesNoDifference) {
+TEST(SpinChoice, SleepsWhereItMakesNoDifference) {
   Instant now(1'000'000'000);
   uint64_t progress = 0;
-  TrialChoice choice;
+  SpinChoice choice;
   EXPECT_LT(RunEpochs(choice, 500, 1000, 1050, &now, &progress), 15);
 }
 
-TEST(TrialChoice, LearnsNothingFromIdleTime) {
+TEST(SpinChoice, LearnsNothingFromIdleTime) {
   Instant now(1'000'000'000);
   uint64_t progress = 0;
-  TrialChoice choice;
+  SpinChoice choice;
   for (int i = 0; i < 100; ++i) {
     now = now + Duration::Milliseconds(500);
     progress += 100;
     choice.EndEpoch(now, progress);
-    EXPECT_FALSE(choice.on());
+    EXPECT_FALSE(choice.spin());
   }
 }
 

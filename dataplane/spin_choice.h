@@ -1,7 +1,6 @@
-// Whether something pays is not to be known beforehand, so it is tried: for one epoch now and then the other thing is done, and
-// stayed with where more work got done in the time; where neither is better it is off. Two things are chosen so. Spinning saves
-// the worker's own wake-ups, which cost much where the programs it talks to run on other cores and next to nothing where all
-// share one, and it takes processor time. What is sent is kept (PacketPort) for the sake of caches that nobody can look into.
+// Whether spinning pays is not to be known beforehand: it saves the worker's own wake-ups, which cost much where the programs it
+// talks to run on other cores and next to nothing where all share one, and it takes processor time. So it is tried: for one epoch
+// now and then the worker does the other thing, and stays with it where more work got done; where neither is better it sleeps.
 // Pure; one thread.
 #pragma once
 
@@ -12,7 +11,7 @@
 
 namespace sluice {
 
-class TrialChoice {
+class SpinChoice {
  public:
   static constexpr Duration kEpoch = Duration::Milliseconds(20);
   static constexpr int kFirstInterval = 4, kMaxInterval = 64;  // epochs between trials; doubled by each that changed nothing
@@ -21,7 +20,7 @@ class TrialChoice {
   static constexpr int kClearInterval = 16;
   static constexpr int kBeforeFirst = 2;
 
-  bool on() const { return on_; }
+  bool spin() const { return spin_; }
   bool Due(Instant now) const { return now - began_ >= kEpoch; }
 
   // At the end of a turn that had work, where Due. `progress` grows with the work: bytes that went through the ports, say.
@@ -34,14 +33,14 @@ class TrialChoice {
     // There was nothing to do for a while, so how much was done says nothing.
     if (took > kEpoch * 2) {
       trial_ = false;
-      on_ = home_;
+      spin_ = home_;
     } else if (trial_) {
       EndTrial(rate);
     } else {
       home_rate_ = home_rate_ == 0 ? rate : (home_rate_ * 3 + rate) / 4;
       if (--left_ <= 0) {
         trial_ = true;
-        on_ = !home_;
+        spin_ = !home_;
       }
     }
   }
@@ -51,18 +50,18 @@ class TrialChoice {
     trial_ = false;
     const bool clear = rate > home_rate_ * kClearly || rate * kClearly < home_rate_;
     if (rate > home_rate_ * 1.1) {
-      home_ = on_;
+      home_ = spin_;
       home_rate_ = rate;
       interval_ = kFirstInterval;
     } else {
       interval_ = std::min(interval_ * 2, kMaxInterval);
     }
     if (clear) interval_ = std::max(interval_, kClearInterval);
-    on_ = home_;
+    spin_ = home_;
     left_ = interval_;
   }
 
-  bool home_ = false, on_ = false, trial_ = false;
+  bool home_ = false, spin_ = false, trial_ = false;
   int interval_ = kFirstInterval, left_ = kBeforeFirst;
   double home_rate_ = 0;
   Instant began_;
