@@ -182,7 +182,7 @@ class Worker::Impl {
   Duration SleepTime() const;
   void Ring();
   void NoteGap();
-  void Book(Duration took, Duration of_thread);
+  void Book(Duration took);
   uint64_t Bytes() const;
   uint64_t Progress() const;
   bool ShouldSpin(Instant now);
@@ -470,16 +470,15 @@ bool Worker::Impl::TurnWith(int count, bool ask_all) {
   const Duration for_others = std::exchange(for_others_, Duration());
   if (!busy) return false;
   ++stats_.busy_turns;
-  Book(turn_ended_ - turn_began_ - for_others, turn_ended_ - turn_began_);
+  Book(turn_ended_ - turn_began_ - for_others);
   return true;
 }
 
-void Worker::Impl::Book(Duration took, Duration of_thread) {
-  const auto add = [](std::atomic<int64_t>& sum, Duration d) {
-    sum.store(sum.load(std::memory_order_relaxed) + d.ns(), std::memory_order_relaxed);
-  };
-  add(busy_ns_, took);
-  add(runner_.load(std::memory_order_relaxed)->thread_busy_ns_, of_thread);
+// One thread writes each of both.
+void Worker::Impl::Book(Duration took) {
+  for (std::atomic<int64_t>* sum : {&busy_ns_, &runner_.load(std::memory_order_relaxed)->thread_busy_ns_}) {
+    sum->store(sum->load(std::memory_order_relaxed) + took.ns(), std::memory_order_relaxed);
+  }
 }
 
 // One of the thread, so of all workers that it runs. What they said to each other is heard without another look at descriptors.
@@ -686,7 +685,7 @@ void Worker::Impl::RunPosted() {
   pending_.store(true);
   if (!RunMail()) return;
   const Duration took = ReadClock() - begin;
-  Book(took, Duration());
+  Book(took);
   runner_.load(std::memory_order_relaxed)->for_others_ += took;
 }
 

@@ -240,16 +240,20 @@ TEST_F(CarriedWorkerTest, TimeIsBookedToWhomItWasFor) {
     while (Now() - begin < Duration::Microseconds(10)) continue;
     took = took + (Now() - begin);
   };
-  bool due = true;
+  bool due = false, more = false;
   CallingTask task(front_, [&] {
     if (!std::exchange(due, false)) return false;
     other_.Post(work);
     other_.RunPosted();
-    return true;
+    return more;
   });
-  EXPECT_TRUE(front_.RunOnce());
-  EXPECT_GE(other_.busy_time(), took);
-  EXPECT_EQ(front_.busy_time() + other_.busy_time(), front_.thread_busy_time());
+  for (const bool front_has_work : {false, true}) {
+    due = true;
+    more = front_has_work;
+    EXPECT_EQ(front_.RunOnce(), front_has_work);
+    EXPECT_GE(other_.busy_time(), took);
+    EXPECT_EQ(front_.busy_time() + other_.busy_time(), front_.thread_busy_time());
+  }
   other_.Post(work);  // in its own turn
   EXPECT_TRUE(front_.RunOnce());
   EXPECT_GE(other_.busy_time(), took);
