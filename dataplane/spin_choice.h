@@ -23,10 +23,11 @@ class SpinChoice {
   bool spin() const { return spin_; }
   bool Due(Instant now) const { return now - began_ >= kEpoch; }
 
-  // At the end of a turn that had work, where Due. `progress` grows with the work: bytes that went through the ports, say.
+  // At the end of a turn that had work, where Due. `progress` grows with the work (and may wrap): bytes that went through the
+  // ports, say.
   void EndEpoch(Instant now, uint64_t progress) {
     const Duration took = now - began_;
-    const uint64_t done = progress > progress_ ? progress - progress_ : 0;  // a port that goes takes its count along
+    const auto done = std::max(int64_t{0}, static_cast<int64_t>(progress - progress_));  // a port that goes takes its count along
     const double rate = static_cast<double>(done) / static_cast<double>(took.ns());
     began_ = now;
     progress_ = progress;

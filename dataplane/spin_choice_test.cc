@@ -29,6 +29,16 @@ TEST(SpinChoice, StaysWithWhatGetsMoreDone) {
   EXPECT_LT(RunEpochs(choice, 200, 2000, 1000, &now, &progress), 10);
 }
 
+TEST(SpinChoice, CountsOnWhereProgressWraps) {
+  Instant now(1'000'000'000);
+  uint64_t progress = uint64_t{0} - 1000 * (SpinChoice::kBeforeFirst + 1) - 500;  // the first only begins
+  SpinChoice choice;
+  EXPECT_EQ(RunEpochs(choice, SpinChoice::kBeforeFirst + 1, 1000, 2000, &now, &progress), 0);
+  EXPECT_EQ(RunEpochs(choice, 1, 1000, 2000, &now, &progress), 1);
+  EXPECT_EQ(progress, 1500u);
+  EXPECT_TRUE(choice.spin());
+}
+
 // Each time the worse one is tried costs an epoch of its slowness.
 TEST(SpinChoice, DoesNotSoonDoubtWhatIsClear) {
   Instant now(1'000'000'000);

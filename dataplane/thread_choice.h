@@ -1,11 +1,13 @@
 // How many threads run the workers of a host. A second thread pays where the first has more to do than a core gives it and there
-// is a core to spare; where there is none, it competes with the programs that it works for. What is known of cores is what threads
-// see: a thread that works all the time has a core; one that is ready to run and does not run has none. So a worker gets a thread of
-// its own where the first worker's thread is busy all of its time, and is taken back where all would fit in one thread, or where
-// threads wait for cores and two of them get hardly more than one core would give. A thread may work all of its time while the
-// programs wait for the other cores: then this is found out by trial, and what was in vain is tried less often.
+// is a core to spare; where there is none, it competes with the programs that it works for. What is known of cores is what
+// threads see: a thread that works all the time has a core; one that is ready to run and does not run has none. So a worker gets
+// a thread of its own where the first worker's thread is busy all of its time, and is taken back where all would fit in one
+// thread, or where threads wait for cores and two of them get hardly more than one core would give. A thread may work all of its
+// time while the programs wait for the other cores: then this is found out by trial, and what was in vain is tried less often.
 // Pure; each class is of one thread.
 #pragma once
+
+#include <stdio.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -23,13 +25,35 @@ struct ThreadShare {
   double waited = 0;  // ready to run, without a core
 };
 
+// The same since the thread began, as far as it is known `at` that time.
+struct ThreadTimes {
+  Instant at;
+  Duration busy, cpu, waited;
+};
+
+inline ThreadShare ShareOf(const ThreadTimes& from, const ThreadTimes& to) {
+  const auto share = [wall = to.at - from.at](Duration part) {
+    return std::max(0.0, static_cast<double>(part.ns()) / static_cast<double>(wall.ns()));
+  };
+  const Duration busy = to.busy - from.busy;
+  return {.busy = share(busy), .work = share(std::min(busy, to.cpu - from.cpu)), .waited = share(to.waited - from.waited)};
+}
+
+// Of a line of schedstat in /proc: time on a core, time ready to run without one, how often it ran. A kernel that does not count
+// says zeros.
+inline std::optional<Duration> WaitedForCore(const char* schedstat) {
+  long long on_core = 0, waited = 0, runs = 0;
+  if (sscanf(schedstat, "%lld %lld %lld", &on_core, &waited, &runs) != 3 || runs == 0) return std::nullopt;
+  return Duration(waited);
+}
+
 // Of the first worker's thread, which runs others, too.
 class SplitChoice {
  public:
   static constexpr Duration kEpoch = Duration::Milliseconds(10);
-  static constexpr int kEpochs = 2;  // of a full thread in a row
+  static constexpr int kEpochs = 2;                    // of a full thread in a row
   static constexpr double kFull = 0.9, kAlone = 0.05;  // it was busy so much, and waited no more
-  static constexpr double kPart = 0.1;  // what is not worth a thread
+  static constexpr double kPart = 0.1;                 // what is not worth a thread
   static constexpr Duration kFirstHold = Duration::Milliseconds(100), kMaxHold = Duration::Seconds(10);
 
   // `parts`: time of each worker that the thread runs. Which of them is to have a thread of its own: the one that has most to do,
@@ -62,9 +86,9 @@ class SplitChoice {
 class ReturnChoice {
  public:
   static constexpr Duration kEpoch = Duration::Milliseconds(10);
-  static constexpr double kFits = 0.6;       // of a core, for both threads
-  static constexpr double kWaits = 0.2;      // of both threads
-  static constexpr double kWorthIt = 1.25;   // cores that both get
+  static constexpr double kFits = 0.6;      // of a core, for both threads
+  static constexpr double kWaits = 0.2;     // of both threads
+  static constexpr double kWorthIt = 1.25;  // cores that both get
   static constexpr Duration kLeast = Duration::Milliseconds(20), kCalm = Duration::Milliseconds(100);
 
   enum class Answer : uint8_t { kStay, kFits, kInVain };
@@ -72,7 +96,7 @@ class ReturnChoice {
   void Begin(Instant now) { fits_since_ = well_since_ = now; }
   Answer EndEpoch(Instant now, const ThreadShare& own, const ThreadShare& first) {
     const double work = own.work + first.work, waited = own.waited + first.waited;
-    if (work > kFits) fits_since_ = now;
+    if (own.busy + first.busy > kFits) fits_since_ = now;  // as SplitChoice sees them, which would split again
     if (waited < kWaits || work > kWorthIt) well_since_ = now;
     if (now - well_since_ >= kLeast) return Answer::kInVain;
     return now - fits_since_ >= kCalm ? Answer::kFits : Answer::kStay;

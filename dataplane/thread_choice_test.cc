@@ -82,10 +82,16 @@ TEST(ReturnChoice, StaysWhereBothHaveACoreAndUseThem) {
   ReturnChoice choice;
   Instant now(1'000'000'000);
   choice.Begin(now);
-  EXPECT_EQ(Until(choice, &now, {.work = 0.95, .waited = 0.01}, {.work = 0.9, .waited = 0.02}, Duration::Seconds(10)), Answer::kStay);
-  EXPECT_EQ(Until(choice, &now, {.work = 0.4, .waited = 0.01}, {.work = 0.4, .waited = 0.02}, Duration::Seconds(10)), Answer::kStay);
+  EXPECT_EQ(Until(choice, &now, {.busy = 0.95, .work = 0.95, .waited = 0.01}, {.busy = 0.9, .work = 0.9, .waited = 0.02},
+                  Duration::Seconds(10)),
+            Answer::kStay);
+  EXPECT_EQ(Until(choice, &now, {.busy = 0.4, .work = 0.4, .waited = 0.01}, {.busy = 0.4, .work = 0.4, .waited = 0.02},
+                  Duration::Seconds(10)),
+            Answer::kStay);
   // They wait, but one thread could not do what they do.
-  EXPECT_EQ(Until(choice, &now, {.work = 0.8, .waited = 0.15}, {.work = 0.8, .waited = 0.15}, Duration::Seconds(10)), Answer::kStay);
+  EXPECT_EQ(Until(choice, &now, {.busy = 0.9, .work = 0.8, .waited = 0.15}, {.busy = 0.9, .work = 0.8, .waited = 0.15},
+                  Duration::Seconds(10)),
+            Answer::kStay);
 }
 
 TEST(ReturnChoice, ReturnsAtOnceWhereCoresAreShort) {
@@ -93,11 +99,14 @@ TEST(ReturnChoice, ReturnsAtOnceWhereCoresAreShort) {
   Instant now(1'000'000'000);
   choice.Begin(now);
   const Instant start = now;
-  EXPECT_EQ(Until(choice, &now, {.work = 0.5, .waited = 0.3}, {.work = 0.5, .waited = 0.3}, Duration::Seconds(10)), Answer::kInVain);
+  EXPECT_EQ(Until(choice, &now, {.busy = 0.8, .work = 0.5, .waited = 0.3}, {.busy = 0.8, .work = 0.5, .waited = 0.3},
+                  Duration::Seconds(10)),
+            Answer::kInVain);
   EXPECT_LE(now - start, Duration::Milliseconds(30));
   // So it does where the others have next to nothing to do.
   choice.Begin(now);
-  EXPECT_EQ(Until(choice, &now, {.work = 0.05, .waited = 0.1}, {.work = 0.8, .waited = 0.15}, Duration::Milliseconds(50)),
+  EXPECT_EQ(Until(choice, &now, {.busy = 0.1, .work = 0.05, .waited = 0.1}, {.busy = 0.95, .work = 0.8, .waited = 0.15},
+                  Duration::Milliseconds(50)),
             Answer::kInVain);
 }
 
@@ -105,12 +114,44 @@ TEST(ReturnChoice, ReturnsWhereAllFitsInOneThreadForAWhile) {
   ReturnChoice choice;
   Instant now(1'000'000'000);
   choice.Begin(now);
-  const ThreadShare some{.work = 0.25, .waited = 0.01}, more{.work = 0.4, .waited = 0.01};
+  const ThreadShare some{.busy = 0.25, .work = 0.25, .waited = 0.01}, more{.busy = 0.4, .work = 0.4, .waited = 0.01};
   for (int i = 0; i < 20; ++i) {  // not for a gap in the work
     EXPECT_EQ(Until(choice, &now, some, some, Duration::Milliseconds(80)), Answer::kStay);
     EXPECT_EQ(Until(choice, &now, more, more, Duration::Milliseconds(10)), Answer::kStay);
   }
   EXPECT_EQ(Until(choice, &now, some, some, Duration::Milliseconds(110)), Answer::kFits);
+}
+
+// A hypervisor or interrupts take 40 % of each core: one thread would be full.
+TEST(ReturnChoice, StaysWhereTurnsTakeLongerThanTheirWork) {
+  ReturnChoice choice;
+  Instant now(1'000'000'000);
+  choice.Begin(now);
+  const ThreadShare half{.busy = 0.48, .work = 0.29, .waited = 0.01};
+  EXPECT_EQ(Until(choice, &now, half, half, Duration::Seconds(10)), Answer::kStay);
+}
+
+TEST(ThreadShare, IsWhatWasDoneOfTheTimeThatPassed) {
+  const auto ms = [](int64_t n) { return Duration::Milliseconds(n); };
+  const ThreadTimes from{.at = Instant() + ms(100), .busy = ms(50), .cpu = ms(40), .waited = ms(7)};
+  const auto share = [&](Duration busy, Duration cpu, Duration waited) {
+    return ShareOf(from,
+                   {.at = from.at + ms(10), .busy = from.busy + busy, .cpu = from.cpu + cpu, .waited = from.waited + waited});
+  };
+  const ThreadShare s = share(ms(8), ms(5), ms(1));
+  EXPECT_DOUBLE_EQ(s.busy, 0.8);
+  EXPECT_DOUBLE_EQ(s.work, 0.5);
+  EXPECT_DOUBLE_EQ(s.waited, 0.1);
+  EXPECT_DOUBLE_EQ(share(ms(8), ms(10), ms(0)).work, 0.8);     // turns that found nothing are no work
+  EXPECT_DOUBLE_EQ(share(ms(8), ms(10), ms(-2)).waited, 0.0);  // where it is what busy turns took longer than a core's time
+}
+
+TEST(WaitedForCore, IsTheSecondOfThreeUnlessTheKernelDoesNotCount) {
+  EXPECT_EQ(WaitedForCore("971260405 391961755 5684\n"), Duration(391961755));
+  EXPECT_EQ(WaitedForCore("971260405 0 1\n"), Duration(0));
+  EXPECT_EQ(WaitedForCore("0 0 0\n"), std::nullopt);
+  EXPECT_EQ(WaitedForCore("971260405 391961755\n"), std::nullopt);
+  EXPECT_EQ(WaitedForCore(""), std::nullopt);
 }
 
 }  // namespace

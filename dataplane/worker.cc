@@ -132,6 +132,7 @@ class Worker::Impl {
   void RunPosted();
   void Wake();
   void Stop();
+  bool Adopt(Impl& other);
   void Carry(Impl& other);
   void Release(Impl& other);
   WorkerStats stats() const;
@@ -141,7 +142,7 @@ class Worker::Impl {
   Instant turn_began_, turn_ended_;
   bool in_turn_ = false;
   bool leave_ = false;
-  std::atomic<int64_t> busy_ns_{0};
+  std::atomic<int64_t> busy_ns_{0}, thread_busy_ns_{0};
 
  private:
   struct Entry {
@@ -153,7 +154,8 @@ class Worker::Impl {
     EntryKind kind = EntryKind::kFree;
     // More than a port's frames, which can be asked for.
     bool must_be_watched() const {
-      return kind == EntryKind::kHandler || kind == EntryKind::kCarried || (kind == EntryKind::kPort && (events & EPOLLOUT) != 0);
+      return kind == EntryKind::kHandler || (kind == EntryKind::kCarried && events != 0) ||
+             (kind == EntryKind::kPort && (events & EPOLLOUT) != 0);
     }
   };
 
@@ -180,6 +182,8 @@ class Worker::Impl {
   Duration SleepTime() const;
   void Ring();
   void NoteGap();
+  void Book(Duration took);
+  uint64_t Bytes() const;
   uint64_t Progress() const;
   bool ShouldSpin(Instant now);
   bool Spin(Instant now);
@@ -204,6 +208,8 @@ class Worker::Impl {
   std::atomic<bool> sleeping_{false};
   bool prepared_ = false;
   std::vector<Impl*> carried_;
+  uint64_t moved_ = 0;   // bytes of workers that were carried until they left, less those of before they came (may wrap)
+  Duration for_others_;  // of this turn: what it did for workers that are carried
   // Of a worker that is carried. Quiet: it has nothing to do before quiet_until_, unless its descriptors or pending_ say so.
   bool has_events_ = false, quiet_ = false;
   Instant quiet_until_;
@@ -461,10 +467,18 @@ bool Worker::Impl::TurnWith(int count, bool ask_all) {
   graveyard_.clear();
   ++stats_.turns;
   turn_ended_ = ReadClock();
+  const Duration for_others = std::exchange(for_others_, Duration());
   if (!busy) return false;
   ++stats_.busy_turns;
-  busy_ns_.store(busy_ns_.load(std::memory_order_relaxed) + (turn_ended_ - turn_began_).ns(), std::memory_order_relaxed);
+  Book(turn_ended_ - turn_began_ - for_others);
   return true;
+}
+
+// One thread writes each of both.
+void Worker::Impl::Book(Duration took) {
+  for (std::atomic<int64_t>* sum : {&busy_ns_, &runner_.load(std::memory_order_relaxed)->thread_busy_ns_}) {
+    sum->store(sum->load(std::memory_order_relaxed) + took.ns(), std::memory_order_relaxed);
+  }
 }
 
 // One of the thread, so of all workers that it runs. What they said to each other is heard without another look at descriptors.
@@ -477,27 +491,36 @@ bool Worker::Impl::Turn(Duration timeout) {
   if (carried_.empty()) return busy;
   busy |= TurnCarried();
   if (pending_.load(std::memory_order_relaxed)) {
+    const Instant began = turn_began_;
     busy |= TurnWith(0);
     busy |= TurnCarried();
+    turn_began_ = began;  // when the wait ended
   }
   return busy;
 }
 
 // ---- Several workers in one thread
 
+// Adding an epoll descriptor walks all that is in it, under a lock of the whole kernel, and takes memory. Changing it does not.
+bool Worker::Impl::Adopt(Impl& other) {
+  if (Add(other.epoll_.get(), 0, nullptr, EntryKind::kCarried) != Errno::kOk) return false;
+  entries_[static_cast<size_t>(other.epoll_.get())].carried = &other;
+  return true;
+}
+
 void Worker::Impl::Carry(Impl& other) {
   SLUICE_CHECK(other.carried_.empty());
-  const Errno e = Add(other.epoll_.get(), EPOLLIN, nullptr, EntryKind::kCarried);
-  SLUICE_CHECK(e == Errno::kOk);
-  entries_[static_cast<size_t>(other.epoll_.get())].carried = &other;
+  (void)Modify(other.epoll_.get(), EPOLLIN);  // there where it was adopted
   other.has_events_ = true;
   other.quiet_ = false;
   other.runner_.store(this);
   carried_.push_back(&other);
+  moved_ -= other.Bytes();
 }
 
 void Worker::Impl::Release(Impl& other) {
-  Remove(other.epoll_.get());
+  (void)Modify(other.epoll_.get(), 0);
+  moved_ += other.Bytes();
   std::erase(carried_, &other);
   other.runner_.store(&other);
 }
@@ -534,14 +557,19 @@ void Worker::Impl::NoteGap() {
   if (spin_limit_ > Duration(0) && choice_.Due(turn_began_)) choice_.EndEpoch(turn_began_, Progress());
 }
 
-// Of the thread.
-uint64_t Worker::Impl::Progress() const {
+uint64_t Worker::Impl::Bytes() const {
   uint64_t bytes = 0;
   for (const auto& port : worker_.ports_) {
     const PortStats s = port->stats();
     bytes += s.rx_bytes + s.tx_bytes;
   }
-  for (const Impl* other : carried_) bytes += other->Progress();
+  return bytes;
+}
+
+// Of the thread, whoever it carries: a worker that comes or goes is no progress.
+uint64_t Worker::Impl::Progress() const {
+  uint64_t bytes = Bytes() + moved_;
+  for (const Impl* other : carried_) bytes += other->Bytes();
   return bytes;
 }
 
@@ -650,12 +678,15 @@ void Worker::Impl::Post(std::function<void()> work) {
 }
 
 void Worker::Impl::RunPosted() {
-  // Out of its turns, where it is carried: the turn that comes sends what this makes.
-  if (!in_turn_) {
-    stack_.SetNow(ReadClock());
-    pending_.store(true);
-  }
-  (void)RunMail();
+  if (in_turn_) return (void)RunMail();
+  // Within a turn of who carries it: the turn that comes sends what this makes.
+  const Instant begin = ReadClock();
+  stack_.SetNow(begin);
+  pending_.store(true);
+  if (!RunMail()) return;
+  const Duration took = ReadClock() - begin;
+  Book(took);
+  runner_.load(std::memory_order_relaxed)->for_others_ += took;
 }
 
 void Worker::Impl::Stop() {
@@ -714,10 +745,12 @@ void Worker::Stop() { impl_->Stop(); }
 void Worker::Run() { impl_->Loop(); }
 void Worker::PrepareThread() { impl_->PrepareThread(); }
 void Worker::Leave() { impl_->leave_ = true; }
+bool Worker::Adopt(Worker& other) { return impl_->Adopt(*other.impl_); }
 void Worker::Carry(Worker& other) { impl_->Carry(*other.impl_); }
 void Worker::Release(Worker& other) { impl_->Release(*other.impl_); }
 Instant Worker::turn_began() const { return impl_->turn_began_; }
 Duration Worker::busy_time() const { return Duration(impl_->busy_ns_.load(std::memory_order_relaxed)); }
+Duration Worker::thread_busy_time() const { return Duration(impl_->thread_busy_ns_.load(std::memory_order_relaxed)); }
 bool Worker::RunOnce() { return impl_->Turn(Duration(0)); }
 
 }  // namespace sluice

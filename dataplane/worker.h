@@ -98,14 +98,19 @@ class Worker {
   void PrepareThread();
   // Worker's thread: Run returns at the end of this turn.
   void Leave();
+  // Before Run: this worker's thread will be able to run `other`, too. False where the kernel has no room for that.
+  [[nodiscard]] bool Adopt(Worker& other);
   // Worker's thread, within a turn: its thread runs `other`, too, which nobody else runs now, until Release. Its turns follow
-  // those of this worker. The spinning and sleeping of the thread are this worker's.
+  // those of this worker; its descriptors wake the thread where it was adopted. The spinning and sleeping of the thread are this
+  // worker's.
   void Carry(Worker& other);
   void Release(Worker& other);
   // Worker's thread: when the turn began that it is in.
   Instant turn_began() const;
   // Any thread: time spent in turns that had work, whichever thread had them.
   Duration busy_time() const;
+  // The same, in turns that Run of this worker had: its own, and those of whom it carried then.
+  Duration thread_busy_time() const;
   // One turn without sleeping (tests, library use).
   bool RunOnce();
 

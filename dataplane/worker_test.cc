@@ -190,6 +190,111 @@ TEST_F(WorkerTest, AsksPortsThemselvesWhereNothingElseIsWatched) {
   EXPECT_EQ(asked, 4);
 }
 
+class CallingTask final : public TurnTask {
+ public:
+  CallingTask(Worker& worker, std::function<bool()> work) : worker_(worker), work_(std::move(work)) { worker_.AddTask(this); }
+  ~CallingTask() override { worker_.RemoveTask(this); }
+  bool OnTurn() override { return work_(); }
+
+ private:
+  Worker& worker_;
+  const std::function<bool()> work_;
+};
+
+class CarriedWorkerTest : public WorkerTest {
+ protected:
+  CarriedWorkerTest() : other_stack_(Now(), secure_, pool_) {
+    EXPECT_TRUE(front_.Adopt(other_));
+    front_.Carry(other_);
+  }
+  ~CarriedWorkerTest() override { front_.Release(other_); }
+
+  Stack other_stack_;
+  Worker front_{{}, stack_}, other_{{}, other_stack_};
+};
+
+// What ended the wait is told from when the turn began; what workers of one thread say to each other did not.
+TEST_F(CarriedWorkerTest, ATurnBeganWhereItsFirstPartDid) {
+  std::vector<Instant> parts;
+  CallingTask front_task(front_, [&] {
+    parts.push_back(front_.turn_began());
+    return false;
+  });
+  CallingTask other_task(other_, [&] {
+    if (parts.size() == 1) {
+      while (Now() == parts[0]) continue;
+      front_.Wake();
+    }
+    return false;
+  });
+  front_.RunOnce();
+  ASSERT_EQ(parts.size(), 2u);
+  EXPECT_GT(parts[1], parts[0]);
+  EXPECT_EQ(front_.turn_began(), parts[0]);
+}
+
+TEST_F(CarriedWorkerTest, TimeIsBookedToWhomItWasFor) {
+  Duration took;
+  const auto work = [&took] {
+    const Instant begin = Now();
+    while (Now() - begin < Duration::Microseconds(10)) continue;
+    took = took + (Now() - begin);
+  };
+  bool due = false, more = false;
+  CallingTask task(front_, [&] {
+    if (!std::exchange(due, false)) return false;
+    other_.Post(work);
+    other_.RunPosted();
+    return more;
+  });
+  for (const bool front_has_work : {false, true}) {
+    due = true;
+    more = front_has_work;
+    EXPECT_EQ(front_.RunOnce(), front_has_work);
+    EXPECT_GE(other_.busy_time(), took);
+    EXPECT_EQ(front_.busy_time() + other_.busy_time(), front_.thread_busy_time());
+  }
+  other_.Post(work);  // in its own turn
+  EXPECT_TRUE(front_.RunOnce());
+  EXPECT_GE(other_.busy_time(), took);
+  EXPECT_EQ(front_.busy_time() + other_.busy_time(), front_.thread_busy_time());
+  // Who goes takes along nothing that the thread did, and who has a thread of its own is not of this one.
+  const Duration before = front_.thread_busy_time();
+  front_.Release(other_);
+  EXPECT_EQ(front_.thread_busy_time(), before);
+  other_.Post(work);
+  EXPECT_TRUE(other_.RunOnce());
+  EXPECT_EQ(front_.thread_busy_time(), before);
+  EXPECT_GT(other_.thread_busy_time(), Duration());
+  front_.Carry(other_);
+  EXPECT_EQ(front_.thread_busy_time(), before);
+}
+
+TEST_F(CarriedWorkerTest, DescriptorsWakeWhoRunsTheWorker) {
+  const UniqueFd event(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  Counting counting(event.get());
+  ASSERT_EQ(other_.AddFd(event.get(), EPOLLIN, &counting), Errno::kOk);
+  const auto ring = [&] {
+    const uint64_t one = 1;
+    ASSERT_EQ(write(event.get(), &one, sizeof one), ssize_t{sizeof one});
+  };
+  for (int round = 1; round <= 3; ++round) {
+    front_.RunOnce();  // it is quiet behind this
+    ring();
+    EXPECT_TRUE(front_.RunOnce());
+    EXPECT_EQ(counting.count, 2 * round - 1);
+    front_.Release(other_);
+    ring();
+    EXPECT_FALSE(front_.RunOnce());
+    EXPECT_TRUE(other_.RunOnce());
+    EXPECT_EQ(counting.count, 2 * round);
+    front_.Carry(other_);
+  }
+  other_.RemoveFd(event.get());
+}
+
+TEST_F(CarriedWorkerTest, TwoDoNotAdoptEachOther) { EXPECT_FALSE(other_.Adopt(front_)); }
+
 TEST_F(WorkerTest, UsesNoProcessorTimeWhenIdle) {
   for (bool force_timerfd : {false, true}) {
     Worker worker({.force_timerfd = force_timerfd}, stack_);

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -44,10 +43,11 @@ struct WorkerThreads::Seat {
   clockid_t cpu_clock{};
   UniqueFd schedstat;
   // Of the first worker's thread.
+  bool adopted = false;  // set when it begins; one that is not has its own thread until all stop
   bool carried = false;
   Duration busy;
   // Of who runs the worker. `began`: of its epoch; of the worker itself, and of the first one's thread.
-  Times began, first_began;
+  ThreadTimes began, first_began;
   Instant apart_since;
   ReturnChoice choice;
   // Written by the worker's own thread before it gives it back.
@@ -110,12 +110,14 @@ void WorkerThreads::Run() {
   begun_.wait();
   Worker& first = *seats_[0]->worker;
   for (uint32_t i = 1; i < size(); ++i) {
-    if (threads_ == Threads::kApart) {
-      seats_[i]->state.store(kApart);
-      seats_[i]->state.notify_one();
+    Seat& seat = *seats_[i];
+    seat.adopted = threads_ != Threads::kApart && first.Adopt(*seat.worker);
+    if (seat.adopted) {
+      first.Carry(*seat.worker);
+      seat.carried = true;
     } else {
-      first.Carry(*seats_[i]->worker);
-      seats_[i]->carried = true;
+      seat.state.store(kApart);
+      seat.state.notify_one();
     }
   }
   running_ = true;
@@ -127,7 +129,9 @@ void WorkerThreads::Run() {
     seat->state.notify_one();
   }
   for (std::thread& thread : threads) thread.join();
-  for (uint32_t i = 1; i < size(); ++i) first.Release(*seats_[i]->worker);
+  for (uint32_t i = 1; i < size(); ++i) {
+    if (seats_[i]->carried) first.Release(*seats_[i]->worker);
+  }
 }
 
 // ---- Handing over
@@ -182,30 +186,18 @@ uint64_t WorkerThreads::handovers(uint32_t i) const { return seats_[i]->handover
 
 // ---- Looking
 
-WorkerThreads::Times WorkerThreads::Read(uint32_t i, Instant now) const {
+ThreadTimes WorkerThreads::Read(uint32_t i, Instant now) const {
   const Seat& seat = *seats_[i];
-  Times t{.at = now, .busy = seat.worker->busy_time()};
-  for (uint32_t other = 1; i == 0 && other < size(); ++other) {
-    if (seats_[other]->state.load(std::memory_order_relaxed) == kCarried) t.busy += seats_[other]->worker->busy_time();
-  }
+  ThreadTimes t{.at = now, .busy = seat.worker->thread_busy_time()};
   timespec cpu{};
   clock_gettime(seat.cpu_clock, &cpu);
   t.cpu = Duration(cpu.tv_sec * int64_t{1000000000} + cpu.tv_nsec);
   char text[96];
   const ssize_t n = pread(seat.schedstat.get(), text, sizeof text - 1, 0);
-  long long on_core = 0, waited = 0;
-  if (n > 0) text[n] = 0;
+  text[std::max<ssize_t>(n, 0)] = 0;
   // Where the kernel does not tell, what a turn took longer than its time on a core is some of it.
-  t.waited = n > 0 && sscanf(text, "%lld %lld", &on_core, &waited) == 2 ? Duration(waited) : t.busy - t.cpu;
+  t.waited = WaitedForCore(text).value_or(t.busy - t.cpu);
   return t;
-}
-
-ThreadShare WorkerThreads::Share(const Times& from, const Times& to) {
-  const auto share = [wall = to.at - from.at](Duration part) {
-    return std::max(0.0, static_cast<double>(part.ns()) / static_cast<double>(wall.ns()));
-  };
-  const Duration busy = to.busy - from.busy;
-  return {.busy = share(busy), .work = share(std::min(busy, to.cpu - from.cpu)), .waited = share(to.waited - from.waited)};
 }
 
 void WorkerThreads::LookAtFirst(Instant now) {
@@ -218,27 +210,27 @@ void WorkerThreads::LookAtFirst(Instant now) {
     }
   }
   if (threads_ != Threads::kAuto || !running_ || now - first.began.at < SplitChoice::kEpoch) return;
-  const Times next = Read(0, now);
-  const Times last = std::exchange(first.began, next);
+  const ThreadTimes next = Read(0, now);
+  const ThreadTimes last = std::exchange(first.began, next);
   std::array<double, ShardPeers::kMax> parts{};
   for (uint32_t i = 0; i < size(); ++i) {
     Seat& seat = *seats_[i];
     const Duration busy = seat.worker->busy_time(), before = std::exchange(seat.busy, busy);
     if (i == 0 || seat.carried) parts[i] = static_cast<double>((busy - before).ns()) / static_cast<double>((now - last.at).ns());
   }
-  const auto who = split_.EndEpoch(now, Share(last, next), std::span(parts).first(size()));
+  const auto who = split_.EndEpoch(now, ShareOf(last, next), std::span(parts).first(size()));
   if (who) GiveAway(static_cast<uint32_t>(*who), now);
 }
 
 void WorkerThreads::LookAtOwn(uint32_t i, Instant now) {
   Seat& seat = *seats_[i];
-  if (seat.state.load(std::memory_order_relaxed) != kApart) return;
+  if (!seat.adopted || seat.state.load(std::memory_order_relaxed) != kApart) return;
   if (threads_ == Threads::kRestless && now - seat.apart_since >= kRestlessEpoch) seat.worker->Leave();
   if (threads_ != Threads::kAuto || now - seat.began.at < ReturnChoice::kEpoch) return;
-  const Times next = Read(i, now), first = Read(0, now);
-  const Times last = std::exchange(seat.began, next), last_first = std::exchange(seat.first_began, first);
+  const ThreadTimes next = Read(i, now), first = Read(0, now);
+  const ThreadTimes last = std::exchange(seat.began, next), last_first = std::exchange(seat.first_began, first);
   if (last.at == Instant()) return;  // the first look
-  seat.answer = seat.choice.EndEpoch(now, Share(last, next), Share(last_first, first));
+  seat.answer = seat.choice.EndEpoch(now, ShareOf(last, next), ShareOf(last_first, first));
   if (seat.answer != ReturnChoice::Answer::kStay) seat.worker->Leave();
 }
 

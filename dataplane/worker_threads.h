@@ -39,18 +39,13 @@ class WorkerThreads {
 
  private:
   enum State : uint32_t { kCarried, kApart, kOver };
-  struct Times {
-    Instant at;
-    Duration busy, cpu, waited;
-  };
   class Watch;
   struct Seat;
   uint32_t size() const { return static_cast<uint32_t>(seats_.size()); }
 
   void Begin(Seat& seat);
   void Live(uint32_t i);
-  Times Read(uint32_t i, Instant now) const;
-  static ThreadShare Share(const Times& from, const Times& to);
+  ThreadTimes Read(uint32_t i, Instant now) const;
   void LookAtFirst(Instant now);
   void LookAtOwn(uint32_t i, Instant now);
   void GiveAway(uint32_t i, Instant now);

@@ -280,8 +280,8 @@ class WorkerTest(SluiceTest):
 
     @sandbox_only
     def test_idle_it_uses_no_processor_time(self):
-        for link in ("packet", "xdp"):
-            server = self.inside(*self.ECHO, flags=(f"--link={link}",))
+        for flags in (("--link=packet",), ("--link=xdp",), ("--num-network-channels=3",)):
+            server = self.inside(*self.ECHO, flags=flags)
             self.wait_peer_sees(7000, server)
 
             def second():
