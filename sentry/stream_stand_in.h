@@ -64,6 +64,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnShutdown(IncomingCall& call);
   void OnSend(IncomingCall& call, Bytes message);
   void OnReceive(IncomingCall& call, Bytes message);
+  void ReceiveWith(int p);
+  void FetchEnd();
   void ReceiveFromCopy(IncomingCall& call, Bytes message, int flags);
   uint32_t QueuedOut() override;
   bool TakeWritten() override;
@@ -145,6 +147,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool p_closed_ = false;           // the last descriptor of P is gone
   bool connect_reported_ = false;   // connect() has said 0
   bool fin_passed_ = false;         // P was told of the peer's FIN
+  bool read_shut_ = false;          // S was, as the connection is gone: P cannot write any more
   bool write_shut_ = false;         // P's shutdown(WR): what is in S, but for the mark, is all there will be
   bool write_mark_ = false;         // one byte in S that is never read: closing S then means a reset
   bool write_shut_passed_ = false;  // and the stack was told
