@@ -29,10 +29,10 @@ int Unread(int s) {
 
 }  // namespace
 
-// A queued connection's, when it has been offered: what came until then shows now.
-void StreamStandIn::HearEnd() {
-  if (std::exchange(heard_, true)) return;
-  (void)ToInt(engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this));
+// A queued connection's, when it has been offered: what came until then shows now. False where the worker has no memory for it.
+bool StreamStandIn::HearEnd() {
+  heard_ = heard_ || engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this) == Errno::kOk;
+  return heard_;
 }
 
 void StreamStandIn::DropS() {

@@ -211,9 +211,7 @@ void StreamStandIn::OnSettings() {
 void StreamStandIn::OfferFrom(CallEngine& front, const Offered& connection) {
   auto* listener = static_cast<StreamStandIn*>(front.Find(connection.offer.listener));
   if (listener == nullptr || listener->state_ != State::kListening) {  // it closed meanwhile
-    return front.hub().Post(connection.shard, [cookie = connection.offer.connection](CallEngine& other) {
-      if (StandIn* s = other.Find(cookie)) s->OnWithdrawn();
-    });
+    return DropConnection(front, connection);
   }
   front.SetRoute(connection.offer.connection, connection.shard, listener->family_);
   listener->Offer(connection);

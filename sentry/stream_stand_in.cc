@@ -128,7 +128,7 @@ void StreamStandIn::OnWork() {
       break;
     case State::kQueued:
       if (!joined_) break;
-      HearEnd();
+      (void)HearEnd();  // OnAccepted tries again
       Pump();
       break;
     case State::kConnected:

@@ -94,8 +94,11 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool MakeEnds(const QueueFacts& facts);
   bool MakePair(const StandInOptions& options);
   calls::Offer MakeOffer() const;
-  bool Queue(const calls::Offer& offer);
-  bool AddToken();
+  Errno Queue(const calls::Offer& offer);
+  Errno AddToken();
+  Errno JoinQueue(int end);
+  bool QueueNext();
+  static void DropConnection(CallEngine& engine, const Offered& connection);
   void Offer(const Offered& connection);
   void SendOffers();
   void AnswerImpatient();
@@ -119,7 +122,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   static void OfferFrom(CallEngine& front, const Offered& connection);
 
   // stream_pump.cc
-  void HearEnd();
+  bool HearEnd();
   void Pump();
   void FromProgram(size_t most = SIZE_MAX);
   size_t ReadProgram();
