@@ -233,9 +233,6 @@ def discards():
         said = attempt(s.recv, 100, socket.MSG_TRUNC)
         t.join()
         print("a receive that discards waits for", how + ":", len(said) if isinstance(said, bytes) else said)
-        if how == "data":
-            c.sendall(b"kept")
-            print("what came behind it:", s.recv(100))
 
 
 def writes_until(s):
