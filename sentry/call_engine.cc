@@ -114,7 +114,7 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
     std::vector<SocketInfo> all = StackBackend::Sockets(with_tcp_info);
     if (engine_.alone()) return all;
     std::mutex mutex;
-    engine_.hub().AskOthers([&](CallEngine& other) {
+    engine_.hub().AskOthers(engine_, [&](CallEngine& other) {
       other.OnCloses();
       other.FindCloses();
       std::vector<SocketInfo> some = other.stack().Sockets(with_tcp_info);
@@ -128,7 +128,7 @@ class CallEngine::NetlinkBackend final : public netlink::StackBackend {
     Stack::LinkCounters sum = StackBackend::link_counters(ifindex);
     if (engine_.alone()) return sum;
     std::mutex mutex;
-    engine_.hub().AskOthers([&](CallEngine& other) {
+    engine_.hub().AskOthers(engine_, [&](CallEngine& other) {
       const std::lock_guard lock(mutex);
       sum += other.stack().link_counters(ifindex);
     });
@@ -373,7 +373,7 @@ std::shared_ptr<ContainerUse> CallEngine::ContainerOf(const Envelope& call) cons
 SocketCount CallEngine::RoomForSocket(const std::shared_ptr<ContainerUse>& container) {
   SocketCount room = hub_.use().Take(container);
   if (!room) {
-    FindAllCloses();
+    FindAllCloses(container);
     room = hub_.use().Take(container);
   }
   if (!room) ++container->refused_sockets;

@@ -173,10 +173,11 @@ class CallEngine : public TurnTask {
   SocketCount RoomForConnection(const std::shared_ptr<ContainerUse>& container, ListenerShare* share);
   void OnRoom();
   void OnCloses();
-  // The closes that no watch tells of: a look at every connection. From anywhere.
-  void FindCloses();
-  // The front: all closes that happened before, in all engines.
-  void FindAllCloses();
+  // The closes that no watch tells of: a look at every connection, of one container if it is named. From anywhere.
+  void FindCloses(const ContainerUse* of = nullptr);
+  // All closes by programs of the container that happened before: in all engines, or, where it is not the front, in this one.
+  // What is closed is gone after this, whoever calls it.
+  void FindAllCloses(std::shared_ptr<const ContainerUse> of);
   CallServer::Stats& stats() { return stats_; }
   const CallServer::Stats& stats() const { return stats_; }
   static Instant Now();

@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "base/check.h"
 #include "sentry/call_engine.h"
 
 namespace sluice {
@@ -29,7 +30,8 @@ void CallHub::PostToOthers(const std::function<void(CallEngine&)>& work) {
   for (uint32_t i = 1; i < size(); ++i) Post(i, work);
 }
 
-void CallHub::AskOthers(const std::function<void(CallEngine&)>& work) {
+void CallHub::AskOthers(const CallEngine& asker, const std::function<void(CallEngine&)>& work) {
+  SLUICE_CHECK(asker.front());  // another one would wait for itself
   group_.Ask(mail(0)->others(), [&](uint32_t i) { work(*engines_[i]); });
 }
 

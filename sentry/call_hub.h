@@ -35,8 +35,9 @@ class CallHub {
   void Hand(uint32_t to, std::function<void(CallEngine&)> work);
   // The first worker: `work` in the thread of every other one.
   void PostToOthers(const std::function<void(CallEngine&)>& work);
-  // As PostToOthers, and returns when all have done it. For what is rare: the first worker waits meanwhile. Only it ever waits.
-  void AskOthers(const std::function<void(CallEngine&)>& work);
+  // As PostToOthers, and returns when all have done it. For what is rare: the first worker, which is `asker`, waits meanwhile.
+  // Only it ever waits.
+  void AskOthers(const CallEngine& asker, const std::function<void(CallEngine&)>& work);
 
   // As AskOthers, of one that is not the first.
   void Ask(uint32_t to, const std::function<void(CallEngine&)>& work);

@@ -61,7 +61,11 @@ void InetStandIn::OnBind(IncomingCall& call) {
   }
   if (error == Errno::kOk) error = BindSocket(local);
   if (error == Errno::kEADDRINUSE && type_ == SOCK_STREAM) {  // what holds it may be closed
-    engine_.FindAllCloses();
+    CallEngine& engine = engine_;
+    const uint64_t cookie = cookie_;
+    engine.FindAllCloses(container());
+    // This one, too, by another thread.
+    if (engine.Find(cookie) != this) return (void)engine.Answer(call.envelope(), Errno::kEBADF);
     error = BindSocket(local);
   }
   engine_.Answer(call.envelope(), error);

@@ -114,10 +114,11 @@ void CallEngine::OnCloses() {
   if (any) WorkDirty();
 }
 
-void CallEngine::FindCloses() {
+void CallEngine::FindCloses(const ContainerUse* of) {
   std::vector<StandIn*> unwatched;
   std::vector<pollfd> ends;
   for (const auto& [s, owner] : owned_) {
+    if (of != nullptr && s->container().get() != of) continue;
     if (const int end = s->unwatched_end(); end >= 0) {
       unwatched.push_back(s);
       ends.push_back({end, POLLRDHUP, 0});
@@ -131,13 +132,13 @@ void CallEngine::FindCloses() {
   }
 }
 
-void CallEngine::FindAllCloses() {
-  const auto look = [](CallEngine& engine) {
+void CallEngine::FindAllCloses(std::shared_ptr<const ContainerUse> of) {
+  const auto look = [&of](CallEngine& engine) {
     engine.OnCloses();
-    engine.FindCloses();
+    engine.FindCloses(of.get());
   };
   look(*this);
-  if (!alone()) hub_.AskOthers(look);
+  if (front() && !alone()) hub_.AskOthers(*this, look);
 }
 
 }  // namespace sluice

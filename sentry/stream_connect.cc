@@ -209,7 +209,7 @@ bool StreamStandIn::ReplaceEnd(IncomingCall& call) {
   OnBufferOptions(p.get());
   state_ = State::kFresh;
   runs_ahead_ = false;
-  fin_passed_ = write_shut_ = write_mark_ = write_shut_passed_ = reset_pending_ = gone_ = false;
+  fin_passed_ = read_shut_ = write_shut_ = write_mark_ = write_shut_passed_ = reset_pending_ = gone_ = false;
   call.fd = std::move(p);
   return true;
 }

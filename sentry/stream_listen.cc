@@ -3,9 +3,11 @@
 // are offered to the broker ahead of them (broker_protocol.h), with all that an accept needs: it takes the next offer, and what
 // is next in P's queue.
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -23,6 +25,14 @@ namespace {
 constexpr int kTokens = 4096;       // P's backlog
 constexpr size_t kMaxOffered = 64;  // of one listener and worker at a time; what else is established waits in the stack's queue
 
+// Of a listener's earlier life, whose offers are withdrawn. An accept that is quicker does not make this wait.
+void EmptyQueue(int listener) {
+  const timeval soon{0, 1};
+  setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
+  pollfd polled{listener, POLLIN, 0};
+  while (poll(&polled, 1, 0) == 1 && UniqueFd(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC))) continue;
+}
+
 }  // namespace
 
 void StreamStandIn::OnListen(IncomingCall& call) {
@@ -39,11 +49,13 @@ void StreamStandIn::OnListen(IncomingCall& call) {
     memcpy(address.sun_path + 1, &name, sizeof name);
     listen_address_length_ = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + sizeof name);
     memcpy(&listen_address_, &address, sizeof address);
-    bool done = ::bind(call.fd.get(), reinterpret_cast<sockaddr*>(&address), listen_address_length_) == 0 || errno == EINVAL;
-    if (!done || ::listen(call.fd.get(), kTokens) != 0) {
+    const bool bound = ::bind(call.fd.get(), reinterpret_cast<sockaddr*>(&address), listen_address_length_) == 0;
+    const bool bound_before = !bound && errno == EINVAL;  // an earlier life as a listener
+    if ((!bound && !bound_before) || ::listen(call.fd.get(), kTokens) != 0) {
       error = Errno::kENOBUFS;
     } else {
-      if (errno == EINVAL) {  // bound before: an earlier life as a listener
+      if (bound_before) {
+        EmptyQueue(call.fd.get());
         listen_address_length_ = sizeof listen_address_;
         getsockname(call.fd.get(), reinterpret_cast<sockaddr*>(&listen_address_), &listen_address_length_);
       }
@@ -118,21 +130,50 @@ calls::Offer StreamStandIn::MakeOffer() const {
   return offer;
 }
 
-// Puts a connection in P's native queue.
-bool StreamStandIn::Queue(const calls::Offer& offer) {
+// Puts a connection in P's native queue. EAGAIN: not now; any other error: never.
+Errno StreamStandIn::Queue(const calls::Offer& offer) {
   if (offer.end >= 0) return AddToken();
   auto* c = static_cast<StreamStandIn*>(engine_.Find(offer.connection));
-  if (c == nullptr || !c->s_) return false;
-  if (::connect(c->s_.get(), reinterpret_cast<sockaddr*>(&listen_address_), listen_address_length_) != 0) return false;
+  if (c == nullptr || !c->s_) return Errno::kEBADF;
+  const Errno error = JoinQueue(c->s_.get());
+  if (error != Errno::kOk) return error;
   c->joined_ = true;
   c->MarkDirty();
-  return true;
+  return Errno::kOk;
 }
 
 // What connects to P may be closed: P stays readable until the token is taken off.
-bool StreamStandIn::AddToken() {
-  UniqueFd token(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return token && ::connect(token.get(), reinterpret_cast<sockaddr*>(&listen_address_), listen_address_length_) == 0;
+Errno StreamStandIn::AddToken() {
+  const UniqueFd token(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  return token ? JoinQueue(token.get()) : Errno::kEAGAIN;
+}
+
+Errno StreamStandIn::JoinQueue(int end) {
+  if (::connect(end, reinterpret_cast<sockaddr*>(&listen_address_), listen_address_length_) == 0) return Errno::kOk;
+  return errno == ENOMEM || errno == ENOBUFS ? Errno::kEAGAIN : static_cast<Errno>(errno);
+}
+
+// Of the offers that are not queued: false where the first of them has to wait.
+bool StreamStandIn::QueueNext() {
+  const auto next = offered_.end() - static_cast<ptrdiff_t>(unqueued_);
+  const Errno error = Queue(next->offer);
+  if (error == Errno::kEAGAIN) return false;
+  --unqueued_;
+  if (error == Errno::kOk) return true;
+  // Its peer hears a reset rather than that those behind it wait for good.
+  const Offered lost = *next;
+  offered_.erase(next);
+  --unsent_offers_;
+  if (lost.shard == engine_.shard()) --offered_here_;
+  DropConnection(engine_, lost);
+  return true;
+}
+
+// No accept will get it.
+void StreamStandIn::DropConnection(CallEngine& engine, const Offered& connection) {
+  engine.hub().Post(connection.shard, [cookie = connection.offer.connection](CallEngine& there) {
+    if (StandIn* s = there.Find(cookie)) s->OnWithdrawn();
+  });
 }
 
 void StreamStandIn::TakeConnections() {
@@ -160,7 +201,7 @@ void StreamStandIn::Offer(const Offered& connection) {
 // Each offer behind its place in the native queue, so that there is one for whoever takes it. What finds no room now is tried
 // again.
 void StreamStandIn::SendOffers() {
-  while (unqueued_ > 0 && Queue(offered_[offered_.size() - unqueued_].offer)) --unqueued_;
+  while (unqueued_ > 0 && QueueNext()) continue;
   for (; unsent_offers_ > unqueued_; --unsent_offers_) {
     if (!engine_.SendOffer(offered_[offered_.size() - unsent_offers_].offer)) break;
   }
@@ -199,13 +240,16 @@ void StreamStandIn::OnOfferTaken(const calls::Accepted& a, UniqueFd end) {
   Offered connection = *it;
   offered_.erase(it);
   if (connection.shard == engine_.shard()) --offered_here_;
+  // Its end came back, and there was no descriptor for it here.
+  const bool lost = a.again != 0 && connection.offer.end < 0 && !end;
+  if (lost) DropConnection(engine_, connection);
   if (auto* c = end ? static_cast<StreamStandIn*>(engine_.Find(a.connection)) : nullptr) {
     connection.offer.connection = a.cookie;
     connection.offer.end = end.get();
     c->Rename(a.cookie, a.inode);
     c->queued_end_ = std::move(end);  // which no accept could have
   }
-  if (a.again != 0) Offer(connection);
+  if (a.again != 0 && !lost) Offer(connection);
   if (offered_.empty()) AnswerImpatient();
   MarkDirty();  // to send it, or room for another one
 }
@@ -219,7 +263,7 @@ void StreamStandIn::OnAccepted(const calls::Accepted& a) {
   queued_end_.reset();
   if (a.cookie != 0) Rename(a.cookie, a.inode);
   state_ = State::kConnected;
-  HearEnd();
+  if (!HearEnd()) return CloseByProgram(true);
   NoteHolder(a.envelope.tid, a.fd, a.envelope.listener);
   socket_->HoldPort(true);
   // It may have ended at either side meanwhile.

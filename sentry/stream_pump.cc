@@ -29,10 +29,10 @@ int Unread(int s) {
 
 }  // namespace
 
-// A queued connection's, when it has been offered: what came until then shows now.
-void StreamStandIn::HearEnd() {
-  if (std::exchange(heard_, true)) return;
-  (void)ToInt(engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this));
+// A queued connection's, when it has been offered: what came until then shows now. False where the worker has no memory for it.
+bool StreamStandIn::HearEnd() {
+  heard_ = heard_ || engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this) == Errno::kOk;
+  return heard_;
 }
 
 void StreamStandIn::DropS() {
@@ -262,7 +262,11 @@ void StreamStandIn::FinishIncoming() {
     if (p_closed_) return CloseByProgram(false);
     if (socket_->readable_bytes() == 0) return Fail(Errno::kECONNRESET);
     // What came before can still be read, but nothing written any more.
-    if (state_ == State::kConnected && !AwaitsWatch() && Unread(s_.get()) > 0) ::shutdown(s_.get(), SHUT_RD);
+    // Once: it makes an edge, which comes back here.
+    if (state_ == State::kConnected && !read_shut_ && !AwaitsWatch() && Unread(s_.get()) > 0) {
+      read_shut_ = true;
+      ::shutdown(s_.get(), SHUT_RD);
+    }
     return;
   }
   if (socket_->readable_bytes() > 0) return;
@@ -277,7 +281,7 @@ void StreamStandIn::FinishIncoming() {
 // True where P's last close is not to be seen any more once S is closed or shut down, and the watch for it is asked for.
 bool StreamStandIn::AwaitsWatch() {
   if (watched()) return false;
-  RequestFetch();
+  FetchEnd();
   return true;
 }
 
@@ -314,7 +318,7 @@ void StreamStandIn::StartReset() {
     return;
   }
   reset_pending_ = true;
-  RequestFetch();
+  FetchEnd();
 }
 
 void StreamStandIn::ResetWith(int p) {

@@ -168,7 +168,7 @@ Errno StreamStandIn::Share(const Endpoint& local) {
   shared_as_ = cookie_;
   const ListenerFacts facts{cookie_, family_, protocol_, options_, container(), socket_->Settings()};
   std::atomic<Errno> error{Errno::kOk};
-  engine_.hub().AskOthers([&](CallEngine& other) {
+  engine_.hub().AskOthers(engine_, [&](CallEngine& other) {
     const Errno e = other.AddShare(facts.cookie, std::make_unique<ListenerShare>(other, facts), local);
     if (e != Errno::kOk) error.store(e);
   });
@@ -187,7 +187,7 @@ Errno StreamStandIn::ListenElsewhere(int backlog) {
   if (shared_as_ == 0) failed = Share(socket_->local());
   std::atomic<Errno> error{failed};
   if (failed == Errno::kOk) {
-    engine_.hub().AskOthers([&, listener = shared_as_](CallEngine& other) {
+    engine_.hub().AskOthers(engine_, [&, listener = shared_as_](CallEngine& other) {
       const Errno e = other.FindShare(listener)->Listen(backlog);
       if (e != Errno::kOk) error.store(e);
     });
@@ -211,9 +211,7 @@ void StreamStandIn::OnSettings() {
 void StreamStandIn::OfferFrom(CallEngine& front, const Offered& connection) {
   auto* listener = static_cast<StreamStandIn*>(front.Find(connection.offer.listener));
   if (listener == nullptr || listener->state_ != State::kListening) {  // it closed meanwhile
-    return front.hub().Post(connection.shard, [cookie = connection.offer.connection](CallEngine& other) {
-      if (StandIn* s = other.Find(cookie)) s->OnWithdrawn();
-    });
+    return DropConnection(front, connection);
   }
   front.SetRoute(connection.offer.connection, connection.shard, listener->family_);
   listener->Offer(connection);

@@ -1,6 +1,7 @@
 #include "sentry/stream_stand_in.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -127,11 +128,14 @@ void StreamStandIn::OnWork() {
       break;
     case State::kQueued:
       if (!joined_) break;
-      HearEnd();
+      (void)HearEnd();  // OnAccepted tries again
       Pump();
       break;
     case State::kConnected:
       Pump();
+      break;
+    case State::kBroken:  // one that waits for its descriptor
+      RetryHeld(CallKind::kReceive);
       break;
     default:
       break;
@@ -152,12 +156,34 @@ void StreamStandIn::OnLastClose() {
 }
 
 void StreamStandIn::OnFetched(UniqueFd fd, bool try_again) {
-  if (dead_ || !s_) return;
-  if (fd && !watched() && !Watch(fd.get())) fd.reset();
-  if (fd) return reset_pending_ ? ResetWith(fd.get()) : MarkDirty();
+  if (dead_) return;
+  if (fd) ReceiveWith(fd.get());
+  const bool unwatched = s_ && !watched();
+  if (fd && unwatched && !Watch(fd.get())) fd.reset();
+  if (fd && reset_pending_) return ResetWith(fd.get());
+  if (fd && unwatched) return MarkDirty();
+  if (fd || (!s_ && !HasHeld(CallKind::kReceive))) return;
   // On its way in a message, or too many searches just now. Until it is found P hangs, which is better than a stream that looks
   // complete.
   engine_.Schedule(retry_timer_, CallEngine::Now() + (try_again ? Duration::Milliseconds(100) : Duration::Seconds(2)));
+}
+
+// What waits for the descriptor may be a receive. It goes with this: a copy that is kept hides the close of P.
+void StreamStandIn::ReceiveWith(int p) {
+  for (const auto& h : held_) {
+    if (h->call.head.kind != CallKind::kReceive || h->call.fd) continue;
+    h->call.fd.reset(fcntl(p, F_DUPFD_CLOEXEC, 0));
+    if (!h->call.fd) return;  // no descriptor is left: at the next occasion
+  }
+  RetryHeld(CallKind::kReceive);
+  for (const auto& h : held_) {
+    if (h->call.head.kind == CallKind::kReceive) h->call.fd.reset();
+  }
+}
+
+// Where the last answer was that it cannot be found, not before the time for the next question.
+void StreamStandIn::FetchEnd() {
+  if (!retry_timer_.pending()) RequestFetch();
 }
 
 void StreamStandIn::OnShutdown(IncomingCall& call) {
@@ -178,6 +204,7 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
   if (state_ != State::kConnected || !socket_->remote()) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
   if (call.fd && !watched() && !Watch(call.fd.get())) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
   FromProgram();
+  if (dead_) return (void)engine_.Answer(call.envelope(), Errno::kEBADF);
   if (write && !write_shut_ && call.fd) {
     // The mark: a byte that stays unread in S, so that a reset can be told from an end although P cannot send any more. Out of
     // band, so that bytes of another thread which slips in between are not taken for it.
@@ -208,7 +235,7 @@ void StreamStandIn::OnSend(IncomingCall& call, Bytes message) {
   if (write_shut_) return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
   // Behind what was written natively.
   FromProgram();
-  if (dead_) return;
+  if (dead_) return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
   if (Gone()) {
     MarkDirty();
     return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
@@ -241,7 +268,7 @@ void StreamStandIn::OnReceive(IncomingCall& call, Bytes message) {
       break;
   }
   if (!call.fd) {  // a held call that gave up its copy
-    RequestFetch();
+    FetchEnd();
     return Hold(call, message, options_.receive_timeout, false);
   }
   ReceiveFromCopy(call, message, static_cast<int>(part.head.flags));

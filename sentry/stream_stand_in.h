@@ -64,6 +64,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnShutdown(IncomingCall& call);
   void OnSend(IncomingCall& call, Bytes message);
   void OnReceive(IncomingCall& call, Bytes message);
+  void ReceiveWith(int p);
+  void FetchEnd();
   void ReceiveFromCopy(IncomingCall& call, Bytes message, int flags);
   uint32_t QueuedOut() override;
   bool TakeWritten() override;
@@ -92,8 +94,11 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool MakeEnds(const QueueFacts& facts);
   bool MakePair(const StandInOptions& options);
   calls::Offer MakeOffer() const;
-  bool Queue(const calls::Offer& offer);
-  bool AddToken();
+  Errno Queue(const calls::Offer& offer);
+  Errno AddToken();
+  Errno JoinQueue(int end);
+  bool QueueNext();
+  static void DropConnection(CallEngine& engine, const Offered& connection);
   void Offer(const Offered& connection);
   void SendOffers();
   void AnswerImpatient();
@@ -117,7 +122,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   static void OfferFrom(CallEngine& front, const Offered& connection);
 
   // stream_pump.cc
-  void HearEnd();
+  bool HearEnd();
   void Pump();
   void FromProgram(size_t most = SIZE_MAX);
   size_t ReadProgram();
@@ -145,6 +150,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool p_closed_ = false;           // the last descriptor of P is gone
   bool connect_reported_ = false;   // connect() has said 0
   bool fin_passed_ = false;         // P was told of the peer's FIN
+  bool read_shut_ = false;          // S was, as the connection is gone: P cannot write any more
   bool write_shut_ = false;         // P's shutdown(WR): what is in S, but for the mark, is all there will be
   bool write_mark_ = false;         // one byte in S that is never read: closing S then means a reset
   bool write_shut_passed_ = false;  // and the stack was told

@@ -18,6 +18,16 @@ uint64_t CookieOf(int fd) {
   return cookie;
 }
 
+// The port of the peer's name, or minus the errno.
+int AcceptPort(int s, int flags = 0, int* fd = nullptr) {
+  sockaddr_in peer{};
+  socklen_t length = sizeof peer;
+  const int n = accept4(s, reinterpret_cast<sockaddr*>(&peer), &length, flags);
+  if (fd != nullptr) *fd = n;
+  if (n < 0) return -errno;
+  return length == sizeof peer && peer.sin_family == AF_INET ? ntohs(peer.sin_port) : -EPROTO;
+}
+
 // The program has one listening socket, of which the test has a copy.
 class AcceptTest : public ProgramTest {
  protected:
@@ -103,6 +113,46 @@ class AcceptTest : public ProgramTest {
     EXPECT_EQ(again ? 1u : 0u, accepted.again);
   }
 
+  // The broker works until the program has written a byte to its pipe; the sentry hears nothing meanwhile.
+  void ServeUntilProgramSays() {
+    pollfd said{pipe_[0], POLLIN, 0};
+    for (int i = 0; i < 3000 && poll(&said, 1, 0) == 0; ++i) ASSERT_TRUE(broker_->RunOnce(10));
+    char c;
+    ASSERT_EQ(1, poll(&said, 1, 0)) << "the program says nothing";
+    ASSERT_EQ(1, read(pipe_[0], &c, 1));
+    EXPECT_FALSE(Receive());
+  }
+
+  // The program accepts what has port 1001, after `tries` during which the broker has no descriptor left, one, and so on.
+  void AcceptsAreShortOfDescriptors(int tries) {
+    StartProgram([this, tries](int s) {
+      for (int i = 0; i < tries; ++i) {
+        if (AcceptPort(s) != -EMFILE) return 1;
+        if (write(pipe_[1], "e", 1) != 1) return 2;
+        Await();
+      }
+      return AcceptPort(s) == 1001 ? 0 : 3;
+    });
+    rlimit limit{};
+    ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &limit));
+    int first = 0;  // behind all that is open
+    for (int fd = 0; fd < 1024; ++fd) {
+      if (fcntl(fd, F_GETFD) >= 0) first = fd + 1;
+    }
+    std::vector<UniqueFd> fillers;  // no number is free below the last one
+    for (int fd = 0; fd < first; fd = fillers.back().get()) {
+      fillers.emplace_back(dup(listener_.get()));
+      ASSERT_TRUE(fillers.back());
+    }
+    for (int i = 0; i < tries; ++i) {
+      const rlimit few{static_cast<rlim_t>(first + 1 + i), limit.rlim_max};
+      EXPECT_EQ(0, setrlimit(RLIMIT_NOFILE, &few));
+      ServeUntilProgramSays();
+      EXPECT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+      Go();
+    }
+  }
+
   void ExpectOfferRefused(Bytes offer, const std::vector<int>& fds, const std::string& text) {
     ASSERT_TRUE(SendOffer(offer, fds));
     StartProgram([](int s) { return accept(s, nullptr, nullptr) >= 0 ? 1 : 2; });
@@ -116,16 +166,6 @@ class AcceptTest : public ProgramTest {
   socklen_t length_ = 0;
   uint64_t cookie_ = 0;
 };
-
-// The port of the peer's name, or minus the errno.
-int AcceptPort(int s, int flags = 0, int* fd = nullptr) {
-  sockaddr_in peer{};
-  socklen_t length = sizeof peer;
-  const int n = accept4(s, reinterpret_cast<sockaddr*>(&peer), &length, flags);
-  if (fd != nullptr) *fd = n;
-  if (n < 0) return -errno;
-  return length == sizeof peer && peer.sin_family == AF_INET ? ntohs(peer.sin_port) : -EPROTO;
-}
 
 TEST_F(AcceptTest, GivesWhatWasOfferedWithoutTheSentry) {
   Connection first = Offer(1001), second = Offer(1002);
@@ -230,6 +270,56 @@ TEST_F(AcceptTest, AnOfferWithoutItsEndInTheQueueIsLeftToTheSentry) {
   ASSERT_EQ(0, connect(ours.get(), reinterpret_cast<const sockaddr*>(&address_), length_));
   TellOffered();
   EXPECT_EQ(0, Next().As<calls::Accepted>().error);
+  EXPECT_EQ(0, ExitStatus());
+}
+
+TEST_F(AcceptTest, ATokenThatIsNotThereYetKeepsItsOffer) {
+  int ends[2];
+  ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends));
+  const UniqueFd ours(ends[0]), programs(ends[1]);
+  ASSERT_TRUE(SendOffer(BytesOf(MakeOffer(1001, programs.get()))));
+  StartProgram([](int s) { return AcceptPort(s) == 1001 ? 0 : 1; });
+  ASSERT_EQ(MessageType::kCall, Next().type());
+  AddToken();
+  TellOffered();
+  EXPECT_EQ(0, Next().As<calls::Accepted>().error);
+  EXPECT_FALSE(ListenerReadable());
+  EXPECT_EQ(0, ExitStatus());
+}
+
+TEST_F(AcceptTest, AnAcceptThatDoesNotWaitIsToldThatTheQueueIsEmpty) {
+  const UniqueFd ours(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  calls::Offer offer = MakeOffer(1001, ours.get());
+  offer.end = -1;
+  ASSERT_TRUE(SendOffer(BytesOf(offer)));
+  ASSERT_EQ(0, fcntl(listener_.get(), F_SETFL, O_NONBLOCK));
+  StartProgram([this](int s) {
+    if (AcceptPort(s) != -EAGAIN) return 1;
+    if (write(pipe_[1], "e", 1) != 1) return 2;
+    Await();
+    return AcceptPort(s) == 1001 ? 0 : 3;
+  });
+  ServeUntilProgramSays();
+  ASSERT_EQ(0, connect(ours.get(), reinterpret_cast<const sockaddr*>(&address_), length_));
+  Go();
+  EXPECT_EQ(0, Next().As<calls::Accepted>().error);
+  EXPECT_EQ(0, ExitStatus());
+}
+
+// Nothing of the queue is lost, or given away without its offer, wherever in the call the descriptors end.
+TEST_F(AcceptTest, TheBrokersOwnWantOfDescriptorsIsToldOfAQueuedEnd) {
+  const Connection offered = OfferQueued(1001);
+  AcceptsAreShortOfDescriptors(3);  // a handle of the thread, the listener, the end
+  ExpectAccepted(offered, 0);
+  EXPECT_FALSE(ListenerReadable());
+  EXPECT_EQ(0, ExitStatus());
+}
+
+TEST_F(AcceptTest, TheBrokersOwnWantOfDescriptorsIsToldOfATokensEnd) {
+  const Connection offered = Offer(1001);
+  AcceptsAreShortOfDescriptors(4);  // the token, too
+  ExpectAccepted(offered, 0);
+  EXPECT_FALSE(ListenerReadable());
   EXPECT_EQ(0, ExitStatus());
 }
 

@@ -182,7 +182,8 @@ class CallBroker::Impl {
 
   // Accepts.
   bool AcceptOffered(const PendingCall& pending, const FoundSocket& listener);
-  UniqueFd FetchOffered(const calls::Offer& offer) const;
+  int FetchOffered(const calls::Offer& offer, UniqueFd* end) const;
+  int TakeConnection(int listener, const calls::Offer& offer, uint64_t flags, UniqueFd* end) const;
   UniqueFd TakeQueued(int listener, uint64_t flags) const;
   int GiveConnection(const PendingCall& pending, const calls::Offer& offer, const UniqueFd& end, int* number);
   int Install(const PendingCall& pending, int fd, bool close_on_exec, int* number);
@@ -349,6 +350,9 @@ void CallBroker::Impl::HandleCall(uint16_t index, const seccomp_notif& notif) {
   if (notif.data.nr != SYS_socket) {
     found = finder_.Fetch(tid, static_cast<int>(notif.data.args[0]));
     bool device_ioctl = notif.data.nr == SYS_ioctl && found.is_socket && static_cast<uint32_t>(notif.data.args[1]) >= 0x8910;
+    // It may be a stand-in, whose native queue is for the offers alone.
+    const bool accept = notif.data.nr == SYS_accept || notif.data.nr == SYS_accept4;
+    if (accept && !found.fd && found.error != EBADF && found.error != ESRCH) return Answer(index, notif.id, -found.error, false);
     // A foreign file: the kernel is right about it, and the program can do nothing to it that it could not do anyway.
     if (!found.is_stand_in && !device_ioctl) return Answer(index, notif.id, 0, true);
     if (found.is_stand_in && NativeIsRight(notif.data, tid, found)) {
@@ -580,16 +584,36 @@ int CallBroker::Impl::Install(const PendingCall& pending, int fd, bool close_on_
 // What is next in the native queue; invalid, with errno, where there is nothing. Nobody of the sandbox accepts natively, so there
 // is something for each offer; in any case this does not wait.
 UniqueFd CallBroker::Impl::TakeQueued(int listener, uint64_t flags) const {
+  pollfd polled{listener, POLLIN, 0};
+  if (poll(&polled, 1, 0) != 1) {  // the receive timeout takes a tick of the clock
+    errno = EAGAIN;
+    return UniqueFd();
+  }
   const timeval soon{0, 1};
   setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
   return UniqueFd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | static_cast<int>(flags & SOCK_NONBLOCK)));
 }
 
-// Invalid where it is not what was offered: another file has the number.
-UniqueFd CallBroker::Impl::FetchOffered(const calls::Offer& offer) const {
-  UniqueFd end(static_cast<int>(syscall(SYS_pidfd_getfd, options_.sentry_pidfd, offer.end, 0)));
-  if (end && CookieOf(end.get()) != offer.connection) end.reset();
-  return end;
+// Nothing where it is not what was offered: another file has the number. As an errno what keeps it from being had now.
+int CallBroker::Impl::FetchOffered(const calls::Offer& offer, UniqueFd* end) const {
+  end->reset(static_cast<int>(syscall(SYS_pidfd_getfd, options_.sentry_pidfd, offer.end, 0)));
+  if (!*end) return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? errno : 0;
+  if (CookieOf(end->get()) != offer.connection) end->reset();
+  return 0;
+}
+
+// The program's end of what was offered, and its place in the native queue: both, or neither and an errno.
+int CallBroker::Impl::TakeConnection(int listener, const calls::Offer& offer, uint64_t flags, UniqueFd* end) const {
+  const bool queued = offer.end < 0;
+  if (const int error = queued ? 0 : FetchOffered(offer, end); error != 0) return error;
+  UniqueFd next = TakeQueued(listener, flags);
+  if (!next) return errno;
+  if (queued) {
+    *end = std::move(next);
+  } else if (*end) {  // the token goes
+    fcntl(end->get(), F_SETFL, O_RDWR | ((flags & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0));
+  }
+  return 0;
 }
 
 // As Accepted::error.
@@ -604,22 +628,23 @@ int CallBroker::Impl::GiveConnection(const PendingCall& pending, const calls::Of
   return Install(pending, end.get(), (flags & SOCK_CLOEXEC) != 0, number);
 }
 
-// Gives the call a connection that waits; false where there is none, or the call is wrong: it is the sentry's then.
+// Gives the call a connection that waits; false where there is none, or the call is wrong: it is the sentry's then. Where the
+// connection cannot be had now the call fails, as on Linux for want of descriptors or memory, and the next one gets it.
 bool CallBroker::Impl::AcceptOffered(const PendingCall& pending, const FoundSocket& listener) {
   const uint64_t flags = pending.args[3];
   if ((static_cast<int>(flags) & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0) return false;
   const std::optional<calls::Offer> offer = offers_.Take(listener.cookie);
   if (offers_.violation() != Violation::kNone) Refuse(offers_.violation());
   if (!offer || !Open()) return false;
-  UniqueFd end = TakeQueued(listener.fd.get(), flags);
   const bool queued = offer->end < 0;
-  if (queued && !end) {
+  UniqueFd end;
+  if (const int error = TakeConnection(listener.fd.get(), *offer, flags, &end); error != 0) {
     offers_.PutBack(*offer);
-    return false;
-  }
-  if (!queued) {  // that was the token
-    end = FetchOffered(*offer);
-    if (end) fcntl(end.get(), F_SETFL, O_RDWR | ((flags & SOCK_NONBLOCK) != 0 ? O_NONBLOCK : 0));
+    // The sentry answers no call that found an offer.
+    if (error == EAGAIN && (fcntl(listener.fd.get(), F_GETFL) & O_NONBLOCK) == 0) return false;
+    if (SendAnswer(pending, -error) != 0) ++stats_.dead;
+    pending_.erase(static_cast<pid_t>(pending.envelope.tid));
+    return true;
   }
   calls::Accepted done;
   done.envelope = pending.envelope;

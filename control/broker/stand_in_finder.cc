@@ -15,6 +15,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 namespace sluice {
 namespace {
@@ -35,6 +36,7 @@ bool GetOption(int fd, int name, T* value) {
 // The process of a thread, where the kernel has no handles on threads.
 pid_t ProcessOf(pid_t tid) {
   std::unique_ptr<FILE, int (*)(FILE*)> f(fopen(("/proc/" + std::to_string(tid) + "/status").c_str(), "re"), fclose);
+  if (f == nullptr && errno == ENOENT) errno = ESRCH;
   if (f == nullptr) return -1;
   char line[256];
   while (fgets(line, sizeof line, f.get()) != nullptr) {
@@ -66,7 +68,9 @@ int StandInFinder::ThreadHandle(pid_t tid) {
   } else {
     entry.tid = tid;
   }
+  const int error = errno;
   entry.handle.reset(fd);
+  errno = error;
   return fd;
 }
 
@@ -83,6 +87,7 @@ UniqueFd StandInFinder::GetFd(pid_t tid, int number) {
     int fd = static_cast<int>(syscall(SYS_pidfd_getfd, handle, number, 0));
     if (fd >= 0 || errno != ESRCH) return UniqueFd(fd);
     Drop(tid);  // the thread we knew by this number is gone
+    errno = ESRCH;
   }
   return UniqueFd();
 }
@@ -105,7 +110,13 @@ FoundSocket StandInFinder::Examine(UniqueFd fd) {
   return found;
 }
 
-FoundSocket StandInFinder::Fetch(pid_t tid, int number) { return Examine(GetFd(tid, number)); }
+FoundSocket StandInFinder::Fetch(pid_t tid, int number) {
+  UniqueFd fd = GetFd(tid, number);
+  if (fd) return Examine(std::move(fd));
+  FoundSocket none;
+  none.error = errno;
+  return none;
+}
 
 uint64_t StandInFinder::PidNamespaceOf(pid_t tid) {
   struct stat st;

@@ -14,7 +14,8 @@ namespace sluice {
 
 // What a fetched descriptor is.
 struct FoundSocket {
-  UniqueFd fd;  // our copy, to be closed soon: it hides the program's close
+  UniqueFd fd;    // our copy, to be closed soon: it hides the program's close
+  int error = 0;  // where there is none: EBADF, ESRCH (the thread is gone), or why it could not be had
   bool is_socket = false;
   bool is_stand_in = false;  // made in the private namespace
   bool is_stream = false;

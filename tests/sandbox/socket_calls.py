@@ -216,6 +216,25 @@ def accepting_threads():
           [os.waitpid(c, 0)[1] for c in children])
 
 
+def discards():
+    """Receives that only count what they take, and wait longer than the sentry keeps a copy of their descriptor."""
+    for how in ("data", "an end", "a reset"):
+        c, s = pair()
+
+        def act():
+            if how == "data":
+                c.sendall(b"discarded")
+            elif how == "an end":
+                c.close()
+            else:
+                reset(c)
+        t = threading.Timer(0.1, act)
+        t.start()
+        said = attempt(s.recv, 100, socket.MSG_TRUNC)
+        t.join()
+        print("a receive that discards waits for", how + ":", len(said) if isinstance(said, bytes) else said)
+
+
 def writes_until(s):
     """Of a writer that never reads: what its calls say in the end (which of the two errors comes first is not promised)."""
     until = time.monotonic() + 60
@@ -370,8 +389,8 @@ def ports_after_close():
     print("ports free after a close:", list(free.values()))
 
 
-for part in (ends, connects, accepts, failing_accepts, waiting_accepts, accepting_threads, writers, full_and_reset, bulk, options,
-             datagrams, ports_after_close):
+for part in (ends, connects, accepts, failing_accepts, waiting_accepts, accepting_threads, discards, writers, full_and_reset, bulk,
+             options, datagrams, ports_after_close):
     part()
 listener.close()
 print("closed:", attempt(socket.create_connection, ADDRESS))

@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -266,6 +267,20 @@ def a_refused_one_keeps_its_port(i):
         return refused, taken, client.getsockname()[1] == port, again
 
 
+def a_refused_one_binds(i):
+    """Whichever worker it was refused in: a port that is taken, and one that is free."""
+    with tcp() as client, tcp() as server:
+        server.bind((LO, 6200 + i))
+        server.listen()
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+            client.connect((LO, 9))
+        ended = select.poll()
+        ended.register(client, select.POLLERR | select.POLLHUP)
+        ended.poll(10000)
+        return outcome(client.bind, (LO, 6200 + i)), outcome(client.bind, (LO, 6300 + i))
+
+
 def connections_spread(_):
     """One listener, several clients at once, each with its own bytes."""
     with tcp() as server, contextlib.ExitStack() as stack:
@@ -323,12 +338,28 @@ def closed_while_it_binds(i):
     return "bound"
 
 
+def closed_while_it_finds_its_port_taken(_):
+    with tcp() as taken:
+        taken.bind((LO, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        address = struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(LO) + bytes(8)
+        fd = tcp().detach()
+        thread = threading.Thread(target=os.close, args=(fd,))
+        thread.start()
+        said = libc.bind(fd, address, len(address))
+        thread.join()
+        with tcp() as client:
+            return said, outcome(client.connect, (LO, port))
+
+
 signal.alarm(100)  # the calls wait without a bound
 for question in (datagrams_free_their_ports, datagram_ports_conflict, datagram_ports_are_shared, a_connected_one_is_preferred,
                  a_closed_datagram_port_refuses, options_and_groups_survive_bind, a_receive_waits_through_a_bind,
                  a_duplicate_names_the_same_socket, listeners_free_their_ports, waiting_connections_free_their_port,
                  accepted_connections_free_their_port,
                  accepted_connections_keep_their_port, bound_ports_connect, chosen_ports_connect,
-                 chosen_ports_are_free, addresses_without_ports_connect, a_refused_one_keeps_its_port, connections_spread, closed_while_it_binds,
+                 chosen_ports_are_free, addresses_without_ports_connect, a_refused_one_keeps_its_port, a_refused_one_binds, connections_spread,
+                 closed_while_it_binds, closed_while_it_finds_its_port_taken,
                  children_ask_at_once):
     print(f"{question.__name__}: {different(question)}", flush=True)
