@@ -2,6 +2,7 @@
 // a short answer.
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -129,10 +130,13 @@ void StreamStandIn::FromProgram(size_t most) {
   if (options_due() && !dead_) ApplyOptions();
 }
 
-// The edge of what was written may still wait behind the call in this turn's events.
+// The edges of what was written may still wait behind the call in this turn's events, that of an urgent byte among them: the next
+// one, or the mark of a shutdown, would take its place.
 bool StreamStandIn::TakeWritten() {
   if (s_ && state_ == State::kConnected) {
     s_readable_ = true;
+    pollfd urgent{s_.get(), POLLPRI, 0};
+    s_urgent_ |= poll(&urgent, 1, 0) == 1 && (urgent.revents & POLLPRI) != 0;
     FromProgram();
   }
   return !dead_ && socket_ != nullptr;

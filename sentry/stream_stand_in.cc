@@ -203,8 +203,7 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
   }
   if (state_ != State::kConnected || !socket_->remote()) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
   if (call.fd && !watched() && !Watch(call.fd.get())) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
-  FromProgram();
-  if (dead_) return (void)engine_.Answer(call.envelope(), Errno::kEBADF);
+  if (!TakeWritten()) return (void)engine_.Answer(call.envelope(), Errno::kEBADF);
   if (write && !write_shut_ && call.fd) {
     // The mark: a byte that stays unread in S, so that a reset can be told from an end although P cannot send any more. Out of
     // band, so that bytes of another thread which slips in between are not taken for it.
@@ -234,8 +233,7 @@ void StreamStandIn::OnSend(IncomingCall& call, Bytes message) {
   }
   if (write_shut_) return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
   // Behind what was written natively.
-  FromProgram();
-  if (dead_) return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
+  if (!TakeWritten()) return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
   if (Gone()) {
     MarkDirty();
     return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
