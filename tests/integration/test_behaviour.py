@@ -99,10 +99,9 @@ import fcntl, select, socket, struct, sys
 mark = lambda s: struct.unpack("i", fcntl.ioctl(s, 0x8905, bytes(4)))[0]
 def wait(s, what):
     p = select.poll(); p.register(s, what); return bool(p.poll(60000))
-if sys.argv[1] == "serve":
-    l = socket.create_server(("0.0.0.0", 7600)); print("listening", flush=True); s = l.accept()[0]
-else:
-    s = socket.create_connection((sys.argv[2], 7600))
+serves = sys.argv[1] == "serve"
+if serves:
+    l = socket.create_server(("0.0.0.0", 7600)); print("listening", flush=True)
 def hear():
     assert wait(s, select.POLLPRI), "no POLLPRI"
     assert s.recv(1, socket.MSG_OOB) == b"!", "urgent byte"
@@ -113,9 +112,12 @@ def hear():
     assert s.recv(5, socket.MSG_WAITALL) == b"after"
 def say():
     s.sendall(b"before"); s.send(b"!", socket.MSG_OOB); s.sendall(b"after")
-(say, hear)[sys.argv[1] == "serve"]()
-(hear, say)[sys.argv[1] == "serve"]()
-s.shutdown(socket.SHUT_WR); assert s.recv(1) == b""
+for _ in range(20):
+    s = l.accept()[0] if serves else socket.create_connection((sys.argv[2], 7600))
+    (say, hear)[serves]()
+    (hear, say)[serves]()
+    s.shutdown(socket.SHUT_WR); assert s.recv(1) == b""
+    s.close()
 print("all right", flush=True)
 """
 
