@@ -4,14 +4,9 @@
 #include <cstdlib>
 #include <new>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SLUICE_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SLUICE_ASAN 1
-#endif
-#endif
-#ifdef SLUICE_ASAN
+#include "base/sanitizer.h"
+
+#if SLUICE_ASAN
 #include <sanitizer/asan_interface.h>
 #endif
 
@@ -23,12 +18,12 @@ constexpr uint64_t kUncached = 4;  // larger than every class: goes back to the 
 
 // Cached blocks must not be touched: under the address sanitizer they are marked, so that a use after free is seen.
 void Poison([[maybe_unused]] Block* b) {
-#ifdef SLUICE_ASAN
+#if SLUICE_ASAN
   __asan_poison_memory_region(b->data, b->capacity);
 #endif
 }
 void Unpoison([[maybe_unused]] Block* b) {
-#ifdef SLUICE_ASAN
+#if SLUICE_ASAN
   __asan_unpoison_memory_region(b->data, b->capacity);
 #endif
 }

@@ -3,7 +3,6 @@
 // are offered to the broker ahead of them (broker_protocol.h), with all that an accept needs: it takes the next offer, and what
 // is next in P's queue.
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -16,6 +15,7 @@
 
 #include "sentry/call_hub.h"
 #include "sentry/listener_share.h"
+#include "sentry/native_queue.h"
 #include "sentry/sockaddr.h"
 #include "sentry/stream_stand_in.h"
 
@@ -24,14 +24,6 @@ namespace {
 
 constexpr int kTokens = 4096;       // P's backlog
 constexpr size_t kMaxOffered = 64;  // of one listener and worker at a time; what else is established waits in the stack's queue
-
-// Of a listener's earlier life, whose offers are withdrawn. An accept that is quicker does not make this wait.
-void EmptyQueue(int listener) {
-  const timeval soon{0, 1};
-  setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
-  pollfd polled{listener, POLLIN, 0};
-  while (poll(&polled, 1, 0) == 1 && UniqueFd(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC))) continue;
-}
 
 }  // namespace
 
@@ -55,7 +47,7 @@ void StreamStandIn::OnListen(IncomingCall& call) {
       error = Errno::kENOBUFS;
     } else {
       if (bound_before) {
-        EmptyQueue(call.fd.get());
+        while (TakeQueued(call.fd.get(), 0)) continue;  // of that life, whose offers are withdrawn
         listen_address_length_ = sizeof listen_address_;
         getsockname(call.fd.get(), reinterpret_cast<sockaddr*>(&listen_address_), &listen_address_length_);
       }

@@ -5,22 +5,12 @@
 #include <sys/time.h>
 #include <sys/un.h>
 
+#include "base/sanitizer.h"
 #include "control/broker/accept_offers.h"
 #include "control/broker/testing/broker_fixture.h"
 
 namespace sluice {
 namespace {
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SLUICE_SANITIZED
-#endif
-#endif
-#ifdef SLUICE_SANITIZED
-constexpr bool kSanitizerNeedsDescriptors = true;
-#else
-constexpr bool kSanitizerNeedsDescriptors = false;
-#endif
 
 uint64_t CookieOf(int fd) {
   uint64_t cookie = 0;
@@ -319,7 +309,7 @@ TEST_F(AcceptTest, AnAcceptThatDoesNotWaitIsToldThatTheQueueIsEmpty) {
 
 // Nothing of the queue is lost, or given away without its offer, wherever in the call the descriptors end.
 TEST_F(AcceptTest, TheBrokersOwnWantOfDescriptorsIsToldOfAQueuedEnd) {
-  if (kSanitizerNeedsDescriptors) GTEST_SKIP() << "the sanitizer looks into memory by pipes of its own";
+  if (SLUICE_ASAN) GTEST_SKIP() << "the sanitizer looks into memory by pipes of its own";
   const Connection offered = OfferQueued(1001);
   AcceptsAreShortOfDescriptors(3);  // a handle of the thread, the listener, the end
   ExpectAccepted(offered, 0);
@@ -328,7 +318,7 @@ TEST_F(AcceptTest, TheBrokersOwnWantOfDescriptorsIsToldOfAQueuedEnd) {
 }
 
 TEST_F(AcceptTest, TheBrokersOwnWantOfDescriptorsIsToldOfATokensEnd) {
-  if (kSanitizerNeedsDescriptors) GTEST_SKIP() << "the sanitizer looks into memory by pipes of its own";
+  if (SLUICE_ASAN) GTEST_SKIP() << "the sanitizer looks into memory by pipes of its own";
   const Connection offered = Offer(1001);
   AcceptsAreShortOfDescriptors(4);  // the token, too
   ExpectAccepted(offered, 0);

@@ -33,6 +33,7 @@
 #include "control/broker/sentry_message.h"
 #include "control/broker/stand_in_finder.h"
 #include "sentry/broker_channel.h"
+#include "sentry/native_queue.h"
 #include "sentry/netlink/if_ioctl.h"
 #include "sentry/options.h"
 #include "xdp/native_options.h"
@@ -118,12 +119,6 @@ bool CannotFail(const calls::Call& call, const calls::Part& value, bool is_strea
   return (name == TCP_NODELAY || name == TCP_CORK || name == TCP_QUICKACK) && value.total_length >= sizeof(int);
 }
 
-uint64_t CookieOf(int socket) {
-  uint64_t cookie = 0;
-  socklen_t length = sizeof cookie;
-  return getsockopt(socket, SOL_SOCKET, SO_COOKIE, &cookie, &length) == 0 ? cookie : 0;
-}
-
 // The number by which the process of a thread names itself: the innermost of NStgid.
 uint32_t ProcessInside(pid_t tid) {
   std::ifstream status("/proc/" + std::to_string(tid) + "/status");
@@ -184,7 +179,6 @@ class CallBroker::Impl {
   bool AcceptOffered(const PendingCall& pending, const FoundSocket& listener);
   int FetchOffered(const calls::Offer& offer, UniqueFd* end) const;
   int TakeConnection(int listener, const calls::Offer& offer, uint64_t flags, UniqueFd* end) const;
-  UniqueFd TakeQueued(int listener, uint64_t flags) const;
   int GiveConnection(const PendingCall& pending, const calls::Offer& offer, const UniqueFd& end, int* number);
   int Install(const PendingCall& pending, int fd, bool close_on_exec, int* number);
   void OnOffered(const calls::Fetch& listener);
@@ -581,19 +575,6 @@ int CallBroker::Impl::Install(const PendingCall& pending, int fd, bool close_on_
   return SendAnswer(pending, -error) == 0 ? error : ENOENT;
 }
 
-// What is next in the native queue; invalid, with errno, where there is nothing. Nobody of the sandbox accepts natively, so there
-// is something for each offer; in any case this does not wait.
-UniqueFd CallBroker::Impl::TakeQueued(int listener, uint64_t flags) const {
-  pollfd polled{listener, POLLIN, 0};
-  if (poll(&polled, 1, 0) != 1) {  // the receive timeout takes a tick of the clock
-    errno = EAGAIN;
-    return UniqueFd();
-  }
-  const timeval soon{0, 1};
-  setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
-  return UniqueFd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | static_cast<int>(flags & SOCK_NONBLOCK)));
-}
-
 // Nothing where it is not what was offered: another file has the number. As an errno what keeps it from being had now.
 int CallBroker::Impl::FetchOffered(const calls::Offer& offer, UniqueFd* end) const {
   end->reset(static_cast<int>(syscall(SYS_pidfd_getfd, options_.sentry_pidfd, offer.end, 0)));
@@ -606,7 +587,8 @@ int CallBroker::Impl::FetchOffered(const calls::Offer& offer, UniqueFd* end) con
 int CallBroker::Impl::TakeConnection(int listener, const calls::Offer& offer, uint64_t flags, UniqueFd* end) const {
   const bool queued = offer.end < 0;
   if (const int error = queued ? 0 : FetchOffered(offer, end); error != 0) return error;
-  UniqueFd next = TakeQueued(listener, flags);
+  // Nobody of the sandbox accepts natively, so there is something for each offer.
+  UniqueFd next = TakeQueued(listener, static_cast<int>(flags & SOCK_NONBLOCK));
   if (!next) return errno;
   if (queued) {
     *end = std::move(next);

@@ -92,10 +92,16 @@ UniqueFd StandInFinder::GetFd(pid_t tid, int number) {
   return UniqueFd();
 }
 
+uint64_t CookieOf(int fd) {
+  uint64_t cookie = 0;
+  return GetOption(fd, SO_COOKIE, &cookie) ? cookie : 0;
+}
+
 FoundSocket StandInFinder::Examine(UniqueFd fd) {
   FoundSocket found;
   found.fd = std::move(fd);
-  if (!found.fd || !GetOption(found.fd.get(), SO_COOKIE, &found.cookie)) return found;
+  if (found.fd) found.cookie = CookieOf(found.fd.get());
+  if (found.cookie == 0) return found;
   found.is_socket = true;
   Known& known = known_[found.cookie % known_.size()];
   if (known.cookie != found.cookie) {

@@ -22,6 +22,9 @@ struct FoundSocket {
   uint64_t cookie = 0;
 };
 
+// SO_COOKIE; 0 where it is no socket.
+uint64_t CookieOf(int fd);
+
 class StandInFinder {
  public:
   explicit StandInFinder(uint64_t netns_cookie) : netns_cookie_(netns_cookie) {}

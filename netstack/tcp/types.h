@@ -38,8 +38,9 @@ inline constexpr Duration kMaxRto = Duration::Seconds(120);
 inline constexpr Duration kInitialRto = Duration::Seconds(1);
 inline constexpr Duration kMinDelayedAck = Duration::Milliseconds(40);
 inline constexpr Duration kMaxDelayedAck = Duration::Milliseconds(200);
+// A timestamp that is older by no more is taken (as linux TCP_PAWS_WINDOW); ticks.
+inline constexpr int32_t kPawsSlack = 1;
 // RFC 7323 5.5: a timestamp older than this proves nothing.
-inline constexpr int32_t kPawsSlack = 1;  // ticks
 inline constexpr Duration kPawsExpiry = Duration::Seconds(24 * 24 * 3600);
 
 // The clock of the timestamp option: milliseconds (RFC 7323 5.4).
