@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What our stack adds to the start of a container, and what it keeps: `docker run --rm busybox true` with runc and with sluice by turns, on a dockerd of its own.
+"""What our stack adds to the start of a container, and what it keeps: `docker run --rm busybox true` with runc, with sluice and, where it is given, with runsc by turns, on a dockerd of its own.
 
-  bench/container_start.py [--runs=20] [--phases]
+  bench/container_start.py [--runs=20] [--phases] [--runsc=PATH]
 
 Prints the medians, quartiles and the difference, and the memory (PSS) of all processes of the sandbox of an idle container; --phases runs as many again with a script around the runtime that notes when each OCI
 command begins and ends, and prints the medians of each (the script costs both the same few milliseconds).
@@ -33,9 +33,15 @@ exit $status
 
 
 class Bed(DockerHost):
+    def __init__(self, flags_of_runtimes, runsc):
+        self.runsc = runsc
+        super().__init__(flags_of_runtimes)
+
     def _start(self, remapped):
         with open(self.config, encoding="utf-8") as f:
             config = json.load(f)
+        if self.runsc:
+            config["runtimes"]["runsc"] = {"path": os.path.abspath(self.runsc), "runtimeArgs": [f"--root={self.directory}/runsc"]}
         for name, program in (("runc", shutil.which("runc")), ("sluice", SLUICE)):
             path = f"{self.directory}/{name}-timed"
             with open(path, "w", encoding="utf-8") as f:
@@ -54,14 +60,15 @@ class Bed(DockerHost):
         self.docker("run", "--rm", f"--runtime={runtime}", "busybox", "true")
         return (time.monotonic() - begin) * 1000
 
-    def idle_memory(self):
-        """MiB of each process of the only sandbox, a container that sleeps."""
-        self.docker("run", "-d", "--name", "idle", "--runtime=sluice", "busybox", "sleep", "1000")
+    def idle_memory(self, runtime):
+        """MiB of each of the runtime's processes for the only container, which sleeps."""
+        self.docker("run", "-d", "--name", "idle", f"--runtime={runtime}", "busybox", "sleep", "1000")
         time.sleep(3)  # what the start used is given back
         sizes = {}
-        for line in self.host("ps", "-eo", "pid,comm").stdout.splitlines():
-            pid, name = line.split()
-            if name.startswith("sluice"):
+        for line in self.host("ps", "-eo", "pid,comm,args").stdout.splitlines():
+            pid, *names = line.split(maxsplit=3)[:3]
+            name = next((n for n in names if n.startswith(f"{runtime}-")), None)  # sluice's processes have names, those of runsc a first argument
+            if name:
                 rollup = self.host("cat", f"/proc/{pid}/smaps_rollup").stdout
                 sizes[name] = next(int(one.split()[1]) for one in rollup.splitlines() if one.startswith("Pss:")) / 1024
         self.docker("rm", "-f", "idle")
@@ -81,17 +88,22 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--phases", action="store_true")
+    parser.add_argument("--runsc", help="path of runsc, to be measured beside")
     options = parser.parse_args()
-    bed = Bed({"sluice": []})
+    if options.runsc and not os.access(options.runsc, os.X_OK):
+        sys.exit(f"container_start: --runsc={options.runsc} is no program that can be run")
+    others = ["sluice", "runsc"] if options.runsc else ["sluice"]
+    bed = Bed({"sluice": []}, options.runsc)
     try:
         bed.import_image("busybox", busybox())
-        times = bed.measure(["runc", "sluice"], options.runs)
+        times = bed.measure(["runc", *others], options.runs)
         for runtime, values in times.items():
             low, middle, high = statistics.quantiles(values, n=4)
             print(f"{runtime:7} median {middle:6.1f} ms, quartiles {low:.1f} to {high:.1f}, {len(values)} runs")
-        print(f"sluice adds {statistics.median(times['sluice']) - statistics.median(times['runc']):.1f} ms")
-        sizes = bed.idle_memory()
-        print(f"idle: {sum(sizes.values()):.1f} MiB (PSS): " + ", ".join(f"{name} {size:.1f}" for name, size in sizes.items()))
+        for runtime in others:
+            print(f"{runtime} adds {statistics.median(times[runtime]) - statistics.median(times['runc']):.1f} ms")
+            sizes = bed.idle_memory(runtime)
+            print(f"{runtime} idle: {sum(sizes.values()):.1f} MiB (PSS): " + ", ".join(f"{name} {size:.1f}" for name, size in sizes.items()))
         if not options.phases:
             return
         bed.measure(["runc-timed", "sluice-timed"], options.runs)

@@ -80,6 +80,12 @@ def version(*argv, pattern=r"\S.*"):
         return "not installed"
 
 
+def runsc_version(path):
+    """What runsc says of itself; one made by `go install` knows no version, but carries its module's."""
+    said = version(path, "--version")
+    return said if "VERSION_MISSING" not in said else version("go", "version", "-m", path, pattern=r"gvisor\.dev/gvisor\s+v\S+").replace("\t", " ")
+
+
 def device_facts():
     """Congestion control and MTU as a bed has them."""
     bed = Bed(MODES["kernel"])
@@ -104,7 +110,7 @@ def environment(options, runsc):
         "commit": version("git", "-C", ROOT, "rev-parse", "--short", "HEAD"),
         "nginx": version("/usr/sbin/nginx", "-v"), "iperf3": version("iperf3", "--version"), "redis": version("redis-server", "--version"),
         "wrk": version("wrk", "-v", pattern=r"wrk \S+"), "memcached": version("memcached", "-V"), "memaslap": version("memcaslap", "-V", pattern=r"memaslap \S+"),
-        "runc": version("runc", "--version"), "runsc": version(runsc, "--version") if runsc else f"not installed ({options.runsc})",
+        "runc": version("runc", "--version"), "runsc": runsc_version(runsc) if runsc else f"not installed ({options.runsc})",
     }
 
 

@@ -108,6 +108,8 @@ def publish(env, results, modes, documents=ROOT):
         f.write(svg(results, modes, env))
     said = (f"Kernel {kernel_version(env)}, {env['cores']} cores ({env['cpu']}), {env['device']}, MTU {env['mtu']}, {env['congestion_control']}, "
             f"{env['placement']}, commit {env['commit']}; medians of {env['rounds']} interleaved rounds of {env['seconds']} s:\n`{env['command']}`.\n\n")
-    short = [m for m in ("kernel", "packet") if m in modes]
+    if "runsc" in modes:
+        said = said.rstrip() + f" runsc: {env['runsc']}, its defaults.\n\n"
+    short = [m for m in ("kernel", "packet", "runsc") if m in modes]
     replace_between(f"{documents}/README.md", said + markdown(results, short, env, spread=False))
     replace_between(f"{documents}/docs/benchmarks.md", said + markdown(results, modes, env))
