@@ -125,6 +125,7 @@ void Tcp(Table& t) {
   t.Int("net.ipv4.tcp_max_syn_backlog", &S::tcp_max_syn_backlog);
   t.Int("net.ipv4.tcp_tw_reuse", &S::tcp_tw_reuse, 0, 2);
   t.Int("net.ipv4.tcp_ecn", &S::tcp_ecn, 0, 5);
+  t.Int("net.ipv4.tcp_ecn_fallback", &S::tcp_ecn_fallback, 0, 1);
   t.Int("net.ipv4.tcp_fastopen", &S::tcp_fastopen);
   t.Int("net.ipv4.tcp_syn_retries", &S::tcp_syn_retries, 1, 127);
   t.Int("net.ipv4.tcp_synack_retries", &S::tcp_synack_retries, 0, 255);
@@ -192,7 +193,6 @@ std::vector<std::string> SysctlsWithoutEffect(const SysctlMap& map) {
   check("tcp_recovery", &Sysctls::tcp_recovery);
   check("tcp_adv_win_scale", &Sysctls::tcp_adv_win_scale);
   check("tcp_no_metrics_save", &Sysctls::tcp_no_metrics_save);
-  check("tcp_ecn", &Sysctls::tcp_ecn);
   check("tcp_fastopen", &Sysctls::tcp_fastopen);
   check("tcp_reordering", &Sysctls::tcp_reordering);
   return keys;

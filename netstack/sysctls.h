@@ -31,7 +31,7 @@ struct Sysctls {
   std::array<int, 3> tcp_wmem{4096, 16384, 4194304};
   bool tcp_window_scaling = true, tcp_timestamps = true, tcp_sack = true, tcp_dsack = true, tcp_moderate_rcvbuf = true;
   bool tcp_slow_start_after_idle = true, tcp_rfc1337 = false, tcp_abort_on_overflow = false, tcp_no_metrics_save = false;
-  int tcp_syncookies = 1, tcp_max_syn_backlog = 1024, tcp_tw_reuse = 2, tcp_ecn = 2, tcp_fastopen = 1;
+  int tcp_syncookies = 1, tcp_max_syn_backlog = 1024, tcp_tw_reuse = 2, tcp_ecn = 2, tcp_ecn_fallback = 1, tcp_fastopen = 1;
   int tcp_syn_retries = 6, tcp_synack_retries = 5, tcp_retries1 = 3, tcp_retries2 = 15, tcp_orphan_retries = 0;
   int tcp_fin_timeout_s = 60, tcp_keepalive_time_s = 7200, tcp_keepalive_intvl_s = 75, tcp_keepalive_probes = 9;
   int tcp_max_tw_buckets = 65536, tcp_max_orphans = 65536, tcp_challenge_ack_limit = 1000, tcp_invalid_ratelimit_ms = 500;

@@ -21,6 +21,9 @@ enum IpProtocol : uint8_t {
 };
 
 // Of a packet received for us. `packet` in Input starts at the transport header.
+// The ECN field of the IP header, the low bits of its TOS (RFC 3168 5).
+inline constexpr uint8_t kEcnMask = 3, kEcnNotEct = 0, kEcnEct0 = 2, kEcnCe = 3;
+
 struct IpInfo {
   IpAddress source;
   IpAddress destination;

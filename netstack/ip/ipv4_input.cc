@@ -35,6 +35,7 @@ void Network::Ipv4Input(Packet packet, Device& device) {
   const bool group =
       destination.IsMulticast() ? IsMember(device.ifindex(), destination) : IsBroadcastAddress(destination, device.ifindex());
   if (!group && (destination.IsMulticast() || !IsLocalAddress(destination))) return drop(Counter::kDropIpAddress);
+  if ((ip->tos() & kEcnMask) == kEcnCe) context_.counters.Add(Counter::kIpInCEPkts);
   if (!ip->options().empty()) {
     const auto options = wire::Ipv4Options::Parse(ip->options());
     if (!options) {

@@ -26,7 +26,7 @@ Frame Ping(FrameHost& h, wire::Ipv4Fields f = {}, size_t size = 32) {
 
 struct Parsed {
   bool ok = false;
-  uint8_t protocol = 0, icmp_type = 255, icmp_code = 255;
+  uint8_t protocol = 0, tos = 0, icmp_type = 255, icmp_code = 255;
   IpAddress source, destination;
   std::vector<uint8_t> payload;  // behind the IP header
 };
@@ -39,6 +39,7 @@ Parsed Parse(const Frame& f) {
   if (!ip || !ip->ChecksumOk()) return p;
   p.ok = true;
   p.protocol = ip->protocol();
+  p.tos = ip->tos();
   p.source = ip->source();
   p.destination = ip->destination();
   p.payload.assign(ip_bytes.begin() + static_cast<ptrdiff_t>(ip->header_length()), ip_bytes.end());
@@ -268,6 +269,33 @@ TEST(Reassembly, EndsThatContradictDropTheWholeDatagram) {
   piece(8191, false, 0, 5);   // empty
   EXPECT_EQ(h.counter(Counter::kDropIpFragment), 7u);
   EXPECT_EQ(h.drops(), 7u);
+}
+
+// RFC 3168 5.3
+TEST(Reassembly, OneMarkMarksTheWholeAndAMixtureIsDropped) {
+  const std::vector<uint8_t> request = EchoRequest(2000);
+  auto answer = [&](uint8_t first, uint8_t second) {
+    FrameHost h;
+    auto frames = Fragments(h, request, 1000, 5);
+    for (size_t i = 0; i < frames.size(); ++i) {
+      wire::Ipv4Fields f{.source = kPeer, .destination = kUs, .id = 5, .tos = i == 0 ? first : second, .protocol = kIpProtoIcmp};
+      f.fragment = static_cast<uint16_t>(i * 125 | (i + 1 < frames.size() ? wire::kIpv4MoreFragments : 0));
+      const size_t size = std::min<size_t>(1000, request.size() - i * 1000);
+      h.In(Ipv4Frame(h.mac(), f, Bytes(request).subspan(i * 1000, size)));
+    }
+    const auto out = h.AllOut();
+    if (out.empty()) {
+      EXPECT_EQ(h.counter(Counter::kDropIpFragment), frames.size());
+      return -1;
+    }
+    return Parse(out[0]).tos & 3;  // an echo is answered with the request's
+  };
+  EXPECT_EQ(answer(0, 0), 0);
+  EXPECT_EQ(answer(2, 2), 2);
+  EXPECT_EQ(answer(2, 3), 3);
+  EXPECT_EQ(answer(3, 1), 3);
+  EXPECT_EQ(answer(0, 3), -1);
+  EXPECT_EQ(answer(2, 0), -1);
 }
 
 TEST(Reassembly, TimesOutWithAMessageWhereTheFirstPieceIsThere) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "netstack/ip/ip.h"
 #include "netstack/sysctls.h"
 #include "netstack/wire/checksum.h"
 
@@ -20,6 +21,7 @@ Packet Reassembler::Add(Packet fragment) {
   const uint32_t begin = ip->fragment_offset();
   const uint32_t length = static_cast<uint32_t>(ip->total_length() - ip->header_length());
   const bool last = !ip->more_fragments();
+  const uint8_t ecn = ip->tos() & kEcnMask;
   const size_t memory = MemoryOf(fragment);
   const bool malformed = length == 0 || (!last && length % 8 != 0) || begin + length > 65535 - ip->header_length();
   if (malformed || bytes_ + memory > static_cast<size_t>(context_.sysctls->ipfrag_high_thresh)) {
@@ -46,8 +48,15 @@ Packet Reassembler::Add(Packet fragment) {
   }
   d.memory += memory;
   bytes_ += memory;
+  d.ecn_seen |= static_cast<uint8_t>(1u << ecn);
   if (d.total == 0 || d.received != d.total) return Packet();
-  Packet whole = Join(d);
+  const std::optional<uint8_t> mark = EcnOfWhole(d);
+  if (!mark) {
+    context_.counters.Add(Counter::kDropIpFragment, d.pieces.size());
+    Remove(d);
+    return Packet();
+  }
+  Packet whole = Join(d, *mark);
   if (whole) {
     context_.counters.Add(Counter::kIpReasmOKs);
   } else {
@@ -73,7 +82,14 @@ Reassembler::Verdict Reassembler::Insert(Datagram& d, Piece piece, bool last) {
   return Verdict::kKept;
 }
 
-Packet Reassembler::Join(Datagram& d) {
+// RFC 3168 5.3: one mark marks the whole, unless some pieces could not be marked, which no right sender does.
+std::optional<uint8_t> Reassembler::EcnOfWhole(const Datagram& d) {
+  constexpr uint8_t kNotEctSeen = 1u << kEcnNotEct, kCeSeen = 1u << kEcnCe;
+  if ((d.ecn_seen & kNotEctSeen) != 0 && d.ecn_seen != kNotEctSeen) return std::nullopt;
+  return (d.ecn_seen & kCeSeen) != 0 ? kEcnCe : kEcnNotEct;
+}
+
+Packet Reassembler::Join(Datagram& d, uint8_t ecn) {
   const Packet& first = d.pieces.front().packet;
   const auto ip = wire::Ipv4View::Parse(first.linear(), first.size());
   const size_t header = ip->header_length();
@@ -88,6 +104,7 @@ Packet Reassembler::Join(Datagram& d) {
     const size_t size = p.end - p.begin;
     p.packet.CopyOut(p.packet.size() - size, {out + header + p.begin, size});
   }
+  out[1] |= ecn;
   StoreBe16(out + 2, static_cast<uint16_t>(header + d.total));
   StoreBe16(out + 6, 0);
   StoreBe16(out + 10, 0);

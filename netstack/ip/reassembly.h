@@ -1,8 +1,9 @@
 // Reassembly of IPv4 fragments: RFC 791 3.2 by the bookkeeping of RFC 815, with the rules of RFC 5722 for overlaps (the whole
-// datagram goes) and bounds on memory and time (RFC 8900 3.2).
+// datagram goes) and RFC 3168 5.3 for marks, and bounds on memory and time (RFC 8900 3.2).
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -51,6 +52,7 @@ class Reassembler {
     std::vector<Piece> pieces;  // by begin, without overlap
     uint32_t received = 0;      // bytes
     uint32_t total = 0;         // 0: the last piece was not seen
+    uint8_t ecn_seen = 0;       // a bit for each value of the ECN field
     size_t memory = 0;
   };
   enum class Verdict : uint8_t { kKept, kDuplicate, kBad };
@@ -58,7 +60,8 @@ class Reassembler {
   static void OnTimer(void* datagram);
   void Timeout(Datagram& d);
   static Verdict Insert(Datagram& d, Piece piece, bool last);
-  Packet Join(Datagram& d);
+  static std::optional<uint8_t> EcnOfWhole(const Datagram& d);
+  Packet Join(Datagram& d, uint8_t ecn);
   void Remove(Datagram& d);
 
   StackContext& context_;

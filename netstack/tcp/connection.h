@@ -163,6 +163,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
     uint32_t acked = 0;  // cumulatively, with FIN and SYN
     uint32_t newly_lost = 0;
     bool dsack = false;
+    bool marked = false;  // the peer echoes a mark (RFC 3168)
     bool window_changed = false;
     Duration rtt{-1};
     uint32_t prior_in_flight = 0;
@@ -178,7 +179,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void RunModel(const AckResult& r);
   void AdvanceRecovery(const Segment& seg, AckResult* r);
   void DetectLoss(AckResult* r, bool duplicate);
-  void EnterRecovery();
+  void BeginReduction();
+  void EnterRecovery(bool marked);
   void EnterLoss();
   void LeaveRecovery();
   bool MayUndo(const Segment& seg) const;
@@ -189,6 +191,14 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t InFlight() const;
   Duration ReorderWindow() const;
   void SaveForUndo();
+
+  // --- congestion notification (connection_ecn.cc)
+  uint8_t EcnSynFlags();
+  bool EcnAgreed(const Segment& seg) const;
+  bool StampEcn(HeaderSpec* h, bool new_data);
+  void CheckMark(const Segment& seg);
+  void CheckCwr(const Segment& seg);
+  void EnterCwr();
 
   // --- output (connection_output.cc)
   void Output();
@@ -210,7 +220,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool ChallengeSyn();
   uint64_t Acknowledged() const;
   void SendResetNow();
-  bool Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_length, uint32_t mss);
+  bool Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_length, uint32_t mss, bool new_data = false);
   HeaderSpec MakeHeader(SeqNum seq, uint8_t flags);
   bool EnsureRoute();
   void UseRoute(const Route& route);
@@ -339,6 +349,12 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool was_connected_ = false;
   bool closed_by_time_wait_ = false;  // the handle outlives the connection, which waits elsewhere
   bool push_pending_ = false;
+  struct {
+    bool ok = false;          // asked for; once connected: agreed
+    bool queue_cwr = false;   // our window is reduced, and the peer has not been told
+    bool demand_cwr = false;  // a mark arrived, and the peer has not answered our echo
+    bool seen = false;        // the peer sends what can be marked
+  } ecn_;
   bool more_ = false;  // MSG_MORE of the last write
   SendSequence snd_;
   ReceiveSequence rcv_;
@@ -426,7 +442,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   IfIndex ingress_ = 0;
   IfIndex scope_ = 0;
   struct Totals {
-    uint64_t bytes_sent = 0, bytes_retransmitted = 0, bytes_acked = 0, bytes_received = 0, delivered = 0;
+    uint64_t bytes_sent = 0, bytes_retransmitted = 0, bytes_acked = 0, bytes_received = 0, delivered = 0, delivered_marked = 0;
     uint32_t segs_out = 0, segs_in = 0, data_segs_out = 0, data_segs_in = 0, retransmitted = 0;
     uint32_t dsack_dups = 0, reorderings = 0, ooo_packets = 0;
   } totals_;

@@ -30,6 +30,7 @@ uint32_t Connection::InFlight() const {
 void Connection::ProcessAck(const Segment& seg) {
   AckResult r;
   r.prior_in_flight = InFlight();
+  r.marked = ecn_.ok && seg.Has(kEce) && sent_.out_bytes() > 0;
   last_ack_received_ = now();
   probes_ = 0;
   const bool new_ack = seg.ack > snd_.una;
@@ -49,6 +50,7 @@ void Connection::ProcessAck(const Segment& seg) {
   if (sack_ && seg.sack_count > 0) ProcessSackBlocks(seg, &r);
   if (r.delivery.bytes > 0) {
     totals_.delivered += r.delivery.bytes;
+    if (r.marked) totals_.delivered_marked += r.delivery.bytes;
     delivered_at_ = now();
     SampleRtt(seg, &r);
     SampleRate(&r);
@@ -64,7 +66,8 @@ void Connection::ProcessAck(const Segment& seg) {
   }
   AdvanceRecovery(seg, &r);
   DetectLoss(&r, duplicate);
-  if (r.newly_lost > 0 && ca_state_ < CaState::kRecovery) EnterRecovery();
+  if (r.newly_lost > 0 && ca_state_ < CaState::kRecovery) EnterRecovery(r.marked);
+  if (r.marked && ca_state_ < CaState::kCwr) EnterCwr();
   if (model_) {
     if (r.delivery.bytes > 0) RunModel(r);
   } else if (ca_state_ == CaState::kRecovery || ca_state_ == CaState::kCwr) {
@@ -223,7 +226,7 @@ void Connection::DetectLoss(AckResult* r, bool duplicate) {
   if (!duplicate) return;
   ++dup_acks_;
   if (ca_state_ == CaState::kOpen) ca_state_ = CaState::kDisorder;
-  if (dup_acks_ == kDupThreshold && ca_state_ == CaState::kDisorder) r->newly_lost = sent_.MarkHeadLost(cw_.mss);
+  if (dup_acks_ == kDupThreshold && ca_state_ < CaState::kRecovery) r->newly_lost = sent_.MarkHeadLost(cw_.mss);
 }
 
 void Connection::SaveForUndo() {
@@ -235,24 +238,36 @@ void Connection::SaveForUndo() {
   prior_ssthresh_ = cw_.ssthresh;
 }
 
-void Connection::EnterRecovery() {
-  engine_.Count(sack_ ? Counter::kTcpSackRecovery : Counter::kTcpRenoRecovery);
-  prior_cwnd_ = cw_.cwnd;
-  SaveForUndo();
+// One congestion event, however it showed (as linux tcp_init_cwnd_reduction).
+void Connection::BeginReduction() {
   cw_.ssthresh = cc_->Ssthresh(cw_, now());
   recovery_point_ = snd_.nxt;
   prr_delivered_ = prr_out_ = 0;
   recover_fs_ = std::max(InFlight() + sent_.lost_bytes(), cw_.mss);
-  ca_state_ = CaState::kRecovery;
   tlp_outstanding_ = false;
-  frto_ = false;
+  ecn_.queue_cwr = ecn_.ok;
+}
+
+void Connection::EnterRecovery(bool marked) {
+  engine_.Count(sack_ ? Counter::kTcpSackRecovery : Counter::kTcpRenoRecovery);
+  // After a mark of the same window the reduction goes on, and was right whatever becomes of the retransmissions.
+  const bool reduced = ca_state_ == CaState::kCwr;
+  if (!reduced) {
+    prior_cwnd_ = cw_.cwnd;
+    SaveForUndo();
+    BeginReduction();
+  }
+  if (reduced || marked) undo_possible_ = false;
+  if (reduced) recovery_point_ = snd_.nxt;
+  ca_state_ = CaState::kRecovery;
+  tlp_outstanding_ = frto_ = false;
 }
 
 // RFC 5681 equation 4, RFC 6298 5.
 void Connection::EnterLoss() {
   const bool first = ca_state_ < CaState::kLoss || retransmits_ == 0;
   if (first) {
-    if (ca_state_ < CaState::kRecovery) {
+    if (ca_state_ < CaState::kCwr) {
       prior_cwnd_ = cw_.cwnd;
       SaveForUndo();
     } else {
@@ -270,6 +285,7 @@ void Connection::EnterLoss() {
   sent_.MarkAllLost(reneged);
   dup_acks_ = 0;
   recovery_point_ = snd_.nxt;
+  ecn_.queue_cwr = ecn_.ok;
   cw_.cwnd = cw_.mss;
   ca_state_ = CaState::kLoss;
   tlp_outstanding_ = false;
@@ -277,10 +293,7 @@ void Connection::EnterLoss() {
 }
 
 void Connection::LeaveRecovery() {
-  if (!model_ && (ca_state_ == CaState::kRecovery || ca_state_ == CaState::kCwr)) {
-    cw_.cwnd = std::max(std::min(cw_.cwnd, cw_.ssthresh), std::min(cw_.ssthresh, InFlight() + cw_.mss));
-    if (ca_state_ == CaState::kRecovery) cw_.cwnd = std::max(cw_.cwnd, cw_.ssthresh);
-  }
+  if (!model_ && (ca_state_ == CaState::kRecovery || ca_state_ == CaState::kCwr)) cw_.cwnd = cw_.ssthresh;
   ca_state_ = CaState::kOpen;
   dup_acks_ = 0;
   retransmits_ = 0;
@@ -305,6 +318,7 @@ void Connection::Undo() {
   if (!model_) cw_.cwnd = std::max(cw_.cwnd, prior_cwnd_);
   cw_.ssthresh = std::max(cw_.ssthresh, prior_ssthresh_);
   cc_->OnUndo();
+  ecn_.queue_cwr = false;
   retransmits_ = 0;
   undo_possible_ = false;
   retransmit_stamp_ = 0;
@@ -337,6 +351,12 @@ void Connection::AdvanceRecovery(const Segment& seg, AckResult* r) {
       ca_state_ = CaState::kOpen;
       dup_acks_ = 0;
     }
+    return;
+  }
+  if (ca_state_ == CaState::kCwr) {
+    // Beyond the last byte, so that what says "reduced" has arrived.
+    if (snd_.una > recovery_point_) return LeaveRecovery();
+    dup_acks_ = 0;
     return;
   }
   if (snd_.una >= recovery_point_) return LeaveRecovery();
@@ -378,6 +398,7 @@ void Connection::CompleteProbe(const Segment& seg, const AckResult& r) {
         static_cast<int32_t>(seg.ts_ecr - retransmit_stamp_) < 0)) {
     // The probe repaired a loss: one reduction, as if it had been seen by ACKs.
     cw_.ssthresh = cc_->Ssthresh(cw_, now());
+    ecn_.queue_cwr = ecn_.ok;
     if (!model_) cw_.cwnd = std::max(cw_.ssthresh, cw_.mss);
   }
   tlp_outstanding_ = false;

@@ -6,7 +6,7 @@
 namespace sluice::tcp {
 namespace {
 
-constexpr uint8_t kInfoTimestamps = 1, kInfoSack = 2, kInfoWindowScale = 4;
+constexpr uint8_t kInfoTimestamps = 1, kInfoSack = 2, kInfoWindowScale = 4, kInfoEcn = 8, kInfoEcnSeen = 16;
 
 uint32_t Segments(uint64_t bytes, uint32_t mss) { return static_cast<uint32_t>((bytes + mss - 1) / std::max(mss, 1u)); }
 uint32_t Age(Instant now, Instant then) { return then == Instant() ? 0 : static_cast<uint32_t>((now - then).ms()); }
@@ -27,8 +27,8 @@ TcpInfo Connection::info() const {
   i.retransmits = retransmits_;
   i.probes = probes_;
   i.backoff = backoff_;
-  i.options =
-      static_cast<uint8_t>((timestamps_ ? kInfoTimestamps : 0) | (sack_ ? kInfoSack : 0) | (scaling_ ? kInfoWindowScale : 0));
+  i.options = static_cast<uint8_t>((timestamps_ ? kInfoTimestamps : 0) | (sack_ ? kInfoSack : 0) |
+                                   (scaling_ ? kInfoWindowScale : 0) | (ecn_.ok ? kInfoEcn : 0) | (ecn_.seen ? kInfoEcnSeen : 0));
   i.snd_wscale = snd_.wscale;
   i.rcv_wscale = rcv_.wscale;
   i.delivery_rate_app_limited = rate_app_limited_;
@@ -72,6 +72,7 @@ TcpInfo Connection::info() const {
   i.rwnd_limited = static_cast<uint64_t>((rwnd_limited_ + (rwnd_limited_now_ ? now() - rwnd_since_ : Duration())).us());
   i.sndbuf_limited = static_cast<uint64_t>((sndbuf_limited_ + (sndbuf_limited_now_ ? now() - sndbuf_since_ : Duration())).us());
   i.delivered = Segments(totals_.delivered, mss);
+  i.delivered_ce = Segments(totals_.delivered_marked, mss);
   i.model = cc_->model_info();
   i.bytes_sent = totals_.bytes_sent;
   i.bytes_retrans = totals_.bytes_retransmitted;

@@ -101,6 +101,7 @@ void Connection::InputSynSent(const Segment& seg, Packet packet) {
   shake.rcv_wscale = rcv_.wscale;
   shake.timestamps = seg.has_timestamps && sysctls().tcp_timestamps;
   shake.sack = seg.sack_permitted && sysctls().tcp_sack;
+  shake.ecn = EcnAgreed(seg);
   shake.ts_recent = seg.ts_val;
   shake.ts_offset = ts_offset_;
   shake.rcv_wnd = rcv_.wnd;
@@ -153,6 +154,8 @@ void Connection::ApplyHandshake(const Handshake& s) {
   if (!scaling_) window_clamp_ = std::min(window_clamp_, 65535u);
   timestamps_ = s.timestamps;
   sack_ = s.sack;
+  ecn_ = {};
+  ecn_.ok = s.ecn;
   ts_recent_ = s.ts_recent;
   ts_recent_at_ = now();
   ts_offset_ = s.ts_offset;
@@ -199,6 +202,7 @@ void Connection::InputSynchronized(const Segment& seg, Packet packet) {
   if (!CheckReset(seg)) return;
   if (!CheckSyn(seg)) return;
   if (!CheckAck(seg) || dead_) return;
+  CheckCwr(seg);
   CheckUrgent(seg);
   if (orphan_ && NewData(seg) && (state_ == State::kFinWait1 || state_ == State::kFinWait2)) return AbortOnData(seg);
   if (seg.length() > 0 && seg.end() <= rcv_.nxt) {
@@ -214,7 +218,10 @@ void Connection::InputSynchronized(const Segment& seg, Packet packet) {
     default:
       break;  // after the peer's FIN there is no text
   }
-  if (seg.Has(kFin)) return ProcessFin(seg.seq + seg.payload_len);
+  if (seg.Has(kFin)) {
+    if (seg.payload_len == 0 && rcv_.nxt < seg.seq) CheckMark(seg);
+    return ProcessFin(seg.seq + seg.payload_len);
+  }
   if (early_fin_ && *early_fin_ <= rcv_.nxt) ProcessFin(*early_fin_);
 }
 

@@ -190,8 +190,9 @@ HeaderSpec Connection::MakeHeader(SeqNum seq, uint8_t flags) {
 }
 
 // Builds one frame, a super-segment where the payload exceeds `mss`, and hands it to IP. False where there was no memory.
-bool Connection::Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_length, uint32_t mss) {
+bool Connection::Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_length, uint32_t mss, bool new_data) {
   if (!EnsureRoute()) return false;
+  const uint8_t ecn = (h.flags & kSyn) == 0 && StampEcn(&h, new_data) ? kEcnEct0 : kEcnNotEct;
   const uint32_t header_len = HeaderLength(h);
   bool inline_payload = payload_length <= kInlinePayload;
   Packet p = Packet::Allocate(pool(), header_len + (inline_payload ? payload_length : 0));
@@ -219,6 +220,7 @@ bool Connection::Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_l
     p.offload.gso = key.remote.is_v4() ? GsoType::kTcpV4 : GsoType::kTcpV6;
     p.offload.gso_size = static_cast<uint16_t>(mss);
     p.offload.hdr_len = static_cast<uint16_t>(header_len);
+    p.offload.ecn = (h.flags & kCwr) != 0;
     segments = (payload_length + mss - 1) / mss;
   }
   if (pacing_ahead_ > Duration() && payload_length > 0) p.departure = Departure();
@@ -228,12 +230,12 @@ bool Connection::Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_l
   how.protocol = kIpProtoTcp;
   if (key.remote.is_v4()) {
     how.ttl = ttl_ > 0 ? static_cast<uint8_t>(ttl_) : static_cast<uint8_t>(sysctls().ip_default_ttl);
-    how.tos = tos_;
+    how.tos = tos_ | ecn;
     how.dont_fragment = pmtu_discover_ != 0;
     how.ignore_df = pmtu_discover_ == 0;
   } else {
     how.ttl = ttl_ > 0 ? static_cast<uint8_t>(ttl_) : route_.hoplimit != 0 ? static_cast<uint8_t>(route_.hoplimit) : 64;
-    how.tos = tclass_ > 0 ? static_cast<uint8_t>(tclass_) : 0;
+    how.tos = static_cast<uint8_t>((tclass_ > 0 ? tclass_ & ~kEcnMask : 0) | ecn);
   }
   totals_.segs_out += segments;
   engine_.Count(Counter::kTcpOutSegs, segments);
@@ -252,7 +254,7 @@ bool Connection::Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_l
 void Connection::SendSyn() {
   if (!EnsureRoute()) return;
   const bool answer = state_ == State::kSynReceived;
-  HeaderSpec h = MakeHeader(snd_.iss, static_cast<uint8_t>(answer ? kSyn | kAck : kSyn));
+  HeaderSpec h = MakeHeader(snd_.iss, static_cast<uint8_t>(answer ? kSyn | kAck | (ecn_.ok ? kEce : 0) : kSyn | EcnSynFlags()));
   h.mss = AdvertisedMss(route_, key.remote.family());
   h.has_timestamps = answer ? timestamps_ : sysctls().tcp_timestamps;
   h.ts_val = TimestampNow();
@@ -299,7 +301,7 @@ bool Connection::SendPayload(SeqNum seq, uint32_t length, bool fin, bool push) {
     h.flags |= kUrg;
     h.urgent = static_cast<uint16_t>(std::min<uint32_t>(snd_.up - seq, 65535));
   }
-  if (!Emit(h, seq - snd_.una, length, mss)) return false;
+  if (!Emit(h, seq - snd_.una, length, mss, length > 0 && snd_.nxt <= seq)) return false;
   if (length > 0) {
     const uint32_t segments = (length + mss - 1) / mss;
     totals_.data_segs_out += segments;

@@ -178,6 +178,7 @@ uint32_t Connection::Admit(uint32_t length) {
 void Connection::QueueOutOfOrder(const Segment& seg, Packet packet) {
   ++totals_.ooo_packets;
   engine_.Count(Counter::kTcpOFOQueue);
+  CheckMark(seg);
   const SeqNum end = seg.seq + seg.payload_len;
   if (ooo_ && ooo_->memory() + rcvq_.memory() > rcvbuf_ && (ooo_->empty() || ooo_->highest() < end)) {
     engine_.Count(Counter::kDropTcpReceiveBuffer);  // beyond the buffer only what fills holes is worth its memory
@@ -214,6 +215,7 @@ bool Connection::ProcessText(const Segment& seg, Packet packet) {
   SeqNum end = seg.seq + seg.payload_len;
   uint32_t skip = seg.header_len;
   if (end <= rcv_.nxt) {  // all of it came before
+    if (seg.Has(kFin)) CheckMark(seg);
     EnterQuickAck(kMaxQuickAcks);
     SendDsack(start, end);
     AckSoon();
@@ -263,6 +265,7 @@ bool Connection::ProcessText(const Segment& seg, Packet packet) {
   totals_.bytes_received += got;
   if (!memory().pressure()) rcv_ssthresh_ = std::min(window_clamp_, rcv_ssthresh_ + std::min(2 * got, 1u << 20));
   MeasureReceiveRtt(seg);
+  CheckMark(seg);
   ScheduleAck(seg);
   if (pingpong_ < 255 && last_data_sent_ != Instant() && now() - last_data_sent_ > ato_ * 4 && pingpong_ > 0 && seg.segments > 1)
     pingpong_ = 0;

@@ -169,7 +169,8 @@ void Connection::OnPersistTimeout() {
 
 // RFC 8985 7: the tail is probed before the retransmission timer collapses the window.
 void Connection::ArmProbe() {
-  if (ca_state_ != CaState::kOpen) return;  // the slot serves RACK's reordering timer then
+  const bool in_order = ca_state_ == CaState::kCwr && sent_.sacked_bytes() == 0;
+  if (ca_state_ != CaState::kOpen && !in_order) return;  // the slot serves RACK's reordering timer then
   if (!sack_ || tlp_outstanding_ || sent_.out_bytes() == 0 || !rtt_.valid() || sysctls().tcp_early_retrans == 0) {
     return Disarm(kLossProbe);
   }
@@ -185,14 +186,13 @@ void Connection::ArmProbe() {
 
 void Connection::OnLossProbeTimeout() {
   if (sent_.out_bytes() == 0) return;
-  if (ca_state_ != CaState::kOpen &&
-      !(ca_state_ == CaState::kDisorder && !sent_.has_unsent_loss() && sent_.sacked_bytes() == 0)) {
+  if (ca_state_ != CaState::kOpen && !(ca_state_ < CaState::kRecovery && !sent_.has_unsent_loss() && sent_.sacked_bytes() == 0)) {
     // The reordering timer of RACK (RFC 8985 6.3).
     AckResult r;
     r.prior_in_flight = InFlight();
     DetectLoss(&r, false);
     if (r.newly_lost > 0) {
-      if (ca_state_ < CaState::kRecovery) EnterRecovery();
+      if (ca_state_ < CaState::kRecovery) EnterRecovery(false);
       output_due_ = true;
       MarkWork();
     }

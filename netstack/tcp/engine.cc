@@ -140,6 +140,7 @@ void Engine::Input(Packet packet, const IpInfo& info) {
     Count(Counter::kDropTcpMalformed);
     return;
   }
+  seg.ecn = info.tos & kEcnMask;
   Count(Counter::kTcpInSegs, seg.segments);
   if (!Acceptable(seg, packet, info)) return;
   FlowKey key{info.destination, info.source, seg.destination_port, seg.source_port};

@@ -13,7 +13,7 @@ HeaderSpec SynAck(const Handshake& shake, uint16_t mss, uint32_t timestamp) {
   HeaderSpec h;
   h.seq = shake.iss;
   h.ack = shake.irs + 1;
-  h.flags = kSyn | kAck;
+  h.flags = static_cast<uint8_t>(kSyn | kAck | (shake.ecn ? kEce : 0));
   h.window = static_cast<uint16_t>(std::min(shake.rcv_wnd, 65535u));
   h.mss = mss;
   h.sack_permitted = shake.sack;
@@ -92,6 +92,9 @@ void Engine::InputListen(Connection* listener, const Segment& seg, Packet packet
   shake.timestamps = seg.has_timestamps && sysctls().tcp_timestamps;
   shake.scaling = seg.has_window_scale && sysctls().tcp_window_scaling && !(want_cookie && !shake.timestamps);
   shake.sack = seg.sack_permitted && sysctls().tcp_sack && !(want_cookie && !shake.timestamps);
+  // RFC 3168 6.1.1; a SYN that may be marked itself comes from something else.
+  shake.ecn =
+      seg.Has(kEce) && seg.Has(kCwr) && seg.ecn == kEcnNotEct && sysctls().tcp_ecn != 0 && !(want_cookie && !shake.timestamps);
   shake.snd_wscale = seg.window_scale;
   shake.rcv_wscale = shake.scaling ? listener->ChooseWindowScale() : 0;
   shake.ts_recent = seg.ts_val;
@@ -104,7 +107,7 @@ void Engine::InputListen(Connection* listener, const Segment& seg, Packet packet
     s.flow = key;
     s.ifindex = info.ifindex;
     const uint32_t stamp = shake.ts_offset + TimestampClock(now());
-    s.header = SynAck(shake, mss, SynCookies::EncodeTimestamp(stamp, seg));
+    s.header = SynAck(shake, mss, SynCookies::EncodeTimestamp(stamp, seg, shake.ecn));
     SendControl(s);
     Count(Counter::kTcpSyncookiesSent);
     return;
@@ -150,6 +153,7 @@ bool Engine::InputCookieAck(Connection* listener, const Segment& seg, Packet& pa
     shake.timestamps = true;
     shake.ts_recent = seg.ts_val;
     shake.sack = options.sack && sysctls().tcp_sack;
+    shake.ecn = options.ecn && sysctls().tcp_ecn != 0;
     shake.scaling = options.has_window_scale && sysctls().tcp_window_scaling;
     shake.snd_wscale = options.window_scale;
     shake.rcv_wscale = shake.scaling ? listener->ChooseWindowScale() : 0;

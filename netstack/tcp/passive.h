@@ -18,7 +18,7 @@ struct Handshake {
   SeqNum iss, irs;
   uint16_t peer_mss = 536;
   uint16_t window = 0;  // of the peer's last segment, not scaled in a SYN
-  bool scaling = false, timestamps = false, sack = false;
+  bool scaling = false, timestamps = false, sack = false, ecn = false;
   uint8_t snd_wscale = 0, rcv_wscale = 0;
   uint32_t ts_recent = 0;
   uint32_t ts_offset = 0;

@@ -26,6 +26,7 @@ struct Segment {
   uint32_t payload_len = 0;
   uint16_t segment_size = 0;  // of a coalesced frame: payload bytes per segment; otherwise payload_len
   uint32_t segments = 1;      // how many segments of the wire this stands for
+  uint8_t ecn = 0;            // of the IP header, which ParseSegment does not see
 
   bool has_timestamps = false;
   bool sack_permitted = false;

@@ -50,8 +50,9 @@ std::optional<uint16_t> SynCookies::Check(const FlowKey& key, SeqNum irs, SeqNum
   return std::nullopt;
 }
 
-uint32_t SynCookies::EncodeTimestamp(uint32_t timestamp, const Segment& syn) {
-  const uint32_t bits = (syn.has_window_scale ? syn.window_scale : kNoScale) | (syn.sack_permitted ? 1u << 4 : 0);
+uint32_t SynCookies::EncodeTimestamp(uint32_t timestamp, const Segment& syn, bool ecn) {
+  const uint32_t bits =
+      (syn.has_window_scale ? syn.window_scale : kNoScale) | (syn.sack_permitted ? 1u << 4 : 0) | (ecn ? 1u << 5 : 0);
   const uint32_t mask = (1u << kTimestampBits) - 1;
   const uint32_t stamped = (timestamp & ~mask) | bits;
   // Never ahead of the clock: a later segment's timestamp would seem to go back.
@@ -63,6 +64,7 @@ void SynCookies::DecodeTimestamp(uint32_t echo, CookieOptions* out) {
   out->has_window_scale = scale != kNoScale;
   out->window_scale = scale == kNoScale ? 0 : static_cast<uint8_t>(scale);
   out->sack = (echo & 1u << 4) != 0;
+  out->ecn = (echo & 1u << 5) != 0;
 }
 
 }  // namespace sluice::tcp

@@ -1,5 +1,5 @@
-// SYN cookies (RFC 4987 3.6): an initial sequence number that proves the SYN and carries the MSS; scale and SACK travel in the
-// low bits of our timestamp, which the peer echoes.
+// SYN cookies (RFC 4987 3.6): an initial sequence number that proves the SYN and carries the MSS; scale, SACK and ECN travel in
+// the low bits of our timestamp, which the peer echoes.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace sluice::tcp {
 
 struct CookieOptions {
   uint16_t mss = 0;
-  bool has_window_scale = false, sack = false;
+  bool has_window_scale = false, sack = false, ecn = false;
   uint8_t window_scale = 0;
 };
 
@@ -26,7 +26,7 @@ class SynCookies {
   std::optional<uint16_t> Check(const FlowKey& key, SeqNum irs, SeqNum iss, Instant now) const;
 
   static constexpr uint32_t kTimestampBits = 6;
-  static uint32_t EncodeTimestamp(uint32_t timestamp, const Segment& syn);
+  static uint32_t EncodeTimestamp(uint32_t timestamp, const Segment& syn, bool ecn);
   static void DecodeTimestamp(uint32_t echo, CookieOptions* out);
 
  private:

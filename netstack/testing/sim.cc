@@ -5,9 +5,25 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "netstack/ip/ip.h"
+#include "netstack/wire/checksum.h"
 #include "netstack/wire/headers.h"
 
 namespace sluice::testing {
+namespace {
+
+// Marks an IPv4 frame as a congested router does. False where it may not be marked.
+bool Mark(Packet& frame) {
+  if (frame.linear_size() < wire::kEthernetHeader + wire::kIpv4Header) return false;
+  uint8_t* ip = frame.data() + wire::kEthernetHeader;
+  if (LoadBe16(ip - 2) != wire::kEtherIpv4 || (ip[1] & kEcnMask) == kEcnNotEct) return false;
+  ip[1] |= kEcnCe;
+  StoreBe16(ip + 10, 0);
+  wire::StoreSum(ip + 10, static_cast<uint16_t>(~wire::OnesSum(Bytes(ip, wire::kIpv4Header))));
+  return true;
+}
+
+}  // namespace
 
 void TestSecureRng::Fill(MutableBytes out) {
   for (uint8_t& b : out) b = static_cast<uint8_t>(rng_.Next() >> 32);
@@ -131,6 +147,7 @@ void SimNetwork::Wire(SimPort& from, Packet frame) {
       ++stats.queue_drops;
       return;
     }
+    if (waiting > profile.mark_bytes && Mark(frame)) ++stats.marked;
     out = start + Duration(static_cast<int64_t>(frame.size() * 8 * 1'000'000'000 / profile.rate_bps));
     from.wire_free = out;
   }

@@ -92,12 +92,12 @@ void AppendSocket(const SocketInfo& s, uint32_t cookie, uint8_t extensions, Buff
   if (!s.tcp) return;
   if (Wants(extensions, INET_DIAG_INFO)) w.Struct(INET_DIAG_INFO, ToWire(*s.tcp));
   if (Wants(extensions, INET_DIAG_CONG)) w.Text(INET_DIAG_CONG, s.tcp->congestion_control);
-  if (const auto& m = s.tcp->model; m && Wants(extensions, INET_DIAG_VEGASINFO)) {
-    w.Struct(INET_DIAG_BBRINFO, tcp_bbr_info{.bbr_bw_lo = static_cast<uint32_t>(m->bandwidth),
-                                             .bbr_bw_hi = static_cast<uint32_t>(m->bandwidth >> 32),
-                                             .bbr_min_rtt = m->min_rtt_us,
-                                             .bbr_pacing_gain = m->pacing_gain,
-                                             .bbr_cwnd_gain = m->cwnd_gain});
+  if (const auto& model = s.tcp->model; model && Wants(extensions, INET_DIAG_VEGASINFO)) {
+    w.Struct(INET_DIAG_BBRINFO, tcp_bbr_info{.bbr_bw_lo = static_cast<uint32_t>(model->bandwidth),
+                                             .bbr_bw_hi = static_cast<uint32_t>(model->bandwidth >> 32),
+                                             .bbr_min_rtt = model->min_rtt_us,
+                                             .bbr_pacing_gain = model->pacing_gain,
+                                             .bbr_cwnd_gain = model->cwnd_gain});
   }
 }
 

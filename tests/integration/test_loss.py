@@ -71,6 +71,31 @@ class ImpairedTest(SluiceTest):
         self.client_inside(5)
 
 
+class MarkedTest(ImpairedTest):
+    """A way that marks segments and loses none (RFC 3168); who asks for it is the client."""
+    test_one_percent_server = test_five_percent_server = test_one_percent_client = test_five_percent_client = None
+
+    def exchange(self, server_side, client_side, address):
+        self.net.inside.run("sysctl", "-qw", "net.ipv4.tcp_ecn=1")
+        self.net.peer.run("sysctl", "-qw", "net.ipv4.tcp_ecn=1")
+        forwarder = self._start(self.middle.argv(IMPAIR, "--left=left", "--right=right", "--mark=1", "--delay-us=200"))
+        forwarder.wait_log("forwarding")
+        server = server_side("/usr/bin/python3", EXACT, "serve", "7000", str(SIZE))
+        server.wait_log("listening")
+        client = client_side("/usr/bin/python3", EXACT, "connect", address, "7000", str(SIZE))
+        for side in (client, server):
+            self.assertIn("all right; ECN True, seen True, delivered marked True", side.expect_success(LIMIT))
+        forwarder.stop()
+        for line in forwarder.output().splitlines()[1:]:
+            self.assertGreater(json.loads(line)["marked"], 50, line)
+
+    def test_server(self):
+        self.exchange(self.inside, self.peer, INSIDE)
+
+    def test_client(self):
+        self.exchange(self.peer, self.inside, PEER)
+
+
 class ImpairedWithoutGsoTest(ImpairedTest):
     flags = ("--gso=false",)
     test_one_percent_server = test_five_percent_server = test_one_percent_client = None

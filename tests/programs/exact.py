@@ -1,6 +1,7 @@
 """Moves SIZE bytes both ways at once over one TCP connection and checks every byte: exact.py serve PORT SIZE | connect HOST PORT SIZE."""
 import hashlib
 import socket
+import struct
 import sys
 import threading
 
@@ -45,7 +46,9 @@ def exchange(s, own, other, size):
     sender.join()
     if failure:
         sys.exit(failure[0])
-    print(f"{size} bytes each way, all right", flush=True)
+    info = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    agreed, seen, marked = info[5] & 8 != 0, info[5] & 16 != 0, struct.unpack_from("I", info, 196)[0]
+    print(f"{size} bytes each way, all right; ECN {agreed}, seen {seen}, delivered marked {marked > 0}", flush=True)
 
 
 def main():

@@ -36,6 +36,8 @@ namespace {
 
 using tcp::HeaderSpec;
 using tcp::kAck;
+using tcp::kCwr;
+using tcp::kEce;
 using tcp::kFin;
 using tcp::kPsh;
 using tcp::kRst;
@@ -115,10 +117,11 @@ std::string Side::Answers() {
     if (s.raw.length() > 0) {
       if (static_cast<int32_t>(end - high) <= 0) continue;  // retransmitted
       carried = true;
-      text += (s.raw.Has(kFin) ? "fin to " : "data to ") + std::to_string(end) + "; ";
+      text += std::string((s.tos & 3) != 0 ? "ect " : "") + (s.raw.Has(kEce) ? "ece " : "") + (s.raw.Has(kCwr) ? "cwr " : "") +
+              (s.raw.Has(kFin) ? "fin to " : "data to ") + std::to_string(end) + "; ";
       high = end;
     } else {
-      pure = "A" + numbers;
+      pure = (s.raw.Has(kEce) ? "AE" : "A") + numbers;
       for (size_t i = FirstSack(s.raw); i < s.raw.sack_count && with_sack; ++i) {
         const auto number = [&](SeqNum n) {
           const auto d = static_cast<int32_t>(n - peer().iss - Edge());
@@ -141,6 +144,7 @@ class OurSide final : public Side {
   OurSide() {
     wire_.host.config().sysctls["net.ipv4.tcp_invalid_ratelimit"] = "0";
     wire_.host.config().sysctls["net.ipv4.tcp_challenge_ack_limit"] = "2147483647";
+    wire_.host.config().sysctls["net.ipv4.tcp_ecn"] = "1";
     wire_.host.ApplyConfig();
     wire_.host.Turn();
   }
@@ -160,7 +164,7 @@ class OurSide final : public Side {
     const SeqNum next = all.empty() ? SeqNum(0) : all.back().raw.end();
     wire_.host.Advance(Ms(41));
     for (Seen& s : wire_.Take()) {
-      if (s.raw.flags == kAck && s.raw.length() == 0 && (all.empty() || next <= s.raw.seq)) all.push_back(std::move(s));
+      if ((s.raw.flags & ~kEce) == kAck && s.raw.length() == 0 && (all.empty() || next <= s.raw.seq)) all.push_back(std::move(s));
     }
     return all;
   }
@@ -230,7 +234,7 @@ class Kernel {
     SLUICE_CHECK(tun_ && ioctl(tun_.get(), TUNSETIFF, &request) == 0);
     SLUICE_CHECK(system("set -e; cd /proc/sys/net; echo 1 >ipv6/conf/all/disable_ipv6; echo 0 >ipv4/conf/all/rp_filter\n"
                         "echo 0 >ipv4/tcp_invalid_ratelimit; echo 2147483647 >ipv4/tcp_challenge_ack_limit\n"
-                        "echo 0 >ipv4/tcp_autocorking; echo 0 >ipv4/tcp_ecn; echo 1 >ipv4/tcp_no_metrics_save\n"
+                        "echo 0 >ipv4/tcp_autocorking; echo 1 >ipv4/tcp_ecn; echo 1 >ipv4/tcp_no_metrics_save\n"
                         "ip link set lo up; ip addr add 10.0.0.1/24 dev wire; ip link set wire up\n"
                         "ip route replace 10.0.0.0/24 dev wire src 10.0.0.1 quickack 1") == 0);
   }
@@ -250,7 +254,7 @@ class KernelSide final : public Side {
   }
   SegmentPeer& peer() override { return peer_; }
   void Send(const HeaderSpec& h, std::string_view payload) override {
-    const std::vector<uint8_t> packet = SegmentPeer::Encode(h, payload);
+    const std::vector<uint8_t> packet = SegmentPeer::Encode(h, payload, peer_.tos);
     SLUICE_CHECK(write(tun_, packet.data(), packet.size()) == static_cast<ssize_t>(packet.size()));
   }
   std::vector<Seen> Take() override {
@@ -345,6 +349,7 @@ struct Shot {
   bool ack_from_high = true;
   int32_t ack = 0;
   uint16_t payload = 0, window = 65535;
+  uint8_t tos = 0;
   int32_t ts = 1;
   bool without_ts = false, odd_echo = false;
 };
@@ -377,11 +382,13 @@ class Sequence {
     Shot s;
     s.flags = flags;
     s.payload = payload;
+    if (ecn_) s.tos = Pick<uint8_t>({0, 2, 2, 3});
     return Send(s);
   }
   Shot Wild();
 
   std::mt19937 random_;
+  bool ecn_ = false;                        // the peer asks, or agrees
   bool ahead_ = false, fin_ahead_ = false;  // text or a FIN may have come out of order
   OurSide ours_;
   KernelSide kernel_;
@@ -414,7 +421,8 @@ bool Sequence::Send(const Shot& shot) {
   const std::string what = "> " + name.Flags() + " " + kFrom[static_cast<size_t>(shot.seq_from)] + sign(shot.seq) + " ack " +
                            (shot.ack_from_high ? "high" : "") + sign(shot.ack) + " len " + std::to_string(shot.payload) +
                            " win " + std::to_string(shot.window) + (ours_.peer().timestamps ? " ts " + sign(shot.ts) : "") +
-                           (shot.without_ts ? " without ts" : "") + (shot.odd_echo ? " odd echo" : "");
+                           (shot.without_ts ? " without ts" : "") + (shot.odd_echo ? " odd echo" : "") +
+                           (shot.tos != 0 ? " tos " + std::to_string(shot.tos) : "");
   // Linux takes no echo of anything but its SYN,ACKs.
   const bool request = ours_.FlowState() == kSynReceived && ours_.request();
   // In the handshake and around a FIN Linux names more or fewer numbers that came twice.
@@ -423,6 +431,7 @@ bool Sequence::Send(const Shot& shot) {
     side.with_sack = with_sack;
     const uint32_t from = shot.seq_from == From::kNext ? side.acked : shot.seq_from == From::kEdge ? side.Edge() : 0;
     SegmentPeer& peer = side.peer();
+    peer.tos = shot.tos;
     side.sent = from + static_cast<uint32_t>(shot.seq);
     HeaderSpec h = peer.Header(shot.flags, side.sent, (shot.ack_from_high ? side.high : 0) + static_cast<uint32_t>(shot.ack));
     h.window = shot.window;
@@ -450,6 +459,11 @@ bool Sequence::Comparable(Shot* shot) {
     shot->payload = 0;
     shot->flags &= static_cast<uint8_t>(~kFin);
   }
+  // Some answers to a SYN that asks for ECN are of AccECN (RFC 9768) for Linux, whatever was asked for.
+  if (state == kSynSent && (shot->flags & kSyn) != 0) shot->flags &= static_cast<uint8_t>(~kCwr);
+  // A FIN that waited for the handshake's end leaves Linux before what comes with the handshake's end counts, ours behind it.
+  // Its SYN is in flight till then, and an echo of a mark counts.
+  if (state == kSynReceived) shot->tos = 0, shot->flags &= static_cast<uint8_t>(~kEce);
   // Linux takes an acknowledgment of nothing for that of its SYN.
   if (state == kSynReceived && shot->ack_from_high && shot->ack == -1) return false;
   // What is in order passes Linux's fast path, with text and timestamp, whatever old number it acknowledges; RFC 5961 5.2 drops
@@ -487,8 +501,10 @@ bool Sequence::Open() {
     side->peer().wscale = settings.wscale;
   }
   text_ += settings.timestamps ? " timestamps\n" : " no timestamps\n";
+  ecn_ = Chance(40);
   Shot syn;
-  syn.flags = kSyn;
+  syn.flags = ecn_ ? kSyn | kEce | kCwr : kSyn;
+  if (Chance(3)) syn.tos = Pick<uint8_t>({1, 2, 3});
   syn.seq_from = From::kZero;
   const uint32_t how = Draw(8);
   if (how < 5) {
@@ -503,7 +519,7 @@ bool Sequence::Open() {
     return false;
   if (how == 5) return true;       // SYN-SENT
   if (how == 6) return Send(syn);  // SYN-RECEIVED
-  syn.flags = kSyn | kAck;
+  syn.flags = ecn_ ? kSyn | kAck | kEce : kSyn | kAck;
   return Send(syn);
 }
 
@@ -552,6 +568,11 @@ Shot Sequence::Wild() {
   if (Chance(30)) s.payload = Pick<uint16_t>({1, 100, 1000});
   if (Chance(10)) s.window = Pick<uint16_t>({0, 2000});
   if (Chance(20)) s.ts = Pick<int32_t>({0, -1, -100, -100000, 1000});
+  if (ecn_ || Chance(5)) {
+    if (Chance(20)) s.flags |= kEce;
+    if (Chance(20)) s.flags |= kCwr;
+    s.tos = Pick<uint8_t>({0, 1, 2, 2, 3});
+  }
   s.without_ts = Chance(5);
   s.odd_echo = Chance(5);
   return s;
@@ -571,7 +592,7 @@ bool Sequence::Step() {
     case 4:
       return Chance(30) ? Both("abort", [](Side& s) { s.Close(true); }) : Both("accept", [](Side& s) { s.Accept(); });
     case 5:
-      return Right(kAck | kPsh, 100);
+      return ours_.FlowState() == kSynReceived || Right(kAck | kPsh, 100);
     default: {
       Shot shot = Wild();
       return !Comparable(&shot) || Send(shot);

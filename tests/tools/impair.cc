@@ -1,6 +1,8 @@
-// An impairing forwarder between two Ethernet devices, for tests of byte-exactness: loses, repeats, delays and reorders segments.
+// An impairing forwarder between two Ethernet devices, for tests of byte-exactness: loses, repeats, delays, reorders and marks
+// segments.
 //
-//   impair --left=IF --right=IF [--loss=PERCENT] [--duplicate=PERCENT] [--reorder=PERCENT] [--delay-us=N] [--seed=N]
+//   impair --left=IF --right=IF [--loss=PERCENT] [--duplicate=PERCENT] [--reorder=PERCENT] [--mark=PERCENT] [--delay-us=N]
+//   [--seed=N]
 //
 // Super-frames (GSO) are cut into wire segments first, with a segmentation of its own, so that what is tested is not also the
 // judge. Checksums left to the device are completed. Random choices come from the seed; what was done is printed as JSON at
@@ -41,14 +43,14 @@ constexpr int kNeedsChecksum = 1, kGsoTcpV4 = 1, kGsoEcn = 0x80;
 
 struct Options {
   std::string left, right;
-  double loss = 0, duplicate = 0, reorder = 0;  // percent of segments
+  double loss = 0, duplicate = 0, reorder = 0, mark = 0;  // percent of segments
   uint64_t delay_ns = 0;
   uint64_t seed = 1;
 };
 
 struct Direction {
   int in = -1, out = -1;
-  uint64_t frames = 0, segments = 0, lost = 0, duplicated = 0, reordered = 0, overflowed = 0, unsent = 0;
+  uint64_t frames = 0, segments = 0, lost = 0, duplicated = 0, reordered = 0, marked = 0, overflowed = 0, unsent = 0;
 };
 
 struct Delayed {
@@ -133,6 +135,16 @@ std::vector<Frame> CutTcp4(const Frame& f, size_t size) {
   return out;
 }
 
+// RFC 3168 5: congestion experienced. False where the sender does not say that it may be marked.
+bool Mark(Frame& f) {
+  const size_t ip = ETH_HLEN;
+  if (f.size() < ip + 20 || Get16(f.data() + 12) != ETH_P_IP || (f[ip + 1] & 3) == 0) return false;
+  f[ip + 1] |= 3;
+  Put16(f.data() + ip + 10, 0);
+  Put16(f.data() + ip + 10, Fold(Sum(f.data() + ip, (f[ip] & 15u) * 4)));
+  return true;
+}
+
 int OpenDevice(const std::string& name) {
   const int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) Die("packet socket");
@@ -182,12 +194,13 @@ class Forwarder {
       const Direction& d = directions_[i];
       std::printf(
           "{\"direction\": \"%s\", \"frames\": %llu, \"segments\": %llu, \"lost\": %llu, \"duplicated\": %llu, \"reordered\": "
-          "%llu, "
+          "%llu, \"marked\": %llu, "
           "\"overflowed\": %llu, \"unsent\": %llu}\n",
           i == 0 ? "left to right" : "right to left", static_cast<unsigned long long>(d.frames),
           static_cast<unsigned long long>(d.segments), static_cast<unsigned long long>(d.lost),
           static_cast<unsigned long long>(d.duplicated), static_cast<unsigned long long>(d.reordered),
-          static_cast<unsigned long long>(d.overflowed), static_cast<unsigned long long>(d.unsent));
+          static_cast<unsigned long long>(d.marked), static_cast<unsigned long long>(d.overflowed),
+          static_cast<unsigned long long>(d.unsent));
     }
   }
 
@@ -218,6 +231,7 @@ class Forwarder {
       ++d.lost;
       return;
     }
+    if (Chance(options_.mark) && Mark(f)) ++d.marked;
     uint64_t delay = options_.delay_ns;
     if (Chance(options_.reorder)) {
       ++d.reordered;  // overtaken by what comes within the next 1 to 3 ms
@@ -272,6 +286,8 @@ Options Parse(int argc, char** argv) {
       o.duplicate = std::stod(value);
     else if (key == "--reorder")
       o.reorder = std::stod(value);
+    else if (key == "--mark")
+      o.mark = std::stod(value);
     else if (key == "--delay-us")
       o.delay_ns = std::stoull(value) * 1000;
     else if (key == "--seed")
@@ -283,8 +299,8 @@ Options Parse(int argc, char** argv) {
   }
   if (o.left.empty() || o.right.empty()) {
     std::fprintf(stderr,
-                 "usage: impair --left=IF --right=IF [--loss=PERCENT] [--duplicate=PERCENT] [--reorder=PERCENT] [--delay-us=N] "
-                 "[--seed=N]\n");
+                 "usage: impair --left=IF --right=IF [--loss=PERCENT] [--duplicate=PERCENT] [--reorder=PERCENT] [--mark=PERCENT] "
+                 "[--delay-us=N] [--seed=N]\n");
     std::exit(2);
   }
   return o;

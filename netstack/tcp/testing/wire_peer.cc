@@ -53,13 +53,14 @@ tcp::HeaderSpec SegmentPeer::Header(uint8_t flags, uint32_t seq, uint32_t ack) c
   return h;
 }
 
-std::vector<uint8_t> SegmentPeer::Encode(const tcp::HeaderSpec& h, std::string_view payload) {
+std::vector<uint8_t> SegmentPeer::Encode(const tcp::HeaderSpec& h, std::string_view payload, uint8_t tos) {
   const uint32_t header_len = tcp::HeaderLength(h);
   const size_t length = header_len + payload.size();
   wire::Ipv4Fields ip;
   ip.source = kPeerAddress;
   ip.destination = kHostAddress;
   ip.protocol = kIpProtoTcp;
+  ip.tos = tos;
   ip.total_length = static_cast<uint16_t>(ip.header_length() + length);
   std::vector<uint8_t> packet(ip.total_length);
   ip.Write(packet.data());
@@ -78,6 +79,7 @@ std::optional<Seen> SegmentPeer::Decode(BlockPool& pool, Bytes packet) {
   std::copy(packet.begin() + static_cast<ptrdiff_t>(ip_len), packet.begin() + static_cast<ptrdiff_t>(total),
             p.Append(total - ip_len));
   Seen s;
+  s.tos = packet[1];
   EXPECT_TRUE(tcp::ParseSegment(p, &s.raw));
   if (s.raw.Has(tcp::kSyn)) {
     host_iss = s.raw.seq;
@@ -96,7 +98,7 @@ void WirePeer::Send(uint8_t flags, uint32_t seq, uint32_t ack, std::string_view 
 }
 
 void WirePeer::Send(const tcp::HeaderSpec& h, std::string_view payload, uint16_t gso_size) {
-  const std::vector<uint8_t> packet = SegmentPeer::Encode(h, payload);
+  const std::vector<uint8_t> packet = SegmentPeer::Encode(h, payload, tos);
   Frame frame(wire::kEthernetHeader + packet.size());
   wire::WriteEthernet(frame.data(), host.mac(), kPeerMac, wire::kEtherIpv4);
   std::copy(packet.begin(), packet.end(), frame.begin() + wire::kEthernetHeader);
@@ -119,6 +121,7 @@ std::vector<Seen> WirePeer::Take() {
     std::optional<Seen> s = SegmentPeer::Decode(host.pool(), Bytes(f).subspan(wire::kEthernetHeader));
     if (!s) continue;
     s->gso_size = offload.gso_size;
+    s->gso_ecn = offload.ecn;
     all.push_back(std::move(*s));
   }
   return all;

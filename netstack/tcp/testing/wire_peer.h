@@ -29,6 +29,8 @@ struct Seen {
   uint32_t seq = 0, ack = 0;
   std::string payload;
   uint16_t gso_size = 0;
+  bool gso_ecn = false;
+  uint8_t tos = 0;
   uint32_t window = 0;  // scaled as negotiated (our scale is `host_wscale`)
   std::string Flags() const;
 };
@@ -38,7 +40,7 @@ struct Seen {
 struct SegmentPeer {
   tcp::HeaderSpec Header(uint8_t flags, uint32_t seq, uint32_t ack) const;
   // The IP packet.
-  static std::vector<uint8_t> Encode(const tcp::HeaderSpec& h, std::string_view payload);
+  static std::vector<uint8_t> Encode(const tcp::HeaderSpec& h, std::string_view payload, uint8_t tos = 0);
   // Of an IP packet from the host; none where it is no TCP.
   std::optional<Seen> Decode(BlockPool& pool, Bytes packet);
 
@@ -50,6 +52,7 @@ struct SegmentPeer {
   uint16_t window = 65535;
   uint32_t ts_val = 100000, ts_ecr = 0;  // of the next segment
   uint8_t host_wscale = 0;
+  uint8_t tos = 0;  // of the next segment
 };
 
 class WirePeer : public SegmentPeer {
