@@ -145,6 +145,9 @@ void Tcp(Table& t) {
   t.Int("net.ipv4.tcp_min_snd_mss", &S::tcp_min_snd_mss, 48, 65535);
   t.Int("net.ipv4.tcp_base_mss", &S::tcp_base_mss);
   t.Int("net.ipv4.tcp_mtu_probing", &S::tcp_mtu_probing, 0, 2);
+  t.Int("net.ipv4.tcp_mtu_probe_floor", &S::tcp_mtu_probe_floor);
+  t.Int("net.ipv4.tcp_probe_threshold", &S::tcp_probe_threshold);
+  t.Int("net.ipv4.tcp_probe_interval", &S::tcp_probe_interval);
   t.Int("net.ipv4.tcp_reordering", &S::tcp_reordering, 1);
   t.Int("net.ipv4.tcp_recovery", &S::tcp_recovery);
   t.Int("net.ipv4.tcp_early_retrans", &S::tcp_early_retrans, 0, 4);
@@ -188,8 +191,6 @@ std::vector<std::string> SysctlsWithoutEffect(const SysctlMap& map) {
   auto check = [&](const char* name, auto Sysctls::* field) {
     if (given.*field != usual.*field) keys.push_back(std::string("net.ipv4.") + name);
   };
-  check("tcp_mtu_probing", &Sysctls::tcp_mtu_probing);
-  check("tcp_base_mss", &Sysctls::tcp_base_mss);
   check("tcp_recovery", &Sysctls::tcp_recovery);
   check("tcp_adv_win_scale", &Sysctls::tcp_adv_win_scale);
   check("tcp_no_metrics_save", &Sysctls::tcp_no_metrics_save);

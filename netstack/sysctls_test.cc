@@ -51,7 +51,7 @@ TEST(Sysctls, NamesEveryKeyOnce) {
 TEST(Sysctls, NamesKeysThatWereSetAndActOnNothing) {
   EXPECT_TRUE(SysctlsWithoutEffect({}).empty());
   EXPECT_TRUE(SysctlsWithoutEffect({{"net.ipv4.tcp_ecn", "2"}, {"net.ipv4.tcp_rmem", "4096 8192 16384"}}).empty());
-  EXPECT_EQ(std::vector<std::string>{"net.ipv4.tcp_mtu_probing"}, SysctlsWithoutEffect({{"net.ipv4.tcp_mtu_probing", "1"}}));
+  EXPECT_EQ(std::vector<std::string>{"net.ipv4.tcp_recovery"}, SysctlsWithoutEffect({{"net.ipv4.tcp_recovery", "0"}}));
 }
 
 }  // namespace

@@ -200,12 +200,27 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void CheckCwr(const Segment& seg);
   void EnterCwr();
 
+  // --- path MTU without ICMP (connection_mtu.cc)
+  enum class Probing : uint8_t { kNone, kSent, kWait };
+  uint32_t MtuToMss(uint32_t mtu) const;
+  uint32_t MssToMtu(uint32_t mss) const;
+  uint32_t HighestMtu() const;
+  void StartMtuSearch();
+  void SearchMtuAgain();
+  void SuspectBlackHole();
+  Probing SendMtuProbe();
+  void OnMtuProbeArrived();
+  bool OnMtuProbeLost();
+
   // --- output (connection_output.cc)
   void Output();
   bool SendLost();
   void SendNew(bool probe);
-  bool SendRange(SeqNum start, uint32_t length, bool retransmission);
-  bool SendPayload(SeqNum seq, uint32_t length, bool fin, bool push);
+  bool SendRange(SeqNum start, uint32_t length, bool retransmission) {
+    return SendRange(start, length, retransmission, CurrentMss());
+  }
+  bool SendRange(SeqNum start, uint32_t length, bool retransmission, uint32_t mss);
+  bool SendPayload(SeqNum seq, uint32_t length, bool fin, bool push, uint32_t mss);
   SeqNum AcceptableSeq() const;
   void SendAckNow();
   void SendSyn();
@@ -356,6 +371,13 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
     bool seen = false;        // the peer sends what can be marked
   } ecn_;
   bool more_ = false;  // MSG_MORE of the last write
+  struct {
+    bool enabled = false;
+    uint32_t low = 0, high = 0;  // what is known to arrive, and the most that may
+    uint32_t size = 0;           // of the probe that is out; 0: none is
+    SeqNum start, end;           // its text
+    Instant since;               // when this search began
+  } mtu_;
   SendSequence snd_;
   ReceiveSequence rcv_;
   uint32_t mss_ = 536;     // payload of a segment without options

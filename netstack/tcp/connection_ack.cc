@@ -45,6 +45,7 @@ void Connection::ProcessAck(const Segment& seg) {
     if (snd_.up < snd_.una) snd_.up = snd_.una;
     if (minshall_ < snd_.una) minshall_ = snd_.una;
     totals_.bytes_acked += data;
+    if (mtu_.size != 0 && mtu_.end <= snd_.una) OnMtuProbeArrived();
   }
   UpdateSendWindow(seg, &r);
   if (sack_ && seg.sack_count > 0) ProcessSackBlocks(seg, &r);
@@ -66,7 +67,7 @@ void Connection::ProcessAck(const Segment& seg) {
   }
   AdvanceRecovery(seg, &r);
   DetectLoss(&r, duplicate);
-  if (r.newly_lost > 0 && ca_state_ < CaState::kRecovery) EnterRecovery(r.marked);
+  if (r.newly_lost > 0 && ca_state_ < CaState::kRecovery && !OnMtuProbeLost()) EnterRecovery(r.marked);
   if (r.marked && ca_state_ < CaState::kCwr) EnterCwr();
   if (model_) {
     if (r.delivery.bytes > 0) RunModel(r);

@@ -205,6 +205,7 @@ void Connection::ResetToFresh() {
   fin_queued_ = fin_sent_ = fin_received_ = read_shutdown_ = was_connected_ = active_open_ = false;
   timestamps_ = sack_ = scaling_ = false;
   ecn_ = {};
+  mtu_ = {};
   undo_possible_ = frto_ = tlp_outstanding_ = reorder_seen_ = urgent_valid_ = has_dsack_ = false;
   retransmits_ = backoff_ = probes_ = quick_acks_ = pingpong_ = 0;
   retransmit_use_ = RetransmitUse::kNone;

@@ -163,6 +163,7 @@ void Connection::ApplyHandshake(const Handshake& s) {
   snd_.wnd = s.window;  // of a SYN: not scaled
   snd_.max_wnd = s.window;
   snd_.wl1 = s.irs;
+  StartMtuSearch();
   UpdateMss();
   const uint32_t initial = route_.initcwnd != 0 ? route_.initcwnd : 10;
   cw_.cwnd = initial * cw_.mss;

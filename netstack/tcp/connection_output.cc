@@ -55,6 +55,8 @@ void Connection::UseRoute(const Route& route) {
 void Connection::UpdateMss() {
   const uint32_t headers = (key.remote.is_v4() ? 20u : 40u) + kHeaderSize;
   uint32_t mss = route_.mtu > headers ? route_.mtu - headers : kMinMss;
+  if (mtu_.high > route_.mtu) mtu_.high = route_.mtu;
+  if (mtu_.enabled) mss = std::min(mss, std::max(mtu_.low, headers + kMinMss) - headers);
   if (user_mss_ != 0) mss = std::min(mss, user_mss_);
   if (peer_mss_ != 0) mss = std::min(mss, peer_mss_);
   mss_ = std::max<uint32_t>(
@@ -291,8 +293,7 @@ void Connection::SendResetNow() {
 }
 
 // One frame of queued bytes, the FIN included where it is in reach.
-bool Connection::SendPayload(SeqNum seq, uint32_t length, bool fin, bool push) {
-  const uint32_t mss = CurrentMss();
+bool Connection::SendPayload(SeqNum seq, uint32_t length, bool fin, bool push, uint32_t mss) {
   uint8_t flags = kAck;
   if (push) flags |= kPsh;
   if (fin) flags |= kFin;
@@ -311,16 +312,17 @@ bool Connection::SendPayload(SeqNum seq, uint32_t length, bool fin, bool push) {
 }
 
 // Sends [start, start + length) of what was queued; a retransmission where it was sent before.
-bool Connection::SendRange(SeqNum start, uint32_t length, bool retransmission) {
+bool Connection::SendRange(SeqNum start, uint32_t length, bool retransmission, uint32_t mss) {
   const SeqNum end = start + length;
   const SeqNum data_end = WriteEnd();
   const bool fin = fin_queued_ && end > data_end;
   const uint32_t data = fin ? data_end - start : length;
-  if (!SendPayload(start, data, fin, data > 0 && end >= data_end)) return false;
+  if (!SendPayload(start, data, fin, data > 0 && end >= data_end, mss)) return false;
   const SendStamp stamp = StampNow();
   if (paced_) AdvanceDeparture(data);
   if (retransmission) {
-    const uint32_t segments = std::max(1u, (data + CurrentMss() - 1) / CurrentMss());
+    mtu_.size = 0;  // what comes of a probe now says nothing
+    const uint32_t segments = std::max(1u, (data + mss - 1) / mss);
     sent_.OnRetransmit(start, end, stamp);
     totals_.retransmitted += segments;
     totals_.bytes_retransmitted += data;
@@ -381,6 +383,7 @@ void Connection::PushUnsent() {
 }
 
 void Connection::SendNew(bool probe) {
+  if (!probe && mtu_.enabled && SendMtuProbe() == Probing::kWait) return;
   const uint32_t mss = CurrentMss();
   const uint32_t burst = MaxBurst();
   bool rwnd_limited = false;

@@ -85,7 +85,10 @@ void Connection::OnRetransmitTimeout() {
   EnterLoss();
   if (retransmits_ < 255) ++retransmits_;
   if (backoff_ < kMaxBackoff && !(thin_linear_ && retransmits_ <= 6 && sent_.out_bytes() < 4 * mss_)) ++backoff_;
-  if (retransmits_ >= sysctls().tcp_retries1) route_.generation = 0;  // the way may have changed
+  if (retransmits_ >= sysctls().tcp_retries1) {  // the way may have changed, or be a hole for large segments
+    route_.generation = 0;
+    SuspectBlackHole();
+  }
   // RFC 6298 5.4: the first lost segment leaves whatever the window says.
   const uint32_t length = std::min(sent_.front().length(), std::max<uint32_t>(CurrentMss(), 1));
   SendRange(sent_.front().start, length, true);
@@ -192,7 +195,7 @@ void Connection::OnLossProbeTimeout() {
     r.prior_in_flight = InFlight();
     DetectLoss(&r, false);
     if (r.newly_lost > 0) {
-      if (ca_state_ < CaState::kRecovery) EnterRecovery(false);
+      if (ca_state_ < CaState::kRecovery && !OnMtuProbeLost()) EnterRecovery(false);
       output_due_ = true;
       MarkWork();
     }

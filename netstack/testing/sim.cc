@@ -135,6 +135,10 @@ void SimNetwork::Wire(SimPort& from, Packet frame) {
   auto chance = [this](double p) { return p > 0 && static_cast<double>(rng_.Next() >> 11) * 0x1p-53 < p; };
   ++stats.frames;
   stats.bytes += frame.size();
+  if (frame.size() > profile.largest) {
+    ++stats.too_large;
+    return;
+  }
   if (chance(profile.loss)) {
     ++stats.lost;
     return;

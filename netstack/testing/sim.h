@@ -48,13 +48,15 @@ struct LinkProfile {
   Duration delay;
   size_t queue_bytes = 1 << 20;                              // waiting for the wire; more is dropped (only where there is a rate)
   size_t mark_bytes = SIZE_MAX;                              // where more waits, what may be marked is (RFC 3168)
+  size_t largest = SIZE_MAX;                                 // frames beyond are dropped, without a word (after the cut)
   double loss = 0, duplicate = 0, corrupt = 0, reorder = 0;  // probability per frame
   Duration reorder_delay = Duration::Milliseconds(10);       // how much later a reordered frame comes
   bool cut_gso = true;  // cut super-segments into MTU-sized frames with full checksums, as a real wire would
 };
 
 struct LinkStats {
-  uint64_t frames = 0, bytes = 0, lost = 0, queue_drops = 0, marked = 0, duplicated = 0, corrupted = 0, reordered = 0;
+  uint64_t frames = 0, bytes = 0, lost = 0, queue_drops = 0, marked = 0, too_large = 0, duplicated = 0, corrupted = 0,
+           reordered = 0;
 };
 
 class SimNetwork;

@@ -96,6 +96,31 @@ class MarkedTest(ImpairedTest):
         self.exchange(self.peer, self.inside, PEER)
 
 
+class BlackHoleTest(ImpairedTest):
+    """A way that swallows what is larger than 1300 bytes, and tells nobody (RFC 4821)."""
+    test_one_percent_server = test_five_percent_server = test_one_percent_client = test_five_percent_client = None
+
+    def exchange(self, server_side, client_side, address):
+        for ns in (self.net.inside, self.net.peer):
+            ns.run("sysctl", "-qw", "net.ipv4.tcp_mtu_probing=1")
+        forwarder = self._start(self.middle.argv(IMPAIR, "--left=left", "--right=right", "--largest=1314"))
+        forwarder.wait_log("forwarding")
+        server = server_side("/usr/bin/python3", EXACT, "serve", "7000", str(SIZE))
+        server.wait_log("listening")
+        client = client_side("/usr/bin/python3", EXACT, "connect", address, "7000", str(SIZE))
+        for side in (client, server):
+            self.assertIn("all right", side.expect_success(LIMIT))
+        forwarder.stop()
+        for line in forwarder.output().splitlines()[1:]:
+            self.assertGreater(json.loads(line)["too_large"], 2, line)
+
+    def test_server(self):
+        self.exchange(self.inside, self.peer, INSIDE)
+
+    def test_client(self):
+        self.exchange(self.peer, self.inside, PEER)
+
+
 class ImpairedWithoutGsoTest(ImpairedTest):
     flags = ("--gso=false",)
     test_one_percent_server = test_five_percent_server = test_one_percent_client = None

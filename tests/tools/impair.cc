@@ -1,12 +1,14 @@
 // An impairing forwarder between two Ethernet devices, for tests of byte-exactness: loses, repeats, delays, reorders and marks
 // segments.
 //
-//   impair --left=IF --right=IF [--loss=PERCENT] [--duplicate=PERCENT] [--reorder=PERCENT] [--mark=PERCENT] [--delay-us=N]
+//   impair --left=IF --right=IF [--loss=PERCENT] [--duplicate=PERCENT] [--reorder=PERCENT] [--mark=PERCENT] [--largest=BYTES]
+//   [--delay-us=N]
 //   [--seed=N]
 //
-// Super-frames (GSO) are cut into wire segments first, with a segmentation of its own, so that what is tested is not also the
-// judge. Checksums left to the device are completed. Random choices come from the seed; what was done is printed as JSON at
-// SIGTERM/SIGINT. Runs in the namespace that holds both devices; needs CAP_NET_RAW.
+// --largest drops frames beyond that size without a word (as a hole that swallows ICMP). Super-frames (GSO) are cut into wire
+// segments first, with a segmentation of its own, so that what is tested is not also the judge. Checksums left to the device are
+// completed. Random choices come from the seed; what was done is printed as JSON at SIGTERM/SIGINT. Runs in the namespace that
+// holds both devices; needs CAP_NET_RAW.
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
@@ -44,13 +46,15 @@ constexpr int kNeedsChecksum = 1, kGsoTcpV4 = 1, kGsoEcn = 0x80;
 struct Options {
   std::string left, right;
   double loss = 0, duplicate = 0, reorder = 0, mark = 0;  // percent of segments
+  size_t largest = SIZE_MAX;                              // bytes of an Ethernet frame
   uint64_t delay_ns = 0;
   uint64_t seed = 1;
 };
 
 struct Direction {
   int in = -1, out = -1;
-  uint64_t frames = 0, segments = 0, lost = 0, duplicated = 0, reordered = 0, marked = 0, overflowed = 0, unsent = 0;
+  uint64_t frames = 0, segments = 0, lost = 0, duplicated = 0, reordered = 0, marked = 0, too_large = 0, overflowed = 0,
+           unsent = 0;
 };
 
 struct Delayed {
@@ -194,13 +198,13 @@ class Forwarder {
       const Direction& d = directions_[i];
       std::printf(
           "{\"direction\": \"%s\", \"frames\": %llu, \"segments\": %llu, \"lost\": %llu, \"duplicated\": %llu, \"reordered\": "
-          "%llu, \"marked\": %llu, "
+          "%llu, \"marked\": %llu, \"too_large\": %llu, "
           "\"overflowed\": %llu, \"unsent\": %llu}\n",
           i == 0 ? "left to right" : "right to left", static_cast<unsigned long long>(d.frames),
           static_cast<unsigned long long>(d.segments), static_cast<unsigned long long>(d.lost),
           static_cast<unsigned long long>(d.duplicated), static_cast<unsigned long long>(d.reordered),
-          static_cast<unsigned long long>(d.marked), static_cast<unsigned long long>(d.overflowed),
-          static_cast<unsigned long long>(d.unsent));
+          static_cast<unsigned long long>(d.marked), static_cast<unsigned long long>(d.too_large),
+          static_cast<unsigned long long>(d.overflowed), static_cast<unsigned long long>(d.unsent));
     }
   }
 
@@ -227,6 +231,10 @@ class Forwarder {
 
   void Impair(Direction& d, Frame f) {
     ++d.segments;
+    if (f.size() > options_.largest) {
+      ++d.too_large;
+      return;
+    }
     if (Chance(options_.loss)) {
       ++d.lost;
       return;
@@ -288,6 +296,8 @@ Options Parse(int argc, char** argv) {
       o.reorder = std::stod(value);
     else if (key == "--mark")
       o.mark = std::stod(value);
+    else if (key == "--largest")
+      o.largest = std::stoull(value);
     else if (key == "--delay-us")
       o.delay_ns = std::stoull(value) * 1000;
     else if (key == "--seed")
@@ -300,6 +310,7 @@ Options Parse(int argc, char** argv) {
   if (o.left.empty() || o.right.empty()) {
     std::fprintf(stderr,
                  "usage: impair --left=IF --right=IF [--loss=PERCENT] [--duplicate=PERCENT] [--reorder=PERCENT] [--mark=PERCENT] "
+                 "[--largest=BYTES] "
                  "[--delay-us=N] [--seed=N]\n");
     std::exit(2);
   }
