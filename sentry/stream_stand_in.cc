@@ -64,7 +64,7 @@ void StreamStandIn::OnCall(IncomingCall& call, Bytes message) {
     case CallKind::kConnect:
       return OnConnect(call, message);
     case CallKind::kListen:
-      return OnListen(call);
+      return OnListen(call, message);
     case CallKind::kAccept:
       return OnAccept(call, message);
     case CallKind::kShutdown:
@@ -201,6 +201,8 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
     }
     return (void)engine_.Answer(call.envelope(), Errno::kOk);
   }
+  if (state_ == State::kWaiting || state_ == State::kHidden) return GiveUpConnect(call);
+  if (attempt_ == Attempt::kConnecting) attempt_ = state_ == State::kConnected ? Attempt::kConnected : Attempt::kDisconnecting;
   if (state_ != State::kConnected || !socket_->remote()) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
   if (call.fd && !watched() && !Watch(call.fd.get())) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
   if (!TakeWritten()) return (void)engine_.Answer(call.envelope(), Errno::kEBADF);
