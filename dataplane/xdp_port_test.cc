@@ -1,4 +1,7 @@
-// What is the AF_XDP port's own, over a veth with a packet socket on the other end: its program, its rings, the socket beside them.
+// What is the AF_XDP port's own, over a veth with a packet socket on the other end: its program, its rings, the socket beside
+// them.
+#include "dataplane/xdp_port.h"
+
 #include <gtest/gtest.h>
 #include <linux/if_xdp.h>
 #include <poll.h>
@@ -13,7 +16,6 @@
 #include "dataplane/testing/test_frames.h"
 #include "dataplane/testing/test_netns.h"
 #include "dataplane/testing/test_ports.h"
-#include "dataplane/xdp_port.h"
 
 namespace sluice {
 namespace {

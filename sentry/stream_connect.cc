@@ -201,8 +201,8 @@ void StreamStandIn::OnConnectFailed(Errno error) {
   RetryHeld(calls::CallKind::kReceive);
 }
 
-// By shutdown(), in whichever direction: the socket is as new, but who waits in connect(), or asks for SO_ERROR, hears of a reset,
-// and whoever polls wakes up.
+// By shutdown(), in whichever direction: the socket is as new, but who waits in connect(), or asks for SO_ERROR, hears of a
+// reset, and whoever polls wakes up.
 void StreamStandIn::GiveUpConnect(IncomingCall& call) {
   OnConnectFailed(Errno::kECONNRESET);
   attempt_ = Attempt::kUnconnected;

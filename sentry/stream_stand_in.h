@@ -11,6 +11,7 @@
 
 #include <deque>
 #include <optional>
+#include <vector>
 
 #include "sentry/inet_stand_in.h"
 #include "sentry/listener_share.h"
@@ -45,8 +46,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   static constexpr uint32_t kUnsentEnough = 256 << 10;
 
   enum class State : uint8_t { kFresh, kWaiting, kHidden, kConnected, kQueued, kListening, kBroken };
-  // What connect() goes by: the state of `struct socket` on Linux. It stays what it was when the connection ends by itself, and is
-  // kConnecting until a connect() has told of success or failure.
+  // What connect() goes by: the state of `struct socket` on Linux. It stays what it was when the connection ends by itself, and
+  // is kConnecting until a connect() has told of success or failure.
   enum class Attempt : uint8_t { kUnconnected, kConnecting, kConnected, kDisconnecting };
   // A connection that waits for an accept, here or in another worker.
   struct Offered {
@@ -70,6 +71,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void ReceiveWith(int p);
   void FetchEnd();
   void ReceiveFromCopy(IncomingCall& call, Bytes message, int flags);
+  ssize_t TakeFromEnd(int p, MutableBytes out, int flags);
+  void PutBack(int p, std::vector<uint8_t> bytes, bool urgent);
   uint32_t QueuedOut() override;
   bool TakeWritten() override;
   void OnOptionsPosted() override;
@@ -134,6 +137,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   size_t ReadProgram();
   size_t ReadLimit();
   void ToProgram();
+  bool FlushPutBack();
   void FinishIncoming();
   bool Gone() const;  // the connection, by an error
   bool AwaitsWatch();
@@ -161,6 +165,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   bool write_mark_ = false;         // one byte in S that is never read: closing S then means a reset
   bool write_shut_passed_ = false;  // and the stack was told
   bool reset_pending_ = false;
+  bool receiving_ = false;                 // the answer to a receive is under way
+  std::vector<uint8_t> put_back_;          // taken from P for answers that came to nothing: P's again before anything else
   bool gone_ = false;                      // the connection ended with an error, which is taken from the socket
   bool runs_ahead_ = false;                // P and S have their large send buffers, or the broker was asked for them
   uint64_t bytes_in_ = 0, bytes_out_ = 0;  // to P, from P

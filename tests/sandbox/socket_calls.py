@@ -302,6 +302,43 @@ def discards():
         print("a receive that discards waits for", how + ":", len(said) if isinstance(said, bytes) else said)
 
 
+def mixed_receives():
+    """What one receive took, the next one does not see, whichever calls they are, behind the peer's end, too."""
+    takes = {"recvfrom": lambda c: c.recvfrom(3)[0], "recvmsg": lambda c: c.recvmsg(3)[0],
+             "discard": lambda c: "abc"[:len(c.recv(3, socket.MSG_TRUNC))].encode(), "recv": lambda c: c.recv(3)}
+    for ends in (False, True):
+        for name, take in takes.items():
+            got = set()
+            for _ in range(50):
+                c, s = pair()
+                s.sendall(b"abcdefghi")
+                if ends:
+                    s.close()
+                    events(c, until=select.POLLRDHUP)
+                got.add((take(c), c.recv(3), len(take(c)), s.close(), c.recv(9)))
+            print("behind a", name, ends, got)
+
+
+def interrupted_receives(size=100000):
+    """Signals end calls whose bytes are on their way: none is lost, none comes twice."""
+    sent = os.urandom(size)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    for ends in (False, True):
+        c, s = pair()
+        t = threading.Thread(target=lambda: (s.sendall(sent), s.close()))
+        t.start()
+        if ends:  # what fits into the buffers
+            t.join()
+            events(c, until=select.POLLRDHUP)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        got = b""
+        while data := c.recvfrom(700)[0]:
+            got += data
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        t.join()
+        print("interrupted:", len(got), got == sent)
+
+
 def writes_until(s):
     """Of a writer that never reads: what its calls say in the end (which of the two errors comes first is not promised)."""
     until = time.monotonic() + 60
@@ -456,7 +493,7 @@ def ports_after_close():
     print("ports free after a close:", list(free.values()))
 
 
-for part in (ends, connects, connects_again, given_up_connects, accepts, failing_accepts, waiting_accepts, accepting_threads, discards, writers, full_and_reset, bulk,
+for part in (ends, connects, connects_again, given_up_connects, accepts, failing_accepts, waiting_accepts, accepting_threads, discards, mixed_receives, interrupted_receives, writers, full_and_reset, bulk,
              options, datagrams, ports_after_close):
     part()
 listener.close()
