@@ -275,9 +275,11 @@ void StreamStandIn::ToProgram() {
 
 // What follows the last byte: the peer's FIN, or the end of the connection.
 void StreamStandIn::FinishIncoming() {
+  // What was, or may be, put back is P's as long as S may write.
+  const bool all_passed = socket_->readable_bytes() == 0 && !receiving_ && (put_back_.empty() || fin_passed_);
   if (Gone()) {
     if (p_closed_) return CloseByProgram(false);
-    if (socket_->readable_bytes() == 0) return Fail(Errno::kECONNRESET);
+    if (all_passed) return Fail(Errno::kECONNRESET);
     // What came before can still be read, but nothing written any more.
     // Once: it makes an edge, which comes back here.
     if (state_ == State::kConnected && !read_shut_ && !AwaitsWatch() && Unread(s_.get()) > 0) {
@@ -286,8 +288,7 @@ void StreamStandIn::FinishIncoming() {
     }
     return;
   }
-  // What may be put back needs S as it is.
-  if (socket_->readable_bytes() > 0 || receiving_ || !put_back_.empty()) return;
+  if (!all_passed) return;
   if (socket_->at_end() && !fin_passed_) {
     fin_passed_ = true;
     ::shutdown(s_.get(), SHUT_WR);

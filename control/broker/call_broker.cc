@@ -93,7 +93,7 @@ bool NeedsDescriptor(const calls::Call& call, bool is_stream) {
 
 bool NeedsFileFlags(CallKind kind) {
   return kind == CallKind::kConnect || kind == CallKind::kAccept || kind == CallKind::kSend || kind == CallKind::kReceive ||
-         kind == CallKind::kShutdown;
+         kind == CallKind::kShutdown || kind == CallKind::kListen;
 }
 
 bool NeedsRights(const calls::Call& call, Bytes name) {

@@ -141,7 +141,8 @@ def given_up_connects():
         print("and made:", s.recv(9), s.getpeername() == c.getsockname())
         print("given up unasked:", attempt(d.shutdown, how), attempt(d.connect, ADDRESS), events(d, until=select.POLLOUT))
         listener.accept()
-        print("given up, listens:", attempt(e.shutdown, how), attempt(e.listen), attempt(socket.create_connection, e.getsockname()))
+        print("given up, listens:", attempt(e.shutdown, how), attempt(e.listen), attempt(socket.create_connection, e.getsockname()),
+              os.get_blocking(e.fileno()))
         for s in (socket.socket(), waiting.pop()):
             s.setblocking(True)
             said = []
