@@ -4,6 +4,7 @@
 // a thread of its own where the first worker's thread is busy all of its time, and is taken back where all would fit in one
 // thread, or where threads wait for cores and two of them get hardly more than one core would give. A thread may work all of its
 // time while the programs wait for the other cores: then this is found out by trial, and what was in vain is tried less often.
+// Threads come and go one at a time, and each change is judged by what is seen after the last one.
 // Pure; each class is of one thread.
 #pragma once
 
@@ -40,11 +41,13 @@ inline ThreadShare ShareOf(const ThreadTimes& from, const ThreadTimes& to) {
 }
 
 // Of a line of schedstat in /proc: time on a core, time ready to run without one, how often it ran. A kernel that does not count
-// says zeros.
+// says zeros. The time from a wake-up to a core that is idle is not waiting for one: it was 0.1 to 2 us, thousands of times a
+// second.
 inline std::optional<Duration> WaitedForCore(const char* schedstat) {
+  constexpr int64_t kWakeUp = 2000;
   long long on_core = 0, waited = 0, runs = 0;
   if (sscanf(schedstat, "%lld %lld %lld", &on_core, &waited, &runs) != 3 || runs == 0) return std::nullopt;
-  return Duration(waited);
+  return Duration(waited - runs * kWakeUp);
 }
 
 // Of the first worker's thread, which runs others, too.
@@ -52,12 +55,12 @@ class SplitChoice {
  public:
   static constexpr Duration kEpoch = Duration::Milliseconds(10);
   static constexpr int kEpochs = 2;                    // of a full thread in a row
-  static constexpr double kFull = 0.9, kAlone = 0.05;  // it was busy so much, and waited no more
+  static constexpr double kFull = 0.9, kAlone = 0.05;  // it was busy so much, and no thread waited more
   static constexpr double kPart = 0.1;                 // what is not worth a thread
   static constexpr Duration kFirstHold = Duration::Milliseconds(100), kMaxHold = Duration::Seconds(10);
 
-  // `parts`: time of each worker that the thread runs. Which of them is to have a thread of its own: the one that has most to do,
-  // where that leaves something for the others.
+  // `thread`: with what the thread that waited longest, whichever it is, waited. `parts`: time of each worker that it runs. Which
+  // of them is to have a thread of its own: the one that has most to do, where that leaves something for the others.
   std::optional<size_t> EndEpoch(Instant now, const ThreadShare& thread, std::span<const double> parts) {
     full_ = thread.busy >= kFull && thread.waited <= kAlone ? full_ + 1 : 0;
     if (full_ < kEpochs || now < hold_until_ || parts.empty()) return std::nullopt;
@@ -82,22 +85,23 @@ class SplitChoice {
   Instant hold_until_;
 };
 
-// Of a worker that has a thread of its own.
+// Of a worker that has a thread of its own: whether the first worker's thread would do for both. What that takes from the two,
+// other threads of the group get as far as they wait for cores.
 class ReturnChoice {
  public:
   static constexpr Duration kEpoch = Duration::Milliseconds(10);
   static constexpr double kFits = 0.6;      // of a core, for both threads
   static constexpr double kWaits = 0.2;     // of both threads
-  static constexpr double kWorthIt = 1.25;  // cores that both get
+  static constexpr double kWorthIt = 1.25;  // cores that both get, beyond what others wait for
   static constexpr Duration kLeast = Duration::Milliseconds(20), kCalm = Duration::Milliseconds(100);
 
   enum class Answer : uint8_t { kStay, kFits, kInVain };
 
   void Begin(Instant now) { fits_since_ = well_since_ = now; }
-  Answer EndEpoch(Instant now, const ThreadShare& own, const ThreadShare& first) {
+  Answer EndEpoch(Instant now, const ThreadShare& own, const ThreadShare& first, double others_waited) {
     const double work = own.work + first.work, waited = own.waited + first.waited;
     if (own.busy + first.busy > kFits) fits_since_ = now;  // as SplitChoice sees them, which would split again
-    if (waited < kWaits || work > kWorthIt) well_since_ = now;
+    if (waited < kWaits || work > kWorthIt + others_waited) well_since_ = now;
     if (now - well_since_ >= kLeast) return Answer::kInVain;
     return now - fits_since_ >= kCalm ? Answer::kFits : Answer::kStay;
   }

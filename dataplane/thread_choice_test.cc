@@ -70,10 +70,11 @@ TEST(SplitChoice, TriesWhatWasInVainLessAndLessOften) {
 using Answer = ReturnChoice::Answer;
 
 // The first answer that is not to stay, and when it came.
-Answer Until(ReturnChoice& choice, Instant* now, const ThreadShare& own, const ThreadShare& first, Duration most) {
+Answer Until(ReturnChoice& choice, Instant* now, const ThreadShare& own, const ThreadShare& first, Duration most,
+             double others_waited = 0) {
   for (const Instant end = *now + most; *now < end;) {
     *now = *now + ReturnChoice::kEpoch;
-    if (const Answer a = choice.EndEpoch(*now, own, first); a != Answer::kStay) return a;
+    if (const Answer a = choice.EndEpoch(*now, own, first, others_waited); a != Answer::kStay) return a;
   }
   return Answer::kStay;
 }
@@ -108,6 +109,22 @@ TEST(ReturnChoice, ReturnsAtOnceWhereCoresAreShort) {
   EXPECT_EQ(Until(choice, &now, {.busy = 0.1, .work = 0.05, .waited = 0.1}, {.busy = 0.95, .work = 0.8, .waited = 0.15},
                   Duration::Milliseconds(50)),
             Answer::kInVain);
+}
+
+// Three of them on two cores: two would get the same.
+TEST(ReturnChoice, ReturnsWhereOthersWaitForTheCoreThatItGives) {
+  ReturnChoice choice;
+  Instant now(1'000'000'000);
+  const ThreadShare third{.busy = 1.0, .work = 0.67, .waited = 0.33};
+  choice.Begin(now);
+  EXPECT_EQ(Until(choice, &now, third, third, Duration::Milliseconds(50), third.waited), Answer::kInVain);
+  // As two of them they would lose: the third one has what it needs.
+  choice.Begin(now);
+  EXPECT_EQ(Until(choice, &now, third, third, Duration::Seconds(10), 0.01), Answer::kStay);
+  // Three on nearly three cores.
+  const ThreadShare most{.busy = 1.0, .work = 0.87, .waited = 0.13};
+  choice.Begin(now);
+  EXPECT_EQ(Until(choice, &now, most, most, Duration::Seconds(10), most.waited), Answer::kStay);
 }
 
 TEST(ReturnChoice, ReturnsWhereAllFitsInOneThreadForAWhile) {
@@ -147,11 +164,22 @@ TEST(ThreadShare, IsWhatWasDoneOfTheTimeThatPassed) {
 }
 
 TEST(WaitedForCore, IsTheSecondOfThreeUnlessTheKernelDoesNotCount) {
-  EXPECT_EQ(WaitedForCore("971260405 391961755 5684\n"), Duration(391961755));
-  EXPECT_EQ(WaitedForCore("971260405 0 1\n"), Duration(0));
+  EXPECT_EQ(WaitedForCore("971260405 391961755 5684\n"), Duration(391961755 - 5684 * 2000));
   EXPECT_EQ(WaitedForCore("0 0 0\n"), std::nullopt);
   EXPECT_EQ(WaitedForCore("971260405 391961755\n"), std::nullopt);
   EXPECT_EQ(WaitedForCore(""), std::nullopt);
+}
+
+// Thousands of wake-ups a second: 1.5 us each on an idle machine, 100 us each on one that is full.
+TEST(WaitedForCore, IsNotWhatAWakeUpTakes) {
+  const Instant begin(1'000'000'000);
+  const auto waited = [&](const char* from, const char* to) {
+    return ShareOf({.at = begin, .busy = {}, .cpu = {}, .waited = *WaitedForCore(from)},
+                   {.at = begin + Duration::Milliseconds(10), .busy = {}, .cpu = {}, .waited = *WaitedForCore(to)})
+        .waited;
+  };
+  EXPECT_DOUBLE_EQ(waited("5000000 1000000 1000", "9000000 1150000 1100"), 0.0);
+  EXPECT_DOUBLE_EQ(waited("5000000 1000000 1000", "9000000 6000000 1050"), 0.49);
 }
 
 }  // namespace

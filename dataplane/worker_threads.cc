@@ -46,10 +46,12 @@ struct WorkerThreads::Seat {
   bool adopted = false;  // set when it begins; one that is not has its own thread until all stop
   bool carried = false;
   Duration busy;
-  // Of who runs the worker. `began`: of its epoch; of the worker itself, and of the first one's thread.
-  ThreadTimes began, first_began;
+  // Of who runs the worker. Its last look at all threads.
+  Instant looked;
+  std::array<ThreadTimes, ShardPeers::kMax> seen;
   Instant apart_since;
   ReturnChoice choice;
+  uint32_t changes = 0;
   // Written by the worker's own thread before it gives it back.
   ReturnChoice::Answer answer = ReturnChoice::Answer::kStay;
 };
@@ -142,8 +144,8 @@ void WorkerThreads::GiveAway(uint32_t i, Instant now) {
   seat.carried = false;
   seat.handovers.fetch_add(1, std::memory_order_relaxed);
   seat.apart_since = now;
-  seat.began = {};
-  seat.choice.Begin(now);
+  seat.looked = {};
+  changes_.fetch_add(1);
   seat.state.store(kApart);
   seat.state.notify_one();
 }
@@ -154,6 +156,8 @@ void WorkerThreads::TakeBack(Instant now) {
     seats_[0]->worker->Carry(*seat.worker);
     seat.carried = true;
     seat.handovers.fetch_add(1, std::memory_order_relaxed);
+    changes_.fetch_add(1);
+    leaving_.store(false);
     split_.OnReturn(now, now - seat.apart_since, seat.answer == ReturnChoice::Answer::kInVain);
   }
 }
@@ -200,25 +204,38 @@ ThreadTimes WorkerThreads::Read(uint32_t i, Instant now) const {
   return t;
 }
 
+// What each thread did since the last look in the turns of worker `i`. False at the first one.
+bool WorkerThreads::Look(uint32_t i, Instant now, std::span<ThreadShare> shares) {
+  Seat& seat = *seats_[i];
+  const bool again = std::exchange(seat.looked, now) != Instant();
+  for (uint32_t k = 0; k < size(); ++k) {
+    const ThreadTimes next = Read(k, now), last = std::exchange(seat.seen[k], next);
+    if (again) shares[k] = ShareOf(last, next);
+  }
+  return again;
+}
+
 void WorkerThreads::LookAtFirst(Instant now) {
   if (back_.load(std::memory_order_relaxed) != 0) TakeBack(now);
   Seat& first = *seats_[0];
-  if (threads_ == Threads::kRestless && now - first.began.at >= kRestlessEpoch) {
-    first.began.at = now;
+  if (threads_ == Threads::kRestless && now - first.looked >= kRestlessEpoch) {
+    first.looked = now;
     for (uint32_t i = 1; i < size(); ++i) {
       if (seats_[i]->carried) GiveAway(i, now);
     }
   }
-  if (threads_ != Threads::kAuto || !running_ || now - first.began.at < SplitChoice::kEpoch) return;
-  const ThreadTimes next = Read(0, now);
-  const ThreadTimes last = std::exchange(first.began, next);
+  if (threads_ != Threads::kAuto || !running_ || now - first.looked < SplitChoice::kEpoch) return;
+  const Instant last = first.looked;
+  std::array<ThreadShare, ShardPeers::kMax> shares{};
+  const bool again = Look(0, now, shares);
   std::array<double, ShardPeers::kMax> parts{};
   for (uint32_t i = 0; i < size(); ++i) {
     Seat& seat = *seats_[i];
     const Duration busy = seat.worker->busy_time(), before = std::exchange(seat.busy, busy);
-    if (i == 0 || seat.carried) parts[i] = static_cast<double>((busy - before).ns()) / static_cast<double>((now - last.at).ns());
+    if (i == 0 || seat.carried) parts[i] = static_cast<double>((busy - before).ns()) / static_cast<double>((now - last).ns());
+    shares[0].waited = std::max(shares[0].waited, shares[i].waited);
   }
-  const auto who = split_.EndEpoch(now, ShareOf(last, next), std::span(parts).first(size()));
+  const auto who = again ? split_.EndEpoch(now, shares[0], std::span(parts).first(size())) : std::nullopt;
   if (who) GiveAway(static_cast<uint32_t>(*who), now);
 }
 
@@ -226,12 +243,17 @@ void WorkerThreads::LookAtOwn(uint32_t i, Instant now) {
   Seat& seat = *seats_[i];
   if (!seat.adopted || seat.state.load(std::memory_order_relaxed) != kApart) return;
   if (threads_ == Threads::kRestless && now - seat.apart_since >= kRestlessEpoch) seat.worker->Leave();
-  if (threads_ != Threads::kAuto || now - seat.began.at < ReturnChoice::kEpoch) return;
-  const ThreadTimes next = Read(i, now), first = Read(0, now);
-  const ThreadTimes last = std::exchange(seat.began, next), last_first = std::exchange(seat.first_began, first);
-  if (last.at == Instant()) return;  // the first look
-  seat.answer = seat.choice.EndEpoch(now, ShareOf(last, next), ShareOf(last_first, first));
-  if (seat.answer != ReturnChoice::Answer::kStay) seat.worker->Leave();
+  if (threads_ != Threads::kAuto || now - seat.looked < ReturnChoice::kEpoch) return;
+  std::array<ThreadShare, ShardPeers::kMax> shares{};
+  const bool again = Look(i, now, shares);
+  const uint32_t changes = changes_.load();
+  if (std::exchange(seat.changes, changes) != changes || !again) return seat.choice.Begin(now);
+  double others_waited = 0;
+  for (uint32_t k = 1; k < size(); ++k) others_waited += k == i ? 0 : shares[k].waited;
+  seat.answer = seat.choice.EndEpoch(now, shares[i], shares[0], others_waited);
+  if (seat.answer == ReturnChoice::Answer::kStay) return;
+  if (leaving_.exchange(true)) return seat.choice.Begin(now);  // what is left is judged anew
+  seat.worker->Leave();
 }
 
 }  // namespace sluice

@@ -9,6 +9,7 @@
 #include <functional>
 #include <latch>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "dataplane/thread_choice.h"
@@ -46,6 +47,7 @@ class WorkerThreads {
   void Begin(Seat& seat);
   void Live(uint32_t i);
   ThreadTimes Read(uint32_t i, Instant now) const;
+  bool Look(uint32_t i, Instant now, std::span<ThreadShare> shares);
   void LookAtFirst(Instant now);
   void LookAtOwn(uint32_t i, Instant now);
   void GiveAway(uint32_t i, Instant now);
@@ -54,10 +56,12 @@ class WorkerThreads {
   const Threads threads_;
   std::vector<std::unique_ptr<Seat>> seats_;
   std::latch begun_;
-  std::atomic<ShardSet> back_{0};    // given back, and not yet taken
-  std::atomic<uint32_t> signal_{0};  // of what the first worker's thread waits for in Ask
-  bool running_ = false;             // the first worker's thread
-  SplitChoice split_;                // the first worker's thread
+  std::atomic<ShardSet> back_{0};     // given back, and not yet taken
+  std::atomic<bool> leaving_{false};  // one has decided to go back
+  std::atomic<uint32_t> changes_{0};  // hand-overs
+  std::atomic<uint32_t> signal_{0};   // of what the first worker's thread waits for in Ask
+  bool running_ = false;              // the first worker's thread
+  SplitChoice split_;                 // the first worker's thread
 };
 
 }  // namespace sluice

@@ -281,7 +281,7 @@ class CallEngine : public TurnTask {
   UnreadMemory unread_;  // before the stand-ins, which leave it
   bool connected_ = true;
   UniqueFd inotify_, timerfd_;
-  std::unique_ptr<FdCallback> calls_handler_, inotify_handler_, timer_handler_, options_handler_;
+  std::unique_ptr<FdHandler> calls_handler_, inotify_handler_, timer_handler_, options_handler_;
   struct Listener {
     Listener(UniqueFd f, std::shared_ptr<ContainerUse> c) : fd(std::move(f)), container(std::move(c)) {}
     UniqueFd fd;

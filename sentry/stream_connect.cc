@@ -92,24 +92,29 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
     case State::kHidden:
       if (!wait) return (void)engine_.Answer(to, Errno::kEALREADY);
       return Hold(call, message, options_.send_timeout, state_ == State::kWaiting);
-    case State::kConnected: {
-      bool first = !connect_reported_;
-      connect_reported_ = true;
-      return (void)engine_.Answer(to, first ? Errno::kOk : Errno::kEISCONN);
-    }
-    case State::kBroken:
-      if (!connect_reported_ && !failed_) return (void)engine_.Answer(to, Errno::kEISCONN);
-      if (failed_) {
-        failed_ = false;
-        Errno error = std::exchange(error_, Errno::kOk);
-        return (void)engine_.Answer(to, error == Errno::kOk ? Errno::kECONNABORTED : error);
-      }
-      if (!ReplaceEnd(call)) return (void)engine_.Answer(to, Errno::kECONNABORTED);
-      break;
     default:
       break;
   }
+  switch (attempt_) {
+    case Attempt::kConnected:
+      return (void)engine_.Answer(to, Errno::kEISCONN);
+    case Attempt::kDisconnecting:
+      return (void)engine_.Answer(to, Errno::kEINVAL);
+    case Attempt::kConnecting:
+      return (void)engine_.Answer(to, ReportConnect());
+    case Attempt::kUnconnected:
+      break;
+  }
+  if (state_ == State::kBroken && !ReplaceEnd(call)) return (void)engine_.Answer(to, Errno::kECONNABORTED);
   StartConnect(call, message);
+}
+
+// The first connect() after the attempt has ended. The error may have been told before: by SO_ERROR.
+Errno StreamStandIn::ReportConnect() {
+  attempt_ = state_ == State::kConnected ? Attempt::kConnected : Attempt::kUnconnected;
+  if (state_ == State::kConnected) return Errno::kOk;
+  const Errno error = std::exchange(error_, Errno::kOk);
+  return error == Errno::kOk ? Errno::kECONNABORTED : error;
 }
 
 void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
@@ -122,13 +127,14 @@ void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
     return;
   }
   Unshare();  // it held the port, too
-  connect_reported_ = failed_ = false;
+  attempt_ = Attempt::kConnecting;
   error_ = Errno::kOk;
   if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
   if (call.nonblocking()) {
     if (!Hide(call.fd.get())) {
       Errno ignored = socket_->Disconnect();
       (void)ToInt(ignored);
+      attempt_ = Attempt::kUnconnected;
       return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
     }
     call.fd.reset();
@@ -173,9 +179,9 @@ void StreamStandIn::OnConnectFailed(Errno error) {
     DropS();
     state_ = State::kBroken;
     error_ = error;
-    failed_ = true;
   } else {
     state_ = State::kFresh;
+    attempt_ = Attempt::kUnconnected;
   }
   Errno ignored = socket_->Disconnect();
   (void)ToInt(ignored);
@@ -186,13 +192,21 @@ void StreamStandIn::OnConnectFailed(Errno error) {
     if (h->call.head.kind == calls::CallKind::kConnect) {
       if (engine_.Answer(h->call.envelope(), error) && hidden) {
         error_ = Errno::kOk;
-        failed_ = false;
+        attempt_ = Attempt::kUnconnected;
       }
     } else {
       held_.push_back(std::move(h));
     }
   }
   RetryHeld(calls::CallKind::kReceive);
+}
+
+// By shutdown(), in whichever direction: the socket is as new, but who waits in connect(), or asks for SO_ERROR, hears of a
+// reset, and whoever polls wakes up.
+void StreamStandIn::GiveUpConnect(IncomingCall& call) {
+  OnConnectFailed(Errno::kECONNRESET);
+  attempt_ = Attempt::kUnconnected;
+  engine_.Answer(call.envelope(), Errno::kOk);
 }
 
 // A fresh P in the caller's descriptor number; duplicates and epoll sets keep the old one (docs/limits.md).
@@ -223,7 +237,7 @@ void StreamStandIn::OnDisconnect(IncomingCall& call) {
     if (!ReplaceEnd(call)) error = Errno::kENOBUFS;
   }
   error_ = Errno::kOk;
-  failed_ = connect_reported_ = false;
+  attempt_ = Attempt::kUnconnected;
   if (socket_->local().port == 0) Unshare();
   if (state_ == State::kFresh && MoveBack(call.fd, {{call.envelope(), error}})) return;
   engine_.Answer(call.envelope(), error);

@@ -27,7 +27,8 @@ constexpr size_t kMaxOffered = 64;  // of one listener and worker at a time; wha
 
 }  // namespace
 
-void StreamStandIn::OnListen(IncomingCall& call) {
+void StreamStandIn::OnListen(IncomingCall& call, Bytes message) {
+  if (state_ == State::kBroken && attempt_ == Attempt::kUnconnected) return ListenAnew(call, message);
   if (state_ != State::kFresh && state_ != State::kListening) return (void)engine_.Answer(call.envelope(), Errno::kEINVAL);
   if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
   Errno error = Errno::kOk;
@@ -61,12 +62,20 @@ void StreamStandIn::OnListen(IncomingCall& call) {
   MarkDirty();
 }
 
+// One whose connect() was given up is as new, but for P.
+void StreamStandIn::ListenAnew(IncomingCall& call, Bytes message) {
+  if (!ReplaceEnd(call)) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
+  if (engine_.front()) return OnListen(call, message);
+  UniqueFd p = std::move(call.fd);
+  MoveTo(0, std::move(p), std::make_shared<CarriedCall>(call, message), {});
+}
+
 // The connection of `accepted`; null where there are no descriptors: the peer hears a reset rather than nothing.
 StreamStandIn* StreamStandIn::MakeQueued(CallEngine& engine, const QueueFacts& facts, StreamSocket* accepted, SocketCount room) {
   auto made = std::make_unique<StreamStandIn>(engine, facts.family, facts.protocol, accepted);
   StreamStandIn* s = made.get();
   s->state_ = State::kQueued;
-  s->connect_reported_ = true;
+  s->attempt_ = Attempt::kConnected;
   s->options_ = facts.options;
   s->listener_cookie_ = facts.listener;
   engine.Own(std::move(made), std::move(room));

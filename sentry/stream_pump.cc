@@ -214,7 +214,20 @@ size_t StreamStandIn::ReadProgram() {
 
 // -- stack -> program
 
+// False where P has no room for it now.
+bool StreamStandIn::FlushPutBack() {
+  while (!put_back_.empty() && !fin_passed_) {
+    const ssize_t n = send(s_.get(), put_back_.data(), put_back_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM) put_back_.clear();  // P does not read any more
+    if (n < 0) return put_back_.empty();
+    put_back_.erase(put_back_.begin(), put_back_.begin() + n);
+  }
+  return true;
+}
+
 void StreamStandIn::ToProgram() {
+  if (!FlushPutBack()) return;
   while (s_writable_ && socket_->readable_bytes() > 0) {
     std::array<Bytes, kSpans> spans;
     std::array<iovec, kSpans> iov;
@@ -262,9 +275,11 @@ void StreamStandIn::ToProgram() {
 
 // What follows the last byte: the peer's FIN, or the end of the connection.
 void StreamStandIn::FinishIncoming() {
+  // What was, or may be, put back is P's as long as S may write.
+  const bool all_passed = socket_->readable_bytes() == 0 && !receiving_ && (put_back_.empty() || fin_passed_);
   if (Gone()) {
     if (p_closed_) return CloseByProgram(false);
-    if (socket_->readable_bytes() == 0) return Fail(Errno::kECONNRESET);
+    if (all_passed) return Fail(Errno::kECONNRESET);
     // What came before can still be read, but nothing written any more.
     // Once: it makes an edge, which comes back here.
     if (state_ == State::kConnected && !read_shut_ && !AwaitsWatch() && Unread(s_.get()) > 0) {
@@ -273,7 +288,7 @@ void StreamStandIn::FinishIncoming() {
     }
     return;
   }
-  if (socket_->readable_bytes() > 0) return;
+  if (!all_passed) return;
   if (socket_->at_end() && !fin_passed_) {
     fin_passed_ = true;
     ::shutdown(s_.get(), SHUT_WR);

@@ -64,7 +64,7 @@ void StreamStandIn::OnCall(IncomingCall& call, Bytes message) {
     case CallKind::kConnect:
       return OnConnect(call, message);
     case CallKind::kListen:
-      return OnListen(call);
+      return OnListen(call, message);
     case CallKind::kAccept:
       return OnAccept(call, message);
     case CallKind::kShutdown:
@@ -201,6 +201,8 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
     }
     return (void)engine_.Answer(call.envelope(), Errno::kOk);
   }
+  if (state_ == State::kWaiting || state_ == State::kHidden) return GiveUpConnect(call);
+  if (attempt_ == Attempt::kConnecting) attempt_ = state_ == State::kConnected ? Attempt::kConnected : Attempt::kDisconnecting;
   if (state_ != State::kConnected || !socket_->remote()) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
   if (call.fd && !watched() && !Watch(call.fd.get())) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
   if (!TakeWritten()) return (void)engine_.Answer(call.envelope(), Errno::kEBADF);
@@ -272,12 +274,14 @@ void StreamStandIn::OnReceive(IncomingCall& call, Bytes message) {
   ReceiveFromCopy(call, message, static_cast<int>(part.head.flags));
 }
 
-// recv with an address, or one that discards: done here on a copy of P. Bytes are consumed only once the program has them.
+// recv with an address, or one that discards: done here on a copy of P, one at a time. Whether the program gets the answer is
+// known later than it can ask for what comes next, so the bytes are taken before, and put back where it does not.
 void StreamStandIn::ReceiveFromCopy(IncomingCall& call, Bytes message, int flags) {
   const CallPart& part = call.parts[0];
+  if (receiving_) return Hold(call, message, options_.receive_timeout, false);
   std::vector<uint8_t>& buffer = engine_.buffer();
-  size_t want = std::min<size_t>({part.head.data_length, calls::kMaxData, buffer.size()});
-  ssize_t n = recv(call.fd.get(), buffer.data(), want, MSG_PEEK | MSG_DONTWAIT | (flags & MSG_OOB));
+  const size_t want = std::min<size_t>({part.head.data_length, calls::kMaxData, buffer.size()});
+  const ssize_t n = TakeFromEnd(call.fd.get(), MutableBytes(buffer).first(want), flags);
   if (n < 0 && errno == EAGAIN) {
     if (call.nonblocking() || (flags & MSG_DONTWAIT) != 0) return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
     return Hold(call, message, options_.receive_timeout, false);
@@ -287,15 +291,42 @@ void StreamStandIn::ReceiveFromCopy(IncomingCall& call, Bytes message, int flags
     if (errno == ECONNRESET && error_ != Errno::kOk) error = std::exchange(error_, Errno::kOk);
     return (void)engine_.Answer(call.envelope(), error);
   }
-  auto copy = std::make_shared<UniqueFd>(std::move(call.fd));
-  bool consume = (flags & MSG_PEEK) == 0, discard = (flags & MSG_TRUNC) != 0;
-  ResultPart result{.data = Bytes(buffer.data(), discard ? 0 : static_cast<size_t>(n)), .return_value = static_cast<uint32_t>(n)};
+  const bool discard = (flags & MSG_TRUNC) != 0;
+  const Bytes taken = Bytes(buffer).first(static_cast<size_t>(n));
+  ResultPart result{.data = discard ? Bytes() : taken, .return_value = static_cast<uint32_t>(n)};
   int64_t value = call.head.nr == 299 /* recvmmsg */ ? 1 : n;
-  engine_.Result(call.envelope(), value, {&result, 1}, this, [this, copy, n, consume, flags](const calls::Delivered& d) {
-    if (d.error != 0 || !consume || n == 0) return;
-    std::vector<uint8_t>& scratch = engine_.buffer();
-    (void)!recv(copy->get(), scratch.data(), static_cast<size_t>(n), MSG_DONTWAIT | (flags & MSG_OOB));
-  });
+  auto done = [this, flags, copy = std::make_shared<UniqueFd>(std::move(call.fd)),
+               kept = std::vector<uint8_t>(taken.begin(), taken.end())](const calls::Delivered& d) {
+    receiving_ = false;
+    if (d.error != 0 && (flags & MSG_PEEK) == 0) PutBack(copy->get(), kept, (flags & MSG_OOB) != 0);
+    RetryHeld(CallKind::kReceive);
+    if (!dead_) MarkDirty();  // the peer's FIN may have waited for this
+  };
+  receiving_ = true;
+  engine_.Result(call.envelope(), value, {&result, 1}, this, std::move(done));
+}
+
+// As recv without waiting, from a copy of P.
+ssize_t StreamStandIn::TakeFromEnd(int p, MutableBytes out, int flags) {
+  const bool ahead = fin_passed_ && !put_back_.empty() && (flags & MSG_OOB) == 0;
+  if (!ahead) return recv(p, out.data(), out.size(), MSG_DONTWAIT | (flags & (MSG_PEEK | MSG_OOB)));
+  const size_t n = std::min(out.size(), put_back_.size());
+  std::copy_n(put_back_.begin(), n, out.begin());
+  if ((flags & MSG_PEEK) == 0) put_back_.erase(put_back_.begin(), put_back_.begin() + static_cast<ptrdiff_t>(n));
+  return static_cast<ssize_t>(n);
+}
+
+// Ahead of what else waits in P, which is taken for that. Behind the peer's FIN nothing comes into P any more: then it is for the
+// next receive that is done here, as the one that was interrupted begins again.
+void StreamStandIn::PutBack(int p, std::vector<uint8_t> bytes, bool urgent) {
+  if (!s_) return;  // reset meanwhile
+  if (urgent) return (void)send(s_.get(), bytes.data(), bytes.size(), MSG_OOB | MSG_DONTWAIT | MSG_NOSIGNAL);
+  std::vector<uint8_t>& buffer = engine_.buffer();
+  for (ssize_t n; !fin_passed_ && (n = recv(p, buffer.data(), buffer.size(), MSG_DONTWAIT)) > 0;) {
+    bytes.insert(bytes.end(), buffer.data(), buffer.data() + n);
+  }
+  put_back_.insert(put_back_.begin(), bytes.begin(), bytes.end());
+  (void)FlushPutBack();
 }
 
 }  // namespace sluice

@@ -11,6 +11,7 @@
 
 #include <deque>
 #include <optional>
+#include <vector>
 
 #include "sentry/inet_stand_in.h"
 #include "sentry/listener_share.h"
@@ -45,6 +46,9 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   static constexpr uint32_t kUnsentEnough = 256 << 10;
 
   enum class State : uint8_t { kFresh, kWaiting, kHidden, kConnected, kQueued, kListening, kBroken };
+  // What connect() goes by: the state of `struct socket` on Linux. It stays what it was when the connection ends by itself, and
+  // is kConnecting until a connect() has told of success or failure.
+  enum class Attempt : uint8_t { kUnconnected, kConnecting, kConnected, kDisconnecting };
   // A connection that waits for an accept, here or in another worker.
   struct Offered {
     calls::Offer offer;
@@ -67,6 +71,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void ReceiveWith(int p);
   void FetchEnd();
   void ReceiveFromCopy(IncomingCall& call, Bytes message, int flags);
+  ssize_t TakeFromEnd(int p, MutableBytes out, int flags);
+  void PutBack(int p, std::vector<uint8_t> bytes, bool urgent);
   uint32_t QueuedOut() override;
   bool TakeWritten() override;
   void OnOptionsPosted() override;
@@ -76,6 +82,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
 
   // stream_connect.cc
   void OnConnect(IncomingCall& call, Bytes message);
+  Errno ReportConnect();
   void StartConnect(IncomingCall& call, Bytes message);
   void OnDisconnect(IncomingCall& call);
   bool ReplaceEnd(IncomingCall& call);
@@ -85,9 +92,11 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void Unhide();
   void OnConnectProgress();
   void OnConnectFailed(Errno error);
+  void GiveUpConnect(IncomingCall& call);
 
   // stream_listen.cc
-  void OnListen(IncomingCall& call);
+  void OnListen(IncomingCall& call, Bytes message);
+  void ListenAnew(IncomingCall& call, Bytes message);
   void OnAccept(IncomingCall& call, Bytes message);
   void TakeConnections();
   static StreamStandIn* MakeQueued(CallEngine& engine, const QueueFacts& facts, StreamSocket* accepted, SocketCount room);
@@ -128,6 +137,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   size_t ReadProgram();
   size_t ReadLimit();
   void ToProgram();
+  bool FlushPutBack();
   void FinishIncoming();
   bool Gone() const;  // the connection, by an error
   bool AwaitsWatch();
@@ -146,17 +156,18 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   UniqueFd s_;
   UnreadMemory::Queue unread_;
   State state_ = State::kFresh;
+  Attempt attempt_ = Attempt::kUnconnected;
   bool s_readable_ = false, s_writable_ = true, s_ended_ = false, s_urgent_ = false;
   bool p_closed_ = false;           // the last descriptor of P is gone
-  bool connect_reported_ = false;   // connect() has said 0
   bool fin_passed_ = false;         // P was told of the peer's FIN
   bool read_shut_ = false;          // S was, as the connection is gone: P cannot write any more
   bool write_shut_ = false;         // P's shutdown(WR): what is in S, but for the mark, is all there will be
   bool write_mark_ = false;         // one byte in S that is never read: closing S then means a reset
   bool write_shut_passed_ = false;  // and the stack was told
   bool reset_pending_ = false;
+  bool receiving_ = false;                 // the answer to a receive is under way
+  std::vector<uint8_t> put_back_;          // taken from P for answers that came to nothing: P's again before anything else
   bool gone_ = false;                      // the connection ended with an error, which is taken from the socket
-  bool failed_ = false;                    // a connect failed: the next one reports it and starts anew
   bool runs_ahead_ = false;                // P and S have their large send buffers, or the broker was asked for them
   uint64_t bytes_in_ = 0, bytes_out_ = 0;  // to P, from P
   MostTraffic most_in_, most_out_;

@@ -93,7 +93,7 @@ bool NeedsDescriptor(const calls::Call& call, bool is_stream) {
 
 bool NeedsFileFlags(CallKind kind) {
   return kind == CallKind::kConnect || kind == CallKind::kAccept || kind == CallKind::kSend || kind == CallKind::kReceive ||
-         kind == CallKind::kShutdown;
+         kind == CallKind::kShutdown || kind == CallKind::kListen;
 }
 
 bool NeedsRights(const calls::Call& call, Bytes name) {
@@ -328,13 +328,15 @@ bool CallBroker::Impl::NativeIsRight(const seccomp_data& data, pid_t tid, const 
   if (data.nr == SYS_sendmsg || data.nr == SYS_sendmmsg) {
     ThreadMemory memory(tid);
     return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 &&
-           CallReader::PlainStreamSend(data, memory);
+           CallReader::PlainStreamCall(data, memory);
   }
   uint64_t flags = data.nr == SYS_recvfrom || data.nr == SYS_recvmmsg ? data.args[3] : data.args[2];
   if (data.nr != SYS_recvfrom && data.nr != SYS_recvmsg && data.nr != SYS_recvmmsg) return false;
   if ((flags & (MSG_ERRQUEUE | MSG_TRUNC)) != 0) return false;
-  // The sentry's end has no name: neither has the native answer, as on TCP.
-  return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 && length <= sizeof(sa_family_t);
+  if (getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) != 0) return false;
+  // On TCP the answer has no name. So it is natively where the sentry's end has none, which is so unless P was made to connect.
+  ThreadMemory memory(tid);
+  return length <= sizeof(sa_family_t) || CallReader::PlainStreamCall(data, memory);
 }
 
 void CallBroker::Impl::HandleCall(uint16_t index, const seccomp_notif& notif) {

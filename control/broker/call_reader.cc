@@ -359,18 +359,19 @@ bool CallReader::Read(const seccomp_data& data, CallerMemory& memory, bool is_st
   return true;
 }
 
-bool CallReader::PlainStreamSend(const seccomp_data& data, CallerMemory& memory) {
-  if (data.nr == SYS_sendmsg) {
+bool CallReader::PlainStreamCall(const seccomp_data& data, CallerMemory& memory) {
+  const bool send = data.nr == SYS_sendmsg || data.nr == SYS_sendmmsg;
+  const auto plain = [send](const msghdr& h) { return h.msg_name == nullptr && (!send || h.msg_controllen == 0); };
+  // A bad pointer is the kernel's to refuse.
+  if (data.nr == SYS_sendmsg || data.nr == SYS_recvmsg) {
     msghdr h;
-    // A bad pointer is the kernel's to refuse.
-    return !ReadObject(memory, data.args[1], &h) || (h.msg_name == nullptr && h.msg_controllen == 0);
+    return !ReadObject(memory, data.args[1], &h) || plain(h);
   }
-  if (data.nr != SYS_sendmmsg) return false;
+  if (data.nr != SYS_sendmmsg && data.nr != SYS_recvmmsg) return false;
   size_t count = std::min<size_t>(static_cast<uint32_t>(data.args[2]), kMaxVector);
   std::vector<mmsghdr> headers(count);
   if (!memory.Read(data.args[1], {reinterpret_cast<uint8_t*>(headers.data()), count * sizeof(mmsghdr)})) return true;
-  return std::all_of(headers.begin(), headers.end(),
-                     [](const mmsghdr& m) { return m.msg_hdr.msg_name == nullptr && m.msg_hdr.msg_controllen == 0; });
+  return std::all_of(headers.begin(), headers.end(), [plain](const mmsghdr& m) { return plain(m.msg_hdr); });
 }
 
 }  // namespace sluice

@@ -45,9 +45,9 @@ class CallReader {
   // stream, whose payload is not copied (recvmsg and the like still name their buffers). envelope is the caller's to fill in.
   bool Read(const seccomp_data& data, CallerMemory& memory, bool is_stream, PendingCall* pending, int* error);
 
-  // sendmsg and its kin on a stream: true where every message is without name and control data, so that the native call does the
-  // same.
-  static bool PlainStreamSend(const seccomp_data& data, CallerMemory& memory);
+  // sendmsg, recvmsg and their kin on a stream: true where every message is without a name and, if it is sent, control data, so
+  // that the native call does the same.
+  static bool PlainStreamCall(const seccomp_data& data, CallerMemory& memory);
 
   calls::Call& call() { return *reinterpret_cast<calls::Call*>(buffer_.data()); }
   size_t message_size() const { return size_; }

@@ -4,7 +4,7 @@
 //   loopback_sandbox [--stats] CMD [ARG...]      exit status: the command's (128 + signal)
 //
 // Of the environment: SLUICE_WORKERS, how many (1); SLUICE_THREADS, which threads run them (auto, together, apart, restless);
-// SLUICE_POLL=interrupt.
+// SLUICE_POLL=interrupt. Empty ones are as if not set.
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -19,9 +19,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "control/broker/call_broker.h"
 #include "dataplane/worker_group.h"
@@ -33,6 +37,8 @@ namespace {
 
 using namespace sluice;
 
+constexpr unsigned long kMostWorkers = 16;
+
 struct Shared {
   std::atomic<int> listener{-1};
   std::atomic<int> go{0};
@@ -43,21 +49,38 @@ struct Shared {
   _exit(125);
 }
 
-Threads ThreadsOf(const char* name) {
-  if (name == nullptr || strcmp(name, "auto") == 0) return Threads::kAuto;
-  if (strcmp(name, "together") == 0) return Threads::kTogether;
-  if (strcmp(name, "apart") == 0) return Threads::kApart;
-  if (strcmp(name, "restless") == 0) return Threads::kRestless;
-  Die("SLUICE_THREADS");
+[[noreturn]] void Refuse(const char* name, const char* value, const char* wanted) {
+  fprintf(stderr, "loopback_sandbox: %s=%s: %s\n", name, value, wanted);
+  exit(2);
 }
 
-[[noreturn]] void RunSentry(int calls_fd, int offers_fd) {
+// What is empty is not set.
+const char* Setting(const char* name, const char* otherwise) {
+  const char* value = getenv(name);
+  return value == nullptr || *value == 0 ? otherwise : value;
+}
+
+WorkerGroupOptions SettingsOfWorkers() {
+  WorkerGroupOptions options{.ports_have_homes = true};
+  const char* number = Setting("SLUICE_WORKERS", "1");
+  char* end = nullptr;
+  const unsigned long workers = strtoul(number, &end, 10);
+  if (*end != 0 || workers < 1 || workers > kMostWorkers) Refuse("SLUICE_WORKERS", number, "a number from 1 to 16 is wanted");
+  options.workers = static_cast<uint32_t>(workers);
+  const std::string_view threads = Setting("SLUICE_THREADS", "auto");
+  constexpr std::pair<std::string_view, Threads> kThreads[] = {
+      {"auto", Threads::kAuto}, {"together", Threads::kTogether}, {"apart", Threads::kApart}, {"restless", Threads::kRestless}};
+  const auto* known = std::ranges::find(kThreads, threads, [](const auto& t) { return t.first; });
+  if (known == std::end(kThreads)) Refuse("SLUICE_THREADS", threads.data(), "auto, together, apart or restless is wanted");
+  options.threads = known->second;
+  const std::string_view poll = Setting("SLUICE_POLL", "");
+  if (!poll.empty() && poll != "interrupt") Refuse("SLUICE_POLL", poll.data(), "interrupt, or nothing, is wanted");
+  if (!poll.empty()) options.worker.poll = PollMode::kInterrupt;
+  return options;
+}
+
+[[noreturn]] void RunSentry(const WorkerGroupOptions& options, int calls_fd, int offers_fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  const char* number = getenv("SLUICE_WORKERS");
-  const uint32_t workers = number == nullptr ? 1 : static_cast<uint32_t>(atoi(number));
-  WorkerGroupOptions options{.workers = workers, .threads = ThreadsOf(getenv("SLUICE_THREADS")), .ports_have_homes = true};
-  const char* poll = getenv("SLUICE_POLL");
-  if (poll != nullptr && strcmp(poll, "interrupt") == 0) options.worker.poll = PollMode::kInterrupt;
   WorkerGroup group(options);
   group.ApplyConfig(std::make_shared<NetConfig>(LoopbackOnlyConfig()));
   CallServer server(group, {.calls_fd = calls_fd, .offers_fd = offers_fd, .net_raw = true});
@@ -94,6 +117,7 @@ int main(int argc, char** argv) {
   bool stats = argc > 1 && strcmp(argv[1], "--stats") == 0;
   if (stats) --argc, ++argv;
   if (argc < 2) return fprintf(stderr, "usage: loopback_sandbox [--stats] CMD [ARG...]\n"), 2;
+  const WorkerGroupOptions options = SettingsOfWorkers();
   auto* shared = static_cast<Shared*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   new (shared) Shared;
   int calls[2], offers[2];
@@ -114,7 +138,7 @@ int main(int argc, char** argv) {
   pid_t sentry = fork();
   if (sentry == 0) {
     close(calls[0]), close(offers[0]);
-    RunSentry(calls[1], offers[1]);
+    RunSentry(options, calls[1], offers[1]);
   }
   close(calls[1]), close(offers[1]);
   UniqueFd sentry_pidfd(static_cast<int>(syscall(SYS_pidfd_open, sentry, 0)));

@@ -89,6 +89,74 @@ def connects():
     print("names:", attempt(socket.socket().getpeername), attempt(listener.getpeername), attempt(listener.connect, ADDRESS))
 
 
+def connects_again():
+    """What connect() says goes by what connects said before, not by what became of the connection."""
+    c, s = pair()
+    d = socket.socket()
+    d.setblocking(False)
+    d.connect_ex(ADDRESS)
+    events(d, until=select.POLLOUT)
+    for k in (s, listener.accept()[0]):
+        reset(k)
+    print("reset, told of it and not:", events(c) and attempt(c.connect, ADDRESS), events(d) and attempt(d.connect, ADDRESS),
+          attempt(d.connect, ADDRESS), events(d, until=select.POLLOUT), attempt(d.connect, ADDRESS), attempt(d.connect, ADDRESS))
+    listener.accept()
+    c, s = pair()
+    reset(c)
+    print("accepted and reset:", events(s) and attempt(s.connect, ADDRESS))
+    c, s = pair()
+    s.close()
+    c.shutdown(socket.SHUT_WR)
+    print("ended:", events(c, until=select.POLLHUP) and attempt(c.connect, ADDRESS))
+    for asks in (False, True):
+        d = socket.socket()
+        d.setblocking(False)
+        d.connect_ex(("127.0.0.1", 1))
+        print("refused:", events(d) and asks and attempt(d.getsockopt, 1, 4), attempt(d.connect, ADDRESS), attempt(d.connect, ADDRESS))
+        events(d, until=select.POLLOUT)
+        listener.accept()
+    d = socket.socket()
+    d.setblocking(False)
+    d.connect_ex(("127.0.0.1", 1))
+    print("refused, then shut down:", events(d) and attempt(d.shutdown, socket.SHUT_WR), attempt(d.connect, ADDRESS), attempt(d.listen))
+
+
+def given_up_connects():
+    """shutdown() ends a connect() that is under way: to a listener whose queue is full, in all workers."""
+    full = socket.create_server(("127.0.0.1", 0), backlog=0)
+    waiting = [socket.socket() for _ in range(250)]
+    for w in waiting:
+        w.setblocking(False)
+        w.connect_ex(full.getsockname())
+    for how in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
+        c, d, e = waiting.pop(), waiting.pop(), waiting.pop()
+        edges = select.epoll()
+        edges.register(c, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        print("connecting:", edges.poll(0), attempt(c.shutdown, 3), attempt(c.shutdown, -1), edges.poll(0))
+        print("given up:", attempt(c.shutdown, how), [bool(mask & select.EPOLLERR) for _, mask in edges.poll(0)],
+              [attempt(c.getsockopt, 1, 4) for _ in range(2)], attempt(c.getpeername), attempt(c.connect, ADDRESS),
+              events(c, until=select.POLLOUT), attempt(c.connect, ADDRESS), attempt(c.connect, ADDRESS))
+        s = listener.accept()[0]
+        c.send(b"carries")
+        print("and made:", s.recv(9), s.getpeername() == c.getsockname())
+        print("given up unasked:", attempt(d.shutdown, how), attempt(d.connect, ADDRESS), events(d, until=select.POLLOUT))
+        listener.accept()
+        print("given up, listens:", attempt(e.shutdown, how), attempt(e.listen), attempt(socket.create_connection, e.getsockname()),
+              os.get_blocking(e.fileno()))
+        for s in (socket.socket(), waiting.pop()):
+            s.setblocking(True)
+            said = []
+            t = threading.Thread(target=lambda: said.append(attempt(s.connect, full.getsockname())))
+            t.start()
+            while not said:  # one that came before it gave nothing up, or the attempt before
+                attempt(s.shutdown, how)
+                time.sleep(0.001)
+            t.join()
+            print("given up under a connect that waits:", said, attempt(s.getsockopt, 1, 4), attempt(s.connect, ADDRESS))
+            listener.accept()
+        c.close()
+
+
 def accepts():
     def later(delay):
         time.sleep(delay)
@@ -233,6 +301,43 @@ def discards():
         said = attempt(s.recv, 100, socket.MSG_TRUNC)
         t.join()
         print("a receive that discards waits for", how + ":", len(said) if isinstance(said, bytes) else said)
+
+
+def mixed_receives():
+    """What one receive took, the next one does not see, whichever calls they are, behind the peer's end, too."""
+    takes = {"recvfrom": lambda c: c.recvfrom(3)[0], "recvmsg": lambda c: c.recvmsg(3)[0],
+             "discard": lambda c: "abc"[:len(c.recv(3, socket.MSG_TRUNC))].encode(), "recv": lambda c: c.recv(3)}
+    for ends in (False, True):
+        for name, take in takes.items():
+            got = set()
+            for _ in range(50):
+                c, s = pair()
+                s.sendall(b"abcdefghi")
+                if ends:
+                    s.close()
+                    events(c, until=select.POLLRDHUP)
+                got.add((take(c), c.recv(3), len(take(c)), s.close(), c.recv(9)))
+            print("behind a", name, ends, got)
+
+
+def interrupted_receives(size=100000):
+    """Signals end calls whose bytes are on their way: none is lost, none comes twice."""
+    sent = os.urandom(size)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    for ends in (False, True):
+        c, s = pair()
+        t = threading.Thread(target=lambda: (s.sendall(sent), s.close()))
+        t.start()
+        if ends:  # what fits into the buffers
+            t.join()
+            events(c, until=select.POLLRDHUP)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        got = b""
+        while data := c.recvfrom(700)[0]:
+            got += data
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        t.join()
+        print("interrupted:", len(got), got == sent)
 
 
 def writes_until(s):
@@ -389,7 +494,7 @@ def ports_after_close():
     print("ports free after a close:", list(free.values()))
 
 
-for part in (ends, connects, accepts, failing_accepts, waiting_accepts, accepting_threads, discards, writers, full_and_reset, bulk,
+for part in (ends, connects, connects_again, given_up_connects, accepts, failing_accepts, waiting_accepts, accepting_threads, discards, mixed_receives, interrupted_receives, writers, full_and_reset, bulk,
              options, datagrams, ports_after_close):
     part()
 listener.close()

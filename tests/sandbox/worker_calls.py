@@ -44,6 +44,14 @@ def made(s, *options):
     return s
 
 
+def listening(port=0, backlog=128):
+    """A listener at LO."""
+    s = tcp()
+    s.bind((LO, port))
+    s.listen(backlog)
+    return s
+
+
 def different(ask):
     """The set of what ROUNDS questions were answered."""
     return sorted({str(ask(i)) for i in range(ROUNDS)})
@@ -139,9 +147,7 @@ def a_duplicate_names_the_same_socket(i):
 
 def listeners_free_their_ports(i):
     port = 5000 + i
-    with tcp() as first:
-        first.bind((LO, port))
-        first.listen()
+    listening(port).close()
     with tcp() as refused:
         answer = outcome(refused.connect, (LO, port))
     with tcp() as second:
@@ -152,9 +158,7 @@ def waiting_connections_free_their_port(i):
     port = 5200 + i
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(tcp()) for _ in range(4)]
-        with tcp() as first:
-            first.bind((LO, port))
-            first.listen()
+        with listening(port):
             for c in clients:
                 c.connect((LO, port))
             second = stack.enter_context(tcp())
@@ -166,9 +170,7 @@ def accepted_connections_free_their_port(i):
     """Their reset is over when close() has returned."""
     port = 6100 + i
     with tcp() as client:
-        with tcp() as listener:
-            listener.bind((LO, port))
-            listener.listen()
+        with listening(port) as listener:
             client.connect((LO, port))
             accepted = listener.accept()[0]
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -182,9 +184,7 @@ def accepted_connections_keep_their_port(i):
     port = 5250 + i
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(tcp()) for _ in range(2)]
-        with tcp() as first:
-            first.bind((LO, port))
-            first.listen()
+        with listening(port) as first:
             for c in clients:
                 c.connect((LO, port))
             second, third = (stack.enter_context(tcp()) for _ in range(2))
@@ -197,9 +197,7 @@ def accepted_connections_keep_their_port(i):
 
 def bound_ports_connect(i):
     port = 5100 + i
-    with tcp() as server, tcp(socket.SO_REUSEADDR) as client, tcp() as taken:
-        server.bind((LO, 0))
-        server.listen()
+    with listening() as server, tcp(socket.SO_REUSEADDR) as client, tcp() as taken:
         client.bind((LO, port))
         client.connect(server.getsockname())
         accepted, peer = server.accept()
@@ -210,9 +208,7 @@ def bound_ports_connect(i):
 
 
 def chosen_ports_connect(_):
-    with tcp() as server, tcp() as client, tcp() as taken:
-        server.bind((LO, 0))
-        server.listen()
+    with listening() as server, tcp() as client, tcp() as taken:
         client.bind((LO, 0))
         before = client.getsockname()
         client.connect(server.getsockname())
@@ -227,9 +223,7 @@ def chosen_ports_are_free(i):
     if KERNEL < (6, 3):
         return "the kernel has no IP_LOCAL_PORT_RANGE"
     low = 7000 + 16 * i
-    with tcp() as server, contextlib.ExitStack() as stack:
-        server.bind((LO, 0))
-        server.listen(16)
+    with listening(backlog=16) as server, contextlib.ExitStack() as stack:
         sockets, made = [], []
         for n in range(10):
             s = stack.enter_context(tcp())
@@ -241,9 +235,7 @@ def chosen_ports_are_free(i):
 
 
 def addresses_without_ports_connect(_):
-    with tcp() as server, tcp() as client:
-        server.bind((LO, 0))
-        server.listen()
+    with listening() as server, tcp() as client:
         client.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
         client.bind(("127.0.0.9", 0))
         before = client.getsockname()
@@ -269,9 +261,7 @@ def a_refused_one_keeps_its_port(i):
 
 def a_refused_one_binds(i):
     """Whichever worker it was refused in: a port that is taken, and one that is free."""
-    with tcp() as client, tcp() as server:
-        server.bind((LO, 6200 + i))
-        server.listen()
+    with tcp() as client, listening(6200 + i):
         client.setblocking(False)
         with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
             client.connect((LO, 9))
@@ -283,9 +273,7 @@ def a_refused_one_binds(i):
 
 def connections_spread(_):
     """One listener, several clients at once, each with its own bytes."""
-    with tcp() as server, contextlib.ExitStack() as stack:
-        server.bind((LO, 0))
-        server.listen(32)
+    with listening(backlog=32) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(tcp()) for _ in range(8)]
         for n, c in enumerate(clients):
             c.connect(server.getsockname())
@@ -339,9 +327,7 @@ def closed_while_it_binds(i):
 
 
 def closed_while_it_finds_its_port_taken(_):
-    with tcp() as taken:
-        taken.bind((LO, 0))
-        taken.listen()
+    with listening() as taken:
         port = taken.getsockname()[1]
         address = struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(LO) + bytes(8)
         fd = tcp().detach()
