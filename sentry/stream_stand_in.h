@@ -1,7 +1,7 @@
 // A TCP socket of the program. P is the program's end (an AF_UNIX stream socket), S the sentry's. docs/architecture.md
 // (stand-ins).
 //
-//   fresh      P unconnected, S none                      listening   P listening, one token in its queue per waiting connection
+//   fresh      P unconnected, S none                      listening   P listening, one socket in its queue per waiting connection
 //   waiting    blocking connect held, P untouched         connected   P and S joined, bytes flow natively
 //   hidden     P joined to S and filled: not writable      broken      S closed, P shows the error
 //   queued     connected, offered to the listener's next accept
