@@ -145,7 +145,9 @@ void CallEngine::OnCall(IncomingCall& call, Bytes message) {
   ++stats_.calls;
   // What other workers said before this call came, a connection to be accepted above all.
   if (!alone()) worker_.RunPosted();
-  // What the program closed before this call is closed: the port of an old listener is free for the next.
+  // What the program closed before this call is closed: the port of an old listener is free for the next. A worker that it is
+  // handed over to looks for its own.
+  if (call.head.kind != CallKind::kSocket && routes_.contains(call.head.cookie)) return HandOver(call, message);
   OnCloses();
   if (call.head.kind == CallKind::kSocket) return OnSocketCall(call);
   if (call.head.cookie == 0) return OnForeignIoctl(call);

@@ -387,7 +387,7 @@ bool CallEngine::OnTurn() {
   if (front() && native_options() != nullptr) TakePostedOptions();
   turn_left_ = kTurnBytes;
   if (WorkDirty()) return true;
-  if (stats_.listeners > 0) spare_ends_.Refill();
+  if (stats_.listeners > 0 || !shares_.empty()) spare_ends_.Refill();
   return false;
 }
 

@@ -186,8 +186,8 @@ class CallEngine : public TurnTask {
   netlink::Backend& backend();
   uint64_t RandomName();
   SpareEnds& spare_ends() { return spare_ends_; }
-  // For a connection whose program's end is not there yet; the cookie of no socket.
-  uint64_t NextConnectionName() { return (uint64_t{1} << 63) | next_connection_++; }
+  // For a connection whose program's end is not there yet; the cookie of no socket, and no other worker's name.
+  uint64_t NextConnectionName() { return (uint64_t{1} << 63) | uint64_t{shard_} << 56 | next_connection_++; }
   // A 64 KiB block for reading into, which stays with the engine until Take.
   Block* Scratch();
   BlockRef TakeScratch();
@@ -210,6 +210,10 @@ class CallEngine : public TurnTask {
     uint32_t shard;
   };
   void Withdraw(uint64_t listener, uint64_t life, std::vector<OfferedConnection> connections);
+  // The front: `what` with a connection, in its worker's thread.
+  void TellConnection(const OfferedConnection& c, std::function<void(StandIn&)> what);
+  // The front, as a connection has another name: in which engine it is.
+  uint32_t RenameRoute(uint64_t connection, uint64_t cookie);
   // Asks the broker for large send buffers on the program's end and on `s`, the other one. Nothing comes back.
   void RequestRunAhead(StandIn* owner, int s);
   // The next free number for netlink::Caller::call.
@@ -248,7 +252,6 @@ class CallEngine : public TurnTask {
   void OnForeignIoctl(IncomingCall& call);
   void OnDelivered(const calls::Delivered& d);
   void OnAccepted(const calls::Accepted& a, UniqueFd end);
-  void TellConnection(const OfferedConnection& c, std::function<void(StandIn&)> what);
   void OnWithdrawn(const calls::Withdrawal& w);
   void OnFetched(const calls::Fetched& f, UniqueFd fd);
   void Send(Bytes message, int fd, UniqueFd owned);

@@ -29,11 +29,22 @@ void CallEngine::TellConnection(const OfferedConnection& c, std::function<void(S
   if (StandIn* s = Find(c.cookie)) what(*s);
 }
 
+// From the cookie of its program's end on a connection has that for its name.
+uint32_t CallEngine::RenameRoute(uint64_t connection, uint64_t cookie) {
+  const auto it = routes_.find(connection);
+  if (it == routes_.end()) return shard_;
+  const Route route = it->second;
+  if (cookie != 0) {
+    routes_.erase(it);
+    routes_[cookie] = route;
+  }
+  return route.shard;
+}
+
 void CallEngine::OnAccepted(const calls::Accepted& a, UniqueFd end) {
   if (StandIn* listener = Find(a.listener)) listener->OnOfferTaken(a, std::move(end));
   if (a.again != 0) return;
-  const auto route = routes_.find(a.connection);
-  TellConnection({a.connection, route == routes_.end() ? shard_ : route->second.shard}, [a](StandIn& s) { s.OnAccepted(a); });
+  TellConnection({a.connection, RenameRoute(a.connection, a.cookie)}, [a](StandIn& s) { s.OnAccepted(a); });
 }
 
 void CallEngine::Withdraw(uint64_t listener, uint64_t life, std::vector<OfferedConnection> connections) {

@@ -25,9 +25,7 @@ ListenerShare::ListenerShare(CallEngine& engine, ListenerFacts facts)
 
 ListenerShare::~ListenerShare() {
   engine_.ForgetShare(this);
-  for (const uint64_t cookie : offered_) {
-    if (StandIn* connection = engine_.Find(cookie)) connection->OnListenerClosed();
-  }
+  for (StreamStandIn* connection : offered_) connection->OnListenerClosed();
   if (socket_ == nullptr) return;
   socket_->set_observer(nullptr);
   socket_->Close();
@@ -62,13 +60,11 @@ void ListenerShare::TakeConnections() {
 
 // The front offers it to the program, and says what becomes of it.
 void ListenerShare::Offer(StreamStandIn* connection) {
-  offered_.insert(connection->cookie());
-  engine_.hub().Post(0, [offered = StreamStandIn::Offered{connection->MakeOffer(), engine_.shard()}](CallEngine& front) {
-    StreamStandIn::OfferFrom(front, offered);
-  });
+  offered_.insert(connection);
+  engine_.hub().Post(0, [offered = connection->MakeOffer()](CallEngine& front) { StreamStandIn::OfferFrom(front, offered); });
 }
 
-void ListenerShare::OnTaken(uint64_t connection) {
+void ListenerShare::OnTaken(StreamStandIn* connection) {
   if (offered_.erase(connection) != 0) MarkDirty();  // room for another one
 }
 

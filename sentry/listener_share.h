@@ -36,8 +36,8 @@ class ListenerShare final : private SocketObserver {
 
   void MarkDirty();
   void TakeConnections();
-  // Its connection `cookie` is not offered any more.
-  void OnTaken(uint64_t cookie);
+  // `connection` is not offered any more.
+  void OnTaken(StreamStandIn* connection);
 
  private:
   void OnSocketEvents(uint32_t) override { MarkDirty(); }
@@ -47,7 +47,7 @@ class ListenerShare final : private SocketObserver {
   ListenerFacts facts_;
   StreamSocket* socket_;
   bool dirty_ = false;
-  std::unordered_set<uint64_t> offered_;  // cookies of connections that wait for an accept
+  std::unordered_set<StreamStandIn*> offered_;  // that wait for an accept
 };
 
 }  // namespace sluice

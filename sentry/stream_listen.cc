@@ -79,7 +79,7 @@ StreamStandIn* StreamStandIn::MakeQueued(CallEngine& engine, const QueueFacts& f
   s->options_ = facts.options;
   s->listener_cookie_ = facts.listener;
   engine.Own(std::move(made), std::move(room));
-  if (!s->MakeEnds(facts)) {
+  if (!s->MakeEnds(facts.options)) {
     s->CloseByProgram(true);
     return nullptr;
   }
@@ -91,10 +91,9 @@ StreamStandIn* StreamStandIn::MakeQueued(CallEngine& engine, const QueueFacts& f
 
 // S alone where that will do: P comes to be in the listener's native queue, from where the broker takes it. The last close of P
 // shows in S as the end of what it wrote, so nothing watches for it unless P shuts that down before, or S goes first.
-bool StreamStandIn::MakeEnds(const QueueFacts& facts) {
-  const StandInOptions& o = facts.options;
+bool StreamStandIn::MakeEnds(const StandInOptions& o) {
   const bool plain = o.send_buffer == 0 && o.receive_timeout == Duration(0) && o.send_timeout == Duration(0);
-  if (!plain || !facts.queues_itself) return MakePair(o);
+  if (!plain) return MakePair(o);
   s_ = engine_.spare_ends().Take();
   if (!s_) return false;
   Enter(engine_.NextConnectionName());
@@ -119,7 +118,7 @@ bool StreamStandIn::MakePair(const StandInOptions& options) {
 }
 
 // Of a queued connection; the listener adds its life.
-calls::Offer StreamStandIn::MakeOffer() const {
+StreamStandIn::Offered StreamStandIn::MakeOffer() const {
   const Sockaddr name = FormatSockaddr(socket_->remote().value_or(Endpoint{}), family_);
   calls::Offer offer;
   offer.listener = listener_cookie_;
@@ -128,19 +127,24 @@ calls::Offer StreamStandIn::MakeOffer() const {
   offer.name_length = name.length;
   std::copy_n(name.view().begin(), std::min<size_t>(name.length, sizeof offer.name), offer.name);
   offer.mark = mark_;
-  return offer;
+  return {offer, engine_.shard(), s_.get()};
 }
 
-// Puts a connection in P's native queue. EAGAIN: not now; any other error: never.
-Errno StreamStandIn::Queue(const calls::Offer& offer) {
-  if (offer.end >= 0) return AddToken();
-  auto* c = static_cast<StreamStandIn*>(engine_.Find(offer.connection));
-  if (c == nullptr || !c->s_) return Errno::kEBADF;
-  const Errno error = JoinQueue(c->s_.get());
+// Puts a connection in P's native queue. EAGAIN: not now; any other error: never. Only here, whichever worker has the connection,
+// so that the queue and the offers are in one order.
+Errno StreamStandIn::Queue(const Offered& connection) {
+  if (connection.offer.end >= 0) return AddToken();
+  const Errno error = JoinQueue(connection.s);
   if (error != Errno::kOk) return error;
-  c->joined_ = true;
-  c->MarkDirty();
+  engine_.TellConnection({connection.offer.connection, connection.shard},
+                         [](StandIn& s) { static_cast<StreamStandIn&>(s).OnQueued(); });
   return Errno::kOk;
+}
+
+// Of a connection: it has P now, and what came until an accept takes that waits there.
+void StreamStandIn::OnQueued() {
+  joined_ = true;
+  MarkDirty();
 }
 
 // What connects to P may be closed: P stays readable until the token is taken off.
@@ -157,7 +161,7 @@ Errno StreamStandIn::JoinQueue(int end) {
 // Of the offers that are not queued: false where the first of them has to wait.
 bool StreamStandIn::QueueNext() {
   const auto next = offered_.end() - static_cast<ptrdiff_t>(unqueued_);
-  const Errno error = Queue(next->offer);
+  const Errno error = Queue(*next);
   if (error == Errno::kEAGAIN) return false;
   --unqueued_;
   if (error == Errno::kOk) return true;
@@ -184,9 +188,9 @@ void StreamStandIn::TakeConnections() {
     if (!room) break;
     StreamSocket* accepted = socket_->Accept();
     if (accepted == nullptr) break;
-    StreamStandIn* s = MakeQueued(engine_, {cookie_, family_, protocol_, options_, true}, accepted, std::move(room));
+    StreamStandIn* s = MakeQueued(engine_, {cookie_, family_, protocol_, options_}, accepted, std::move(room));
     if (s == nullptr) break;
-    Offer({s->MakeOffer(), engine_.shard()});
+    Offer(s->MakeOffer());
   }
   SendOffers();
 }
@@ -244,25 +248,34 @@ void StreamStandIn::OnOfferTaken(const calls::Accepted& a, UniqueFd end) {
   // Its end came back, and there was no descriptor for it here.
   const bool lost = a.again != 0 && connection.offer.end < 0 && !end;
   if (lost) DropConnection(engine_, connection);
-  if (auto* c = end ? static_cast<StreamStandIn*>(engine_.Find(a.connection)) : nullptr) {
+  if (end) {
     connection.offer.connection = a.cookie;
     connection.offer.end = end.get();
-    c->Rename(a.cookie, a.inode);
-    c->queued_end_ = std::move(end);  // which no accept could have
+    ReturnEnd(a, std::move(end));
   }
   if (a.again != 0 && !lost) Offer(connection);
   if (offered_.empty()) AnswerImpatient();
   MarkDirty();  // to send it, or room for another one
 }
 
+// P, which no accept could have, to its connection.
+void StreamStandIn::ReturnEnd(const calls::Accepted& a, UniqueFd end) {
+  const uint32_t shard = engine_.RenameRoute(a.connection, a.cookie);
+  engine_.TellConnection({a.connection, shard}, [a, carried = std::make_shared<UniqueFd>(std::move(end))](StandIn& s) {
+    auto& connection = static_cast<StreamStandIn&>(s);
+    connection.Rename(a.cookie, a.inode);
+    connection.queued_end_ = std::move(*carried);
+  });
+}
+
 // Of a connection.
 void StreamStandIn::OnAccepted(const calls::Accepted& a) {
   if (state_ != State::kQueued) return;
-  if (ListenerShare* share = engine_.FindShare(listener_cookie_)) share->OnTaken(cookie_);
+  LeaveShare();
+  if (a.cookie != 0) Rename(a.cookie, a.inode);
   if (a.error != 0 || reset_queued_)
     return CloseByProgram(a.error == EBADF || reset_queued_);  // as Linux where the address cannot be written
   queued_end_.reset();
-  if (a.cookie != 0) Rename(a.cookie, a.inode);
   state_ = State::kConnected;
   if (!HearEnd()) return CloseByProgram(true);
   NoteHolder(a.envelope.tid, a.fd, a.envelope.listener);
@@ -273,7 +286,13 @@ void StreamStandIn::OnAccepted(const calls::Accepted& a) {
 }
 
 void StreamStandIn::OnWithdrawn() {
-  if (state_ == State::kQueued) CloseByProgram(true);
+  if (state_ != State::kQueued) return;
+  LeaveShare();
+  CloseByProgram(true);
+}
+
+void StreamStandIn::LeaveShare() {
+  if (ListenerShare* share = engine_.FindShare(listener_cookie_)) share->OnTaken(this);
 }
 
 // On Linux it is reset by now. Here an accept may have got it already, and what tells of that be on its way.

@@ -1,6 +1,7 @@
 // TCP sockets with several workers. A fresh, bound or listening one is the front's, an active open goes to one worker after the
-// other, a connection that was accepted stays where it came in. A bound or listening socket has a share (listener_share.h) in
-// every other stack: so the rules of sharing a port hold for what any of them has, and each takes the connections it is home to.
+// other, a connection that was accepted stays where it came in, and the front connects its S to the listener. A bound or
+// listening socket has a share (listener_share.h) in every other stack: so the rules of sharing a port hold for what any of them
+// has, and each takes the connections it is home to.
 #include <sys/socket.h>
 
 #include <atomic>

@@ -1,7 +1,7 @@
 // A TCP socket of the program. P is the program's end (an AF_UNIX stream socket), S the sentry's. docs/architecture.md
 // (stand-ins).
 //
-//   fresh      P unconnected, S none                      listening   P listening, one token in its queue per waiting connection
+//   fresh      P unconnected, S none                      listening   P listening, one socket in its queue per waiting connection
 //   waiting    blocking connect held, P untouched         connected   P and S joined, bytes flow natively
 //   hidden     P joined to S and filled: not writable      broken      S closed, P shows the error
 //   queued     connected, offered to the listener's next accept
@@ -53,13 +53,13 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   struct Offered {
     calls::Offer offer;
     uint32_t shard = 0;
+    int s = -1;  // its S, which stays open until the worker hears what became of the offer
   };
   // What a queued connection has of its listener.
   struct QueueFacts {
     uint64_t listener = 0;
     int family = 0, protocol = 0;
     const StandInOptions& options;
-    bool queues_itself = false;  // in the engine that has the listener: its S connects to that
   };
   // On its way to another worker.
   struct Moved;
@@ -100,16 +100,19 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnAccept(IncomingCall& call, Bytes message);
   void TakeConnections();
   static StreamStandIn* MakeQueued(CallEngine& engine, const QueueFacts& facts, StreamSocket* accepted, SocketCount room);
-  bool MakeEnds(const QueueFacts& facts);
+  bool MakeEnds(const StandInOptions& options);
   bool MakePair(const StandInOptions& options);
-  calls::Offer MakeOffer() const;
-  Errno Queue(const calls::Offer& offer);
+  Offered MakeOffer() const;
+  Errno Queue(const Offered& connection);
+  void OnQueued();
   Errno AddToken();
   Errno JoinQueue(int end);
   bool QueueNext();
   static void DropConnection(CallEngine& engine, const Offered& connection);
   void Offer(const Offered& connection);
   void SendOffers();
+  void ReturnEnd(const calls::Accepted& a, UniqueFd end);
+  void LeaveShare();
   void AnswerImpatient();
   void CloseListener();
 

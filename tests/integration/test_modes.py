@@ -1,4 +1,5 @@
 """--network=none and --network=host; how `sluice do` behaves as a command."""
+import contextlib
 import os
 import re
 import signal
@@ -6,6 +7,7 @@ import socket
 import subprocess
 import unittest
 
+import processes
 from harness import INSIDE, PEER, SLUICE, SluiceTest, sandbox_only, sh, wait_for
 
 LOOPBACK = ("import socket,threading\n"
@@ -207,6 +209,32 @@ class XdpTest(SluiceTest):
                 while data := s.recv(100):
                     got += data
                 self.assertEqual(got, b"by whichever")
+
+
+ACCEPTING = ("import socket\n"
+             "s=socket.create_server(('0.0.0.0',7000),backlog=64)\n"
+             "print('listening',flush=True)\n"
+             "accepted=[s.accept()[0] for _ in range(32)]\n"
+             "print('accepted',len({c.recv(9) for c in accepted}),flush=True)\n"
+             "input()\n")
+
+
+class AcceptTest(SluiceTest):
+    @sandbox_only
+    def test_connections_of_every_worker_come_by_the_native_queue(self):
+        """An end that was accepted there has the listener's name."""
+        server = self.python_inside(ACCEPTING, flags=("--num-network-channels=3",), stdin=subprocess.PIPE)
+        server.wait_log("listening")
+        with contextlib.ExitStack() as stack:
+            for i in range(32):
+                stack.enter_context(self.net.peer.connect((INSIDE, 7000))).sendall(b"%d" % i)
+            server.wait_log("accepted 32")
+            with open(f"/proc/{processes.role(server.pid, 'sentry')}/net/unix", "rb") as f:
+                connected = re.findall(rb"^[0-9a-f]+: \w+ \w+ \w+ 0001 03 +\d+ @", f.read(), re.MULTILINE)
+            self.assertEqual(len(connected), 32)
+            server.process.stdin.write(b"\n")
+            server.process.stdin.close()
+        server.expect_success()
 
 
 if __name__ == "__main__":

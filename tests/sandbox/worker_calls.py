@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -195,6 +196,72 @@ def accepted_connections_keep_their_port(i):
         return answer, outcome(third.bind, (LO, port))
 
 
+def accepts_that_fail_lose_nothing(i):
+    """Connections of all workers; each of the first accepts has no descriptor."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with tcp() as server, contextlib.ExitStack() as stack:
+        server.bind((LO, 0))
+        server.listen(16)
+        clients = [stack.enter_context(tcp()) for _ in range(4)]
+        for c in clients:
+            c.connect(server.getsockname())
+        select.select([server], [], [])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (clients[0].fileno(), limits[1]))
+        failed = [outcome(server.accept) for _ in range(3)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        got = {}
+        for _ in clients:
+            accepted, peer = server.accept()
+            got[peer] = stack.enter_context(accepted)
+        for n, c in enumerate(clients):
+            c.sendall(b"%d" % n)
+        return failed, [got[c.getsockname()].recv(9) for c in clients]
+
+
+def time_limits_are_of_the_connections_behind_them(i):
+    """Some wait in the listener's queue when a limit is set that those behind them inherit."""
+    def limit(s):
+        return s.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+
+    with tcp() as server, contextlib.ExitStack() as stack:
+        server.bind((LO, 0))
+        server.listen(16)
+        clients, got = [], []
+        for seconds in (0, 7, 0):
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
+            some = [stack.enter_context(tcp()) for _ in range(3)]
+            for c in some:
+                c.connect(server.getsockname())
+            # The first of them is here; so are those that the next connect() comes behind.
+            accepted, peer = server.accept()
+            got.append((stack.enter_context(accepted), peer))
+            clients += some
+        while len(got) < len(clients):
+            accepted, peer = server.accept()
+            got.append((stack.enter_context(accepted), peer))
+        by_name = {peer: accepted for accepted, peer in got}
+        for n, c in enumerate(clients):
+            c.sendall(b"%d" % n)
+        return [by_name[c.getsockname()].recv(9) for c in clients]
+
+
+def listeners_that_close_reset_and_listen_again(i):
+    port = 6400 + i
+    answers = []
+    with tcp(socket.SO_REUSEADDR) as server:
+        server.bind((LO, port))
+        for _ in range(2):
+            server.listen(16)
+            with contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(tcp()) for _ in range(4)]
+                for c in clients:
+                    c.connect((LO, port))
+                server.accept()[0].close()
+                server.shutdown(socket.SHUT_RD)
+                answers.append(sorted(str(outcome(c.recv, 1)) for c in clients))
+    return answers
+
+
 def bound_ports_connect(i):
     port = 5100 + i
     with listening() as server, tcp(socket.SO_REUSEADDR) as client, tcp() as taken:
@@ -344,7 +411,8 @@ for question in (datagrams_free_their_ports, datagram_ports_conflict, datagram_p
                  a_closed_datagram_port_refuses, options_and_groups_survive_bind, a_receive_waits_through_a_bind,
                  a_duplicate_names_the_same_socket, listeners_free_their_ports, waiting_connections_free_their_port,
                  accepted_connections_free_their_port,
-                 accepted_connections_keep_their_port, bound_ports_connect, chosen_ports_connect,
+                 accepted_connections_keep_their_port, accepts_that_fail_lose_nothing,
+                 time_limits_are_of_the_connections_behind_them, listeners_that_close_reset_and_listen_again, bound_ports_connect, chosen_ports_connect,
                  chosen_ports_are_free, addresses_without_ports_connect, a_refused_one_keeps_its_port, a_refused_one_binds, connections_spread,
                  closed_while_it_binds, closed_while_it_finds_its_port_taken,
                  children_ask_at_once):
