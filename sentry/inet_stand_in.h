@@ -92,6 +92,9 @@ class InetStandIn : public StandIn, public SocketObserver {
   Timer hold_timer_;
 };
 
+// SO_ERROR of a program's end: where it shows an error, that is ours in disguise.
+void ClearNativeError(int p);
+
 // A device ioctl, answered from the mirrored configuration; also for sockets that are not ours (`family` AF_UNIX).
 void AnswerDeviceIoctl(CallEngine& engine, IncomingCall& call, int family);
 

@@ -272,11 +272,7 @@ Errno GetPeerName(InetStandIn& s, uint32_t capacity, OptionValue* out) {
 }
 
 Errno GetError(InetStandIn& s, uint32_t capacity, int p, OptionValue* out) {
-  if (p >= 0) {  // P's own is ours in disguise
-    int native = 0;
-    socklen_t length = sizeof native;
-    getsockopt(p, SOL_SOCKET, SO_ERROR, &native, &length);
-  }
+  if (p >= 0) ClearNativeError(p);
   return Put(ToInt(s.TakePendingError()), capacity, out);
 }
 

@@ -1,5 +1,6 @@
 // Connecting: connect() blocking and not, interrupted, failed, and back by AF_UNSPEC.
 #include <errno.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -98,11 +99,12 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
       return (void)engine_.Answer(to, first ? Errno::kOk : Errno::kEISCONN);
     }
     case State::kBroken:
-      if (!connect_reported_ && !failed_) return (void)engine_.Answer(to, Errno::kEISCONN);
-      if (failed_) {
-        failed_ = false;
-        Errno error = std::exchange(error_, Errno::kOk);
-        return (void)engine_.Answer(to, error == Errno::kOk ? Errno::kECONNABORTED : error);
+      if (connect_reported_) return (void)engine_.Answer(to, Errno::kEISCONN);
+      if (failed_ || error_ != Errno::kOk) {
+        const Errno error = error_ == Errno::kOk ? Errno::kECONNABORTED : error_;
+        failed_ = !ReplaceEnd(call);  // told, and fresh again
+        error_ = Errno::kOk;
+        return (void)engine_.Answer(to, error);
       }
       if (!ReplaceEnd(call)) return (void)engine_.Answer(to, Errno::kECONNABORTED);
       break;
@@ -116,6 +118,10 @@ void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
   if (!engine_.alone() && MoveToConnect(call, message)) return;
   Endpoint remote;
   Errno error = ParseSockaddr(call.parts[0].name, family_, false, &remote);
+  // Datagram sockets of AF_INET6 take an AF_INET address here.
+  if (family_ == AF_INET6 && SockaddrFamily(call.parts[0].name) == AF_INET) {
+    error = call.parts[0].name.size() < sizeof(sockaddr_in6) - sizeof(uint32_t) ? Errno::kEINVAL : Errno::kEAFNOSUPPORT;
+  }
   if (error == Errno::kOk) error = socket_->Connect(remote);
   if (error != Errno::kOk && error != Errno::kEINPROGRESS) {
     if (!MoveBack(call.fd, {{call.envelope(), error}})) engine_.Answer(call.envelope(), error);

@@ -260,8 +260,9 @@ void StreamStandIn::OnReceive(IncomingCall& call, Bytes message) {
     case State::kListening:
       return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
     case State::kBroken:
-      if (error_ != Errno::kOk) return (void)engine_.Answer(call.envelope(), std::exchange(error_, Errno::kOk));
-      break;
+      if (error_ == Errno::kOk) break;
+      if (call.fd) ClearNativeError(call.fd.get());
+      return (void)engine_.Answer(call.envelope(), std::exchange(error_, Errno::kOk));
     default:
       break;
   }
