@@ -190,6 +190,7 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
   int how = call.int_arg(1);
   if (how < SHUT_RD || how > SHUT_RDWR) return (void)engine_.Answer(call.envelope(), Errno::kEINVAL);
   bool read = how != SHUT_WR, write = how != SHUT_RD;
+  connect_reported_ |= state_ == State::kConnected;
   if (state_ == State::kListening) {
     if (read && call.fd) {
       Errno error = socket_->Shutdown(true, write);
@@ -260,7 +261,7 @@ void StreamStandIn::OnReceive(IncomingCall& call, Bytes message) {
     case State::kListening:
       return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
     case State::kBroken:
-      if (error_ == Errno::kOk) break;
+      if (error_ == Errno::kOk || fin_passed_) break;  // behind an end: reads are 0
       if (call.fd) ClearNativeError(call.fd.get());
       return (void)engine_.Answer(call.envelope(), std::exchange(error_, Errno::kOk));
     default:

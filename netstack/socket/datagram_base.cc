@@ -83,8 +83,10 @@ Errno DatagramBase::CheckBindable(const IpAddress& address) const {
 Errno DatagramBase::Bind(const Endpoint& local) {
   IpAddress address;
   if (const Errno e = Normalize(local, &address); e != Errno::kOk) return e == Errno::kENETUNREACH ? Errno::kEINVAL : e;
-  if (const Errno e = CheckBindable(address); e != Errno::kOk) return e;
+  const Errno bindable = CheckBindable(address);
+  if (bindable != Errno::kOk && family_ == Family::kIpv4) return bindable;
   if (local_port_ != 0 || remote_ || (ports_ == nullptr && address_bound_ && !local_.IsAny())) return Errno::kEINVAL;
+  if (bindable != Errno::kOk) return bindable;
   if (ports_ != nullptr) {
     const bool later = local.port == 0 && option(SockOpt::kIpBindAddressNoPort) != 0;
     if (!later) {
@@ -128,7 +130,7 @@ Errno DatagramBase::Connect(std::optional<Endpoint> remote) {
   if (const Errno e = Normalize(*remote, &address); e != Errno::kOk) return e;
   if (address.IsAny()) address = ThisHost(address.family());
   const bool keep_source = address_bound_ && local_.family() == address.family();
-  if (address_bound_ && !keep_source) return Errno::kENETUNREACH;
+  if (address_bound_ && !keep_source) return local_.is_v4() ? Errno::kEAFNOSUPPORT : Errno::kENETUNREACH;
   RouteQuery query{.destination = address,
                    .source = keep_source ? local_ : IpAddress(),
                    .ifindex = static_cast<IfIndex>(option(SockOpt::kBindToIfIndex)),

@@ -99,8 +99,10 @@ Errno Connection::Bind(const Endpoint& local) {
   }
   IpAddress address = local.address ? ToWire(local.address) : IpAddress::Any(family_);
   if (family_ == Family::kIpv6 && v6_only && address.is_v4()) return Errno::kEINVAL;
-  if (const Errno e = AllowedToBind(address); e != Errno::kOk) return e;
+  const Errno allowed = AllowedToBind(address);
+  if (allowed != Errno::kOk && family_ == Family::kIpv4) return allowed;
   if (state_ != State::kClosed || bound_port != 0) return Errno::kEINVAL;
+  if (allowed != Errno::kOk) return allowed;
   bound_address = address;
   if (local.scope != 0 && address.IsLinkLocal()) scope_ = local.scope;
   uint16_t port = local.port;
@@ -133,7 +135,7 @@ Endpoint Connection::local() const {
 
 std::optional<Endpoint> Connection::remote() const {
   if (key.remote_port == 0 || state_ == State::kSynSent || state_ == State::kListen) return std::nullopt;
-  if (state_ == State::kClosed && !closed_by_time_wait_) return std::nullopt;
+  if (state_ == State::kClosed) return std::nullopt;
   return FromWire(key.remote, key.remote_port);
 }
 

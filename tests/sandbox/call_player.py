@@ -83,9 +83,11 @@ def left_out(player, d, verb, args):
     shared = len(d.slots) > 1 or "watched" in facts
     if verb == "send" and d.tcp and not facts & {"stream"}:
         return "a write that is not connected"
+    if verb == "send" and d.tcp and "ERR" in facts:
+        return "a write after a reset"
+    if verb == "send" and d.tcp and "OOB" in args[2] and len(args) > 3:
+        return "an urgent byte with an address"
     if verb == "send" and (args[0] in NATIVE_SENDS or len(args) < 4 and args[0] == "sendto"):
-        if d.tcp and "ERR" in facts:
-            return "a write after a reset"
         if not d.tcp and not player.has_peer(d):
             return "a native send without a peer"
     if verb == "recv" and args[0] in NATIVE_RECEIVES:
@@ -105,14 +107,26 @@ def left_out(player, d, verb, args):
         return "out-of-band datagrams"
     if verb == "connect" and d.tcp and shared:
         return "a connect that may replace the end of a duplicate"
-    if verb == "send" and d.tcp and "read shut" not in facts and any("read shut" in o.facts for _, o in player.slots.values()):
+    if verb == "send" and any("read shut" in o.facts and (not d.tcp or o is not d) for _, o in player.slots.values()):
         return "bytes for who has shut down reading"
     if verb == "send" and "MORE" in args[2] and (not d.tcp or len(args) < 4):
         return "MSG_MORE"
     if verb == "connect" and d.tcp and "listening" in facts and d.state == "CLOSE":
         return "a connect of what listened before"
-    if verb == "bind" and d.tcp and "stream" in facts and d.state == "CLOSE":
+    if verb == "bind" and d.tcp and facts & {"stream", "listening"} and d.state == "CLOSE":
         return "a bind of what was connected before"
+    if verb == "recv" and d.tcp and "OOB" in args[2] and "stream" not in facts:
+        return "an urgent byte of what is not connected"
+    if verb == "send" and "OOB" in args[2] and args[1] == "0":
+        return "an urgent byte that is none"
+    if verb == "send" and args[-1] == "unspec":
+        return "a datagram to nobody"
+    if verb == "connect" and d.kind == "udp6" and "tried" in facts:
+        return "the name of who changes its peer"
+    if verb == "name" and d.tcp and d.state == "CLOSE" and facts & {"tried", "dissolved"}:
+        return "the name of what is not connected any more"
+    if verb == "get" and args[0] in ("IP_MTU", "SO_PEERNAME") and not player.has_peer(d):
+        return "the MTU of a connection that failed"
     if verb == "get" and args[0] == "TCP_MAXSEG":
         return "TCP_MAXSEG"
     if verb == "get" and args[0] == "SO_ERROR" and "dissolved" in facts:
@@ -170,6 +184,8 @@ class Player:
         signal.setitimer(signal.ITIMER_REAL, 0)
         if said == "EINTR":
             said = "waits"
+        if verb == "send" and len(args) > 4 and said == "EPIPE":
+            self.sigpipe = False  # where the call has an address there is none
         self.out.append(said + (" SIGPIPE" if self.sigpipe else "") + self.settle())
 
     # -- what the descriptors show
@@ -188,7 +204,9 @@ class Player:
             unread = self.int_ioctl(fd, IOCTLS["FIONREAD"])
             if {"RDHUP", "stream"} <= d.facts or "dissolved" in d.facts:
                 mask &= ~8  # of a reset behind an end POLLERR is not shown, nor behind connect(AF_UNSPEC)
-            if mask & 2:  # an urgent byte counts as one that can be read
+            if mask & 2:
+                d.facts.add("urgent")
+            if "urgent" in d.facts:  # an urgent byte counts as one that can be read
                 mask, unread = mask & ~1, 0
             text = masks(mask)
             if unread != 0:
@@ -202,6 +220,11 @@ class Player:
                     d.facts.add("listening")
             seen[slot] = text
         return seen
+
+    def hidden(self, slot):
+        """Of the mask, what is not compared."""
+        facts = self.slots[slot][1].facts if slot in self.slots else set()
+        return (8 if {"RDHUP", "stream"} <= facts or "dissolved" in facts else 0) | (1 if "urgent" in facts else 0)
 
     def settle(self):
         last, same = None, 0
@@ -262,6 +285,9 @@ class Player:
     def local_port(self, slot):
         if slot not in self.slots or self.slots[slot][1].kind == "epoll":
             return 0
+        d = self.slots[slot][1]
+        if d.tcp and d.state == "CLOSE" and "bound" not in d.facts:
+            return 0
         _, name = self.name_of("getsockname", self.slots[slot][0])
         return struct.unpack(">H", name[2:4])[0]
 
@@ -282,7 +308,7 @@ class Player:
         family, = struct.unpack("=H", raw[:2])
         if family == 2:
             return f"{socket.inet_ntoa(raw[4:8])}:{self.ports.name(struct.unpack('>H', raw[2:4])[0])}"
-        if family == 10:
+        if family == 10 and len(raw) == 28:
             flow, scope = raw[4:8], raw[24:28]
             odd = "" if flow + scope == bytes(8) else f" flow {flow.hex()} scope {scope.hex()}"
             return f"[{socket.inet_ntop(10, raw[8:24])}]:{self.ports.name(struct.unpack('>H', raw[2:4])[0])}{odd}"
@@ -314,7 +340,10 @@ class Player:
 
     def do_bind(self, slot, where):
         raw = self.address(where)
-        return self.simply("bind", self.slots[slot][0], raw, len(raw))
+        said = self.simply("bind", self.slots[slot][0], raw, len(raw))
+        if said == "ok":
+            self.slots[slot][1].facts.add("bound")
+        return said
 
     def do_listen(self, slot, backlog):
         return self.simply("listen", self.slots[slot][0], int(backlog))
@@ -324,8 +353,7 @@ class Player:
         fd, d = self.slots[slot]
         if self.poll(fd, 0) & 16:  # fresh again
             d.facts -= {"stream", "ERR", "RDHUP", "read ECONNRESET", "dissolved"}
-        if where == "unspec" and d.tcp and "stream" in d.facts:
-            d.facts.add("dissolved")
+        d.facts.add("dissolved" if where == "unspec" else "tried")
         return self.simply("connect", self.slots[slot][0], raw, len(raw))
 
     def do_accept(self, slot, to, name, flags):
@@ -375,7 +403,7 @@ class Player:
 
     def do_get(self, slot, name):
         level, number, kind = OPTIONS[name]
-        raw, length = ctypes.create_string_buffer(256), ctypes.c_uint(128)
+        raw, length = ctypes.create_string_buffer(256), ctypes.c_uint(16 if kind == "name" else 128)
         result = self.call("getsockopt", self.slots[slot][0], level, number, raw, ctypes.byref(length))
         if result != 0:
             return result
@@ -415,7 +443,7 @@ class Player:
         n = self.call("epoll_wait", self.slots[slot][0], raw, 16, 0)
         if not isinstance(n, int):
             return n
-        events = sorted((chr(tag), masks(value)) for value, tag in struct.iter_unpack("=IQ", raw.raw[:12 * n]))
+        events = sorted((chr(tag), masks(value & ~self.hidden(chr(tag)))) for value, tag in struct.iter_unpack("=IQ", raw.raw[:12 * n]))
         return "events " + " ".join(f"{tag}:{mask}" for tag, mask in events)
 
     def do_send(self, slot, how, size, flags, *to):
@@ -428,7 +456,8 @@ class Player:
         if how == "write":
             return str(self.call("write", fd, data, len(data)))
         if how == "writev":
-            return str(self.call("writev", fd, *self.vector(data)[:2]))
+            vector, count, kept = self.vector(data)
+            return str(self.call("writev", fd, vector, count))
         if how == "sendto":
             return str(self.call("sendto", fd, data, len(data), value, raw or None, len(raw)))
         vector, count, kept = self.vector(data)
@@ -470,7 +499,8 @@ class Player:
             elif how == "read":
                 n = self.call("read", fd, data, len(data))
             else:
-                n = self.call("readv", fd, *self.vector(data)[:2])
+                vector, count, kept = self.vector(data)
+                n = self.call("readv", fd, vector, count)
             return self.show_received(n, data)
         name, length = ctypes.create_string_buffer(128), ctypes.c_uint(128)
         if how == "recvfrom":
