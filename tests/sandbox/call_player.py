@@ -93,8 +93,6 @@ def left_out(player, d, verb, args):
     if verb == "recv" and args[0] in NATIVE_RECEIVES:
         if d.tcp and not facts & {"stream"}:
             return "a native read that is not connected"
-        if not d.tcp and "ERR" in facts:
-            return "the native error of a datagram socket"
     if verb == "recv" and d.tcp and "TRUNC" in args[2]:
         return "a discarding receive"
     if verb == "recv" and d.tcp and "WAITALL" in args[2] and args[0] not in NATIVE_RECEIVES:
@@ -109,7 +107,7 @@ def left_out(player, d, verb, args):
         return "a connect that may replace the end of a duplicate"
     if verb == "send" and any("read shut" in o.facts and (not d.tcp or o is not d) for _, o in player.slots.values()):
         return "bytes for who has shut down reading"
-    if verb == "send" and "MORE" in args[2] and (not d.tcp or len(args) < 4):
+    if verb == "send" and "MORE" in args[2]:
         return "MSG_MORE"
     if verb == "connect" and d.tcp and "listening" in facts and d.state == "CLOSE":
         return "a connect of what listened before"
@@ -129,8 +127,17 @@ def left_out(player, d, verb, args):
         return "the MTU of a connection that failed"
     if verb == "get" and args[0] == "TCP_MAXSEG":
         return "TCP_MAXSEG"
-    if verb == "get" and args[0] == "SO_ERROR" and "dissolved" in facts:
-        return "SO_ERROR after connect(AF_UNSPEC)"
+    if d.tcp and "dissolved" in facts and (verb in ("send", "recv") or args[:1] == ["SO_ERROR"]):
+        return "the error after connect(AF_UNSPEC)"
+    if d.tcp and verb in ("recv", "send") and "read shut" in facts:
+        return "bytes after SHUT_RD"
+    if d.kind == "udp6" and verb in ("send", "connect") and player.mixes(d, args[-1]):
+        return "IPv4 and IPv6 by one name"
+    if not d.tcp and "told natively" in facts and (args[:1] == ["SO_ERROR"] or verb == "recv" or verb == "send" and (
+            args[0] == "sendmsg" or len(args) > 3)):
+        return "an error that a native call has told of"
+    if verb == "shutdown" and d.state == "LISTEN" and shared:
+        return "a shutdown that replaces the end of a duplicate"
     if verb == "ioctl" and "urgent" in facts:
         return "bytes around an urgent one"
     if verb == "shutdown" and d.tcp and d.state == "CLOSE" and "stream" not in facts:
@@ -268,6 +275,14 @@ class Player:
         result = getattr(LIBC, name)(*args)
         return errno.errorcode[ctypes.get_errno()] if result < 0 else result
 
+    def mixes(self, d, where):
+        """Whether the address and the socket's own are of different families."""
+        host = where.rsplit(":", 1)[0]
+        error, raw = self.name_of("getsockname", self.slots[min(d.slots)][0])
+        if ":" not in where or error or raw[8:24] == bytes(16):
+            return False
+        return (raw[8:20] == bytes(10) + b"\xff\xff") != ("." in host) or host == "[::]"
+
     def has_peer(self, d):
         return self.name_of("getpeername", self.slots[min(d.slots)][0])[0] is None
 
@@ -333,7 +348,10 @@ class Player:
 
     def do_socket(self, slot, kind, flags):
         family, type_ = KINDS[kind]
-        return self.add(slot, self.call("socket", family, type_ | (0x800 if flags == "nonblock" else 0), 0), Description(kind))
+        said = self.add(slot, self.call("socket", family, type_ | (0x800 if flags == "nonblock" else 0), 0), Description(kind))
+        if type_ == 1:  # when a small segment may follow another is a matter of time
+            self.do_set(slot, "TCP_NODELAY", "1")
+        return said
 
     def do_epoll(self, slot):
         return self.add(slot, self.call("epoll_create1", 0), Description("epoll"))
@@ -351,10 +369,12 @@ class Player:
     def do_connect(self, slot, where):
         raw = self.address(where)
         fd, d = self.slots[slot]
-        if self.poll(fd, 0) & 16:  # fresh again
+        fresh = self.poll(fd, 0) & 16
+        said = self.simply("connect", self.slots[slot][0], raw, len(raw))
+        if fresh and said != "EISCONN":
             d.facts -= {"stream", "ERR", "RDHUP", "read ECONNRESET", "dissolved"}
         d.facts.add("dissolved" if where == "unspec" else "tried")
-        return self.simply("connect", self.slots[slot][0], raw, len(raw))
+        return said
 
     def do_accept(self, slot, to, name, flags):
         if to in self.slots:
@@ -447,6 +467,22 @@ class Player:
         return "events " + " ".join(f"{tag}:{mask}" for tag, mask in events)
 
     def do_send(self, slot, how, size, flags, *to):
+        said = self.transmit(slot, how, size, flags, *to)
+        return self.native_error(slot, said, how in NATIVE_SENDS or how == "sendto" and not to, True)
+
+    def native_error(self, slot, said, native, sends):
+        """ECONNRESET, in what the kernel says of a datagram socket by itself, is ECONNREFUSED."""
+        d = self.slots[slot][1]
+        if not d.tcp and native:
+            if said == "ECONNRESET":
+                said = "ECONNREFUSED"
+            if said == "ECONNREFUSED":
+                d.facts.add("told natively")
+            elif sends and said.isdigit():  # the sentry knows by that
+                d.facts.discard("told natively")
+        return said
+
+    def transmit(self, slot, how, size, flags, *to):
         fd, _ = self.slots[slot]
         data = self.bytes_to_send(int(size))
         raw = self.address(to[0]) if to else b""
@@ -483,7 +519,7 @@ class Player:
         said = self.receive(slot, how, size, flags)
         if said == "ECONNRESET":
             self.slots[slot][1].facts.add("read ECONNRESET")
-        return said
+        return self.native_error(slot, said, how in NATIVE_RECEIVES, False)
 
     def receive(self, slot, how, size, flags):
         fd, d = self.slots[slot]
