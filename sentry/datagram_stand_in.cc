@@ -266,7 +266,7 @@ bool DatagramStandIn::RoomInP() {
     const std::optional<size_t> size = socket_->next_size();
     if (!size) return false;
     const size_t need = *size + UnreadMemory::kOverhead;
-    if (need <= unread_.Room(ends_.s.get())) return true;
+    if (need <= unread_.Room(ends_.s.get(), need)) return true;
     if (unread_.held() > 0) {
       s_writable_ = false;
       return false;

@@ -97,6 +97,16 @@ def left_out(player, d, verb, args):
         return "a discarding receive"
     if verb == "recv" and d.tcp and "WAITALL" in args[2] and args[0] not in NATIVE_RECEIVES:
         return "MSG_WAITALL with an address"
+    if d.tcp and verb == "get" and args[0] in ("SO_SNDBUF", "SO_RCVBUF", "TCP_QUICKACK"):
+        return "what a connection adapts"
+    if d.tcp and verb == "connect" and "stream" in facts and d.state == "CLOSE" and "RDHUP" in facts:
+        return "a connect of what ended"
+    if d.tcp and verb == "set" and args[0] == "IPV6_V6ONLY" and "stream" in facts:
+        return "IPV6_V6ONLY of what ended"
+    if d.tcp and verb == "listen" and "listening" in facts and d.state == "CLOSE":
+        return "who has a port beside accepted connections"
+    if d.tcp and verb == "connect" and args[0] == "unspec" and d.state == "CLOSE":
+        return "connect(AF_UNSPEC) of what is not connected"
     if verb == "get" and args[0] == "SO_ERROR" and "read ECONNRESET" in facts:
         return "SO_ERROR after a read told of the reset"
     if verb == "connect" and args[0] != "unspec" and player.port(args[0]) == 0:
@@ -279,9 +289,11 @@ class Player:
         """Whether the address and the socket's own are of different families."""
         host = where.rsplit(":", 1)[0]
         error, raw = self.name_of("getsockname", self.slots[min(d.slots)][0])
-        if ":" not in where or error or raw[8:24] == bytes(16):
+        if ":" not in where or error:
             return False
-        return (raw[8:20] == bytes(10) + b"\xff\xff") != ("." in host) or host == "[::]"
+        if raw[8:24] == bytes(16):  # nor where the other end is bound to an address of the other family
+            return any("6" in o.kind and o is not d and o.facts & {"bound"} for _, o in self.slots.values())
+        return (raw[8:20] == bytes(10) + b"\xff\xff") != ("." in host) or host in ("[::]", "[::ffff:0.0.0.0]")
 
     def has_peer(self, d):
         return self.name_of("getpeername", self.slots[min(d.slots)][0])[0] is None
@@ -468,6 +480,8 @@ class Player:
 
     def do_send(self, slot, how, size, flags, *to):
         said = self.transmit(slot, how, size, flags, *to)
+        if said == "EPIPE":
+            self.slots[slot][1].facts.add("read ECONNRESET")
         return self.native_error(slot, said, how in NATIVE_SENDS or how == "sendto" and not to, True)
 
     def native_error(self, slot, said, native, sends):
