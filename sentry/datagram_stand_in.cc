@@ -188,7 +188,7 @@ Errno DatagramStandIn::SendPart(const CallPart& part, bool* would_block) {
 }
 
 void DatagramStandIn::OnSend(IncomingCall& call, Bytes message) {
-  FromProgram();  // what was sent natively before goes first
+  FromProgram();                                                                      // what was sent natively before goes first
   if (error_shown_ && (error_ != Errno::kOk || (socket_->events() & kError) != 0)) {  // P is not to show what this call tells
     clear_shown_ = true;
     RequestFetch();

@@ -44,7 +44,8 @@ void InetStandIn::OnCommonCall(IncomingCall& call) {
       return AnswerName(call, socket()->local());
     case CallKind::kGetPeerName: {
       std::optional<Endpoint> remote = socket()->remote();
-      if (!remote || (remote->port == 0 && protocol_ == IPPROTO_UDP)) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
+      if (!remote || (remote->port == 0 && protocol_ == IPPROTO_UDP))
+        return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
       return AnswerName(call, *remote);
     }
     case CallKind::kGetSockOpt:

@@ -127,6 +127,8 @@ def left_out(player, d, verb, args):
         return "an urgent byte of what is not connected"
     if verb == "send" and "OOB" in args[2] and args[1] == "0":
         return "an urgent byte that is none"
+    if verb == "send" and not d.tcp and "failed" in facts:
+        return "datagrams after a connect that failed"
     if verb == "send" and args[-1] == "unspec":
         return "a datagram to nobody"
     if verb == "connect" and d.kind == "udp6" and "tried" in facts:
@@ -386,6 +388,10 @@ class Player:
         if fresh and said != "EISCONN":
             d.facts -= {"stream", "ERR", "RDHUP", "read ECONNRESET", "dissolved"}
         d.facts.add("dissolved" if where == "unspec" else "tried")
+        if where == "unspec":
+            d.facts.discard("bound")  # which of these keep a port differs
+        if not d.tcp and said != "ok":
+            d.facts.add("failed")
         return said
 
     def do_accept(self, slot, to, name, flags):

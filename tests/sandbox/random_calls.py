@@ -3,7 +3,7 @@ the kernel's loopback of a fresh network namespace and in the sandbox, and compa
 show after it. Status 0 where both say the same. Needs root.
 
 A script whose answers differ is played again, alone; what differs each time is made as short as it gets, and printed with both
-answers. What is known to differ (docs/limits.md) is not asked: `Left out` below and in call_player.py.
+answers. What is known to differ (docs/limits.md) is not asked: `left_out` in call_player.py.
 """
 import argparse
 import json
