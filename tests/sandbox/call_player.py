@@ -131,8 +131,8 @@ def left_out(player, d, verb, args):
         return "datagrams after a connect that failed"
     if verb == "send" and args[-1] == "unspec":
         return "a datagram to nobody"
-    if verb == "connect" and d.kind == "udp6" and "tried" in facts:
-        return "the name of who changes its peer"
+    if verb == "connect" and d.kind.endswith("6") and "tried" in facts:
+        return "another peer, perhaps of another family"
     if verb == "name" and d.tcp and d.state == "CLOSE" and facts & {"tried", "dissolved"}:
         return "the name of what is not connected any more"
     if verb == "get" and args[0] in ("IP_MTU", "SO_PEERNAME") and not player.has_peer(d):
@@ -152,7 +152,7 @@ def left_out(player, d, verb, args):
         return "a shutdown that replaces the end of a duplicate"
     if verb == "ioctl" and "urgent" in facts:
         return "bytes around an urgent one"
-    if verb == "shutdown" and d.tcp and d.state == "CLOSE" and "stream" not in facts:
+    if verb == "shutdown" and d.tcp and d.state == "CLOSE" and ("stream" not in facts or "dissolved" in facts):
         return "shutdown of what is not connected"
     return None
 
