@@ -155,8 +155,8 @@ void DatagramStandIn::OnShutdown(IncomingCall& call) {
   int how = call.int_arg(1);
   Errno error = Errno::kEINVAL;
   if (how >= SHUT_RD && how <= SHUT_RDWR) {
-    error = socket_->remote() ? socket_->Shutdown(how != SHUT_WR, how != SHUT_RD) : Errno::kENOTCONN;
-    if (error == Errno::kOk && call.fd) ::shutdown(call.fd.get(), how);
+    error = socket_->Shutdown(how != SHUT_WR, how != SHUT_RD);  // without a peer too, which wakes who waits
+    if (call.fd) ::shutdown(call.fd.get(), how);
   }
   engine_.Answer(call.envelope(), error);
 }
@@ -188,7 +188,12 @@ Errno DatagramStandIn::SendPart(const CallPart& part, bool* would_block) {
 }
 
 void DatagramStandIn::OnSend(IncomingCall& call, Bytes message) {
-  FromProgram();  // what was sent natively before goes first
+  FromProgram();                                                                      // what was sent natively before goes first
+  if (error_shown_ && (error_ != Errno::kOk || (socket_->events() & kError) != 0)) {  // P is not to show what this call tells
+    clear_shown_ = true;
+    RequestFetch();
+    return Hold(call, message, Duration(), false);
+  }
   Errno pending = TakePendingError();
   if (pending != Errno::kOk) return (void)engine_.Answer(call.envelope(), pending);
   std::array<ResultPart, calls::kMaxParts> results;
@@ -226,6 +231,11 @@ void DatagramStandIn::FromProgram() {
         continue;
       }
       payload = Bytes(buffer.data(), static_cast<size_t>(n));
+      // A native send tells of the error that P shows, and sends nothing: this one found it told.
+      if (error_shown_ && (socket_->events() & kErrorQueue) == 0) {
+        (void)ToInt(TakePendingError());
+        error_shown_ = false;
+      }
     }
     Errno error = socket_->Send(DatagramSend{}, {&payload, 1});
     if (error == Errno::kEAGAIN) {
@@ -256,7 +266,7 @@ bool DatagramStandIn::RoomInP() {
     const std::optional<size_t> size = socket_->next_size();
     if (!size) return false;
     const size_t need = *size + UnreadMemory::kOverhead;
-    if (need <= unread_.Room(ends_.s.get())) return true;
+    if (need <= unread_.Room(ends_.s.get(), need)) return true;
     if (unread_.held() > 0) {
       s_writable_ = false;
       return false;
@@ -366,13 +376,11 @@ void DatagramStandIn::OnReceive(IncomingCall& call, Bytes message) {
     if (!ReceiveError(call)) engine_.Answer(call.envelope(), Errno::kEAGAIN);
     return;
   }
-  if ((flags & MSG_OOB) != 0) return (void)engine_.Answer(call.envelope(), Errno::kEOPNOTSUPP);
+  if ((flags & MSG_OOB) != 0 && protocol_ != IPPROTO_UDP) return (void)engine_.Answer(call.envelope(), Errno::kEOPNOTSUPP);
   Errno pending = TakePendingError();
   if (pending != Errno::kOk) {
     if (call.fd && error_shown_) {
-      int native;
-      socklen_t length = sizeof native;
-      getsockopt(call.fd.get(), SOL_SOCKET, SO_ERROR, &native, &length);
+      ClearNativeError(call.fd.get());
       error_shown_ = false;
     }
     return (void)engine_.Answer(call.envelope(), pending);
@@ -394,10 +402,17 @@ void DatagramStandIn::OnReceive(IncomingCall& call, Bytes message) {
   if (call.nonblocking() || (flags & MSG_DONTWAIT) != 0 || call.head.timeout_ms == 0) {
     return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
   }
+  if ((socket_->events() & kReadClosed) != 0) return AnswerEnd(call);
   Duration timeout = options_.receive_timeout;
   if (call.head.timeout_ms != 0xffffffff) timeout = Duration::Milliseconds(call.head.timeout_ms);
   if (peek && !call.fd) RequestFetch();
   Hold(call, message, timeout, false);
+}
+
+// After shutdown(): nothing, from nobody.
+void DatagramStandIn::AnswerEnd(IncomingCall& call) {
+  const ResultPart nothing;
+  engine_.Result(call.envelope(), 0, {&nothing, call.head.nr == SYS_recvmmsg ? size_t{0} : size_t{1}}, this, nullptr);
 }
 
 void DatagramStandIn::AnswerReceived(IncomingCall& call, std::vector<Received> received, bool take) {
@@ -511,6 +526,12 @@ void DatagramStandIn::ShowErrorWith(int p) {
 }
 
 void DatagramStandIn::OnFetched(UniqueFd fd, bool) {
+  if (clear_shown_) {
+    clear_shown_ = error_shown_ = false;
+    if (fd) ClearNativeError(fd.get());
+    RetryHeld(CallKind::kSend);
+    if (dead_) return;
+  }
   if (!fd) {
     error_shown_ = false;
     return;

@@ -53,6 +53,7 @@ class DatagramStandIn final : public InetStandIn, private FdHandler {
   bool ReadCopy(int p, size_t capacity, int flags, Received* out);
   bool ReadStack(size_t capacity, Received* out);
   void AddTimestamp(const DatagramMeta& meta, class ControlBuilder* out);
+  void AnswerEnd(IncomingCall& call);
   void AnswerReceived(IncomingCall& call, std::vector<Received> received, bool take);
   void PutBack(std::vector<Received> received, size_t from);
   uint32_t QueuedOut() override { return 0; }
@@ -70,6 +71,7 @@ class DatagramStandIn final : public InetStandIn, private FdHandler {
   bool end_connected_ = false;  // P natively to S
   bool s_readable_ = false, s_writable_ = true;
   bool error_shown_ = false;
+  bool clear_shown_ = false;  // a send waits for P to take it away again
   Errno error_ = Errno::kOk;
   std::deque<Sent> sent_;
   static constexpr size_t kLookAgain = 64;

@@ -28,6 +28,12 @@ constexpr Duration kIdleCheckMax = Duration::Seconds(60);
 
 }  // namespace
 
+void ClearNativeError(int p) {
+  int native = 0;
+  socklen_t length = sizeof native;
+  getsockopt(p, SOL_SOCKET, SO_ERROR, &native, &length);
+}
+
 Errno InetStandIn::TakePendingError() { return socket() == nullptr ? Errno::kOk : socket()->TakeError(); }
 
 void InetStandIn::OnCommonCall(IncomingCall& call) {
@@ -38,7 +44,8 @@ void InetStandIn::OnCommonCall(IncomingCall& call) {
       return AnswerName(call, socket()->local());
     case CallKind::kGetPeerName: {
       std::optional<Endpoint> remote = socket()->remote();
-      if (!remote) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
+      if (!remote || (remote->port == 0 && protocol_ == IPPROTO_UDP))
+        return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
       return AnswerName(call, *remote);
     }
     case CallKind::kGetSockOpt:
@@ -151,6 +158,8 @@ void InetStandIn::OnIoctl(IncomingCall& call) {
       if (stream() == nullptr) return (void)engine_.Answer(call.envelope(), Errno::kENOTTY);
       value = static_cast<int>(stream()->unsent_bytes());
       break;
+    case 0x8905:  // SIOCATMARK, of a stream the kernel's answer is right
+      return (void)engine_.Answer(call.envelope(), Errno::kENOTTY);
     case 0x8906:
     case 0x8907:  // SIOCGSTAMP, SIOCGSTAMPNS: no datagram with a time stamp was read
       return (void)engine_.Answer(call.envelope(), Errno::kENOENT);

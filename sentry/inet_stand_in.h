@@ -1,6 +1,7 @@
 // What stream and datagram stand-ins of AF_INET and AF_INET6 have in common: names, options, device ioctls, calls that wait.
 #pragma once
 
+#include <sys/socket.h>
 #include <sys/time.h>
 
 #include <list>
@@ -15,6 +16,7 @@ struct StandInOptions {
   Duration receive_timeout{0}, send_timeout{0};  // zero: none
   timeval receive_timeout_raw{}, send_timeout_raw{};
   bool timestamp = false, timestamp_ns = false;  // SO_TIMESTAMP, SO_TIMESTAMPNS
+  ::linger linger{};                             // SO_LINGER, where it acts on nothing
   int send_buffer = 0, receive_buffer = 0;       // SO_SNDBUF, SO_RCVBUF as set, 0: not. They bound P's queues too
 };
 
@@ -91,6 +93,9 @@ class InetStandIn : public StandIn, public SocketObserver {
   bool retry_kept_ = false;
   Timer hold_timer_;
 };
+
+// SO_ERROR of a program's end: where it shows an error, that is ours in disguise.
+void ClearNativeError(int p);
 
 // A device ioctl, answered from the mirrored configuration; also for sockets that are not ours (`family` AF_UNIX).
 void AnswerDeviceIoctl(CallEngine& engine, IncomingCall& call, int family);

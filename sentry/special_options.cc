@@ -253,7 +253,7 @@ Errno GetTcpModelInfo(InetStandIn& s, uint32_t capacity, OptionValue* out) {
 }
 
 Errno GetLinger(InetStandIn& s, uint32_t capacity, OptionValue* out) {
-  linger l{};
+  linger l = s.stand_in_options().linger;
   if (s.stream() != nullptr) {
     std::optional<int> seconds = s.stream()->linger();
     l.l_onoff = seconds ? 1 : 0;
@@ -272,11 +272,7 @@ Errno GetPeerName(InetStandIn& s, uint32_t capacity, OptionValue* out) {
 }
 
 Errno GetError(InetStandIn& s, uint32_t capacity, int p, OptionValue* out) {
-  if (p >= 0) {  // P's own is ours in disguise
-    int native = 0;
-    socklen_t length = sizeof native;
-    getsockopt(p, SOL_SOCKET, SO_ERROR, &native, &length);
-  }
+  if (p >= 0) ClearNativeError(p);
   return Put(ToInt(s.TakePendingError()), capacity, out);
 }
 
@@ -392,6 +388,8 @@ Errno SetSpecialOption(InetStandIn& s, Special special, Bytes value, uint32_t le
       linger l;
       if (!Load(value, &l)) return Errno::kEINVAL;
       if (s.stream() != nullptr) s.stream()->SetLinger(l.l_onoff != 0 ? std::optional<int>(l.l_linger) : std::nullopt);
+      l.l_onoff = l.l_onoff != 0 ? 1 : 0;
+      s.stand_in_options().linger = l;
       return Errno::kOk;
     }
     case S::kReceiveTimeout:

@@ -1,5 +1,6 @@
 // Connecting: connect() blocking and not, interrupted, failed, and back by AF_UNSPEC.
 #include <errno.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -100,8 +101,11 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
       return (void)engine_.Answer(to, Errno::kEISCONN);
     case Attempt::kDisconnecting:
       return (void)engine_.Answer(to, Errno::kEINVAL);
-    case Attempt::kConnecting:
-      return (void)engine_.Answer(to, ReportConnect());
+    case Attempt::kConnecting: {
+      const Errno error = ReportConnect();
+      if (error != Errno::kOk) (void)ReplaceEnd(call);  // told, and fresh again; if it cannot be, the next connect() tries
+      return (void)engine_.Answer(to, error);
+    }
     case Attempt::kUnconnected:
       break;
   }
@@ -121,6 +125,10 @@ void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
   if (!engine_.alone() && MoveToConnect(call, message)) return;
   Endpoint remote;
   Errno error = ParseSockaddr(call.parts[0].name, family_, false, &remote);
+  // Datagram sockets of AF_INET6 take an AF_INET address here.
+  if (family_ == AF_INET6 && SockaddrFamily(call.parts[0].name) == AF_INET) {
+    error = call.parts[0].name.size() < sizeof(sockaddr_in6) - sizeof(uint32_t) ? Errno::kEINVAL : Errno::kEAFNOSUPPORT;
+  }
   if (error == Errno::kOk) error = socket_->Connect(remote);
   if (error != Errno::kOk && error != Errno::kEINPROGRESS) {
     if (!MoveBack(call.fd, {{call.envelope(), error}})) engine_.Answer(call.envelope(), error);

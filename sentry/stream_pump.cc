@@ -152,7 +152,7 @@ size_t StreamStandIn::ReadProgram() {
       Errno error = socket_->Shutdown(false, true);
       (void)ToInt(error);
     }
-    if (p_closed_) CloseByProgram(false);
+    if (p_closed_) CloseByProgram(ClosedWithReset() && socket_->linger() != 0);
     return 0;
   }
   Block* scratch = engine_.Scratch();

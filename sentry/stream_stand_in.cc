@@ -262,8 +262,8 @@ void StreamStandIn::OnReceive(IncomingCall& call, Bytes message) {
     case State::kListening:
       return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
     case State::kBroken:
-      if (error_ != Errno::kOk) return (void)engine_.Answer(call.envelope(), std::exchange(error_, Errno::kOk));
-      break;
+      if (error_ == Errno::kOk || call.fd) break;  // what is to be read, and an end, come before the error
+      return (void)engine_.Answer(call.envelope(), std::exchange(error_, Errno::kOk));
     default:
       break;
   }

@@ -44,12 +44,12 @@ void UnreadMemory::Queue::Forget() {
   s_ = -1;
 }
 
-size_t UnreadMemory::Queue::Room(int s) {
-  if (all_.held_ < all_.limit_) return all_.limit_ - all_.held_;
+size_t UnreadMemory::Queue::Room(int s, size_t wanted) {
+  if (all_.left() >= wanted) return all_.left();
   s_ = s;
   Measure();
-  if (all_.held_ >= all_.limit_) all_.Sweep();
-  if (all_.held_ < all_.limit_) return all_.limit_ - all_.held_;
+  if (all_.left() < wanted) all_.Sweep();
+  if (all_.left() >= wanted) return all_.left();
   // Those that came first have more than theirs: newcomers get theirs from as much again.
   const size_t share =
       all_.held_ < 2 * all_.limit_ ? std::max(kMinimum, all_.limit_ / std::max<size_t>(all_.holders_.size(), 1)) : kMinimum;

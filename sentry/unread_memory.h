@@ -23,8 +23,9 @@ class UnreadMemory {
     Queue(const Queue&) = delete;
     Queue& operator=(const Queue&) = delete;
 
-    // How many bytes may be written to `s` now, the sentry's end, which must stay open until Detach.
-    size_t Room(int s);
+    // How many bytes may be written to `s` now, the sentry's end, which must stay open until Detach. Less than `wanted`, for what
+    // goes whole or not at all, only after the kernel was asked: a queue that is empty would not tell when there is room.
+    size_t Room(int s, size_t wanted = 1);
     void Wrote(int s, size_t bytes);
     // `s` is about to be closed. What is unread stays with the program's end, and counts until the object goes.
     void Detach();
@@ -53,6 +54,7 @@ class UnreadMemory {
 
  private:
   void Sweep();
+  size_t left() const { return held_ < limit_ ? limit_ - held_ : 0; }
 
   const size_t limit_;
   size_t held_ = 0;

@@ -65,6 +65,18 @@ TEST(UnreadMemory, AReaderIsNotHeldUpByWhatWasReadLongAgo) {
   EXPECT_EQ(read, sent);
 }
 
+TEST(UnreadMemory, AMessageThatGoesWholeIsNotHeldUpByWhatWasReadLongAgo) {
+  UnreadMemory all(kLimit);
+  Pair pair(all);
+  constexpr size_t kMessage = 1001;  // the bound is no multiple of what it counts for
+  for (size_t i = 0; i < 4 * kLimit / kMessage; ++i) {
+    ASSERT_GE(pair.queue->Room(pair.s.get(), kMessage + UnreadMemory::kOverhead), kMessage + UnreadMemory::kOverhead) << i;
+    ASSERT_EQ(send(pair.s.get(), std::string(kMessage, 'x').data(), kMessage, 0), static_cast<ssize_t>(kMessage));
+    pair.queue->Wrote(pair.s.get(), kMessage);
+    ASSERT_EQ(pair.Read(kMessage), kMessage);
+  }
+}
+
 TEST(UnreadMemory, OneThatReadsGoesOnBesideOneThatDoesNot) {
   UnreadMemory all(kLimit);
   Pair hog(all), good(all);

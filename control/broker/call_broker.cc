@@ -320,7 +320,8 @@ void CallBroker::Impl::Answer(uint16_t index, uint64_t id, int64_t value, bool c
 bool CallBroker::Impl::NativeIsRight(const seccomp_data& data, pid_t tid, const FoundSocket& found) const {
   if (data.nr == SYS_ioctl) {
     uint32_t request = static_cast<uint32_t>(data.args[1]);
-    return request >= 0x8901 && request <= 0x8905;  // FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP, SIOCATMARK
+    // FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP; SIOCATMARK
+    return (request >= 0x8901 && request <= 0x8904) || (request == 0x8905 && found.is_stream);
   }
   if (!found.is_stream) return false;
   sockaddr_storage peer;

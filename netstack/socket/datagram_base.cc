@@ -66,6 +66,11 @@ Errno DatagramBase::Normalize(const Endpoint& in, IpAddress* address) const {
   return Errno::kOk;
 }
 
+// What the unspecified address means as a destination: `::` of a socket that is bound to an IPv4 address the IPv4 loopback.
+IpAddress DatagramBase::ThisHost(Family family) const {
+  return IpAddress::Loopback(local_.is_v4() && !local_.IsAny() ? Family::kIpv4 : family);
+}
+
 Errno DatagramBase::CheckBindable(const IpAddress& address) const {
   if (address.IsAny() || address.IsMulticast() || network_.IsLocalAddress(address) || network_.IsBroadcastAddress(address, 0)) {
     return Errno::kOk;
@@ -78,8 +83,10 @@ Errno DatagramBase::CheckBindable(const IpAddress& address) const {
 Errno DatagramBase::Bind(const Endpoint& local) {
   IpAddress address;
   if (const Errno e = Normalize(local, &address); e != Errno::kOk) return e == Errno::kENETUNREACH ? Errno::kEINVAL : e;
+  const Errno bindable = CheckBindable(address);
+  if (bindable != Errno::kOk && family_ == Family::kIpv4) return bindable;
   if (local_port_ != 0 || remote_ || (ports_ == nullptr && address_bound_ && !local_.IsAny())) return Errno::kEINVAL;
-  if (const Errno e = CheckBindable(address); e != Errno::kOk) return e;
+  if (bindable != Errno::kOk) return bindable;
   if (ports_ != nullptr) {
     const bool later = local.port == 0 && option(SockOpt::kIpBindAddressNoPort) != 0;
     if (!later) {
@@ -93,6 +100,7 @@ Errno DatagramBase::Bind(const Endpoint& local) {
   }
   local_ = address;
   address_bound_ = !address.IsAny();
+  if (address_bound_ && address.is_v6()) options_[static_cast<size_t>(SockOpt::kIpv6V6Only)] = 1;  // as Linux
   return Errno::kOk;
 }
 
@@ -120,9 +128,9 @@ Errno DatagramBase::Connect(std::optional<Endpoint> remote) {
   }
   IpAddress address;
   if (const Errno e = Normalize(*remote, &address); e != Errno::kOk) return e;
-  if (address.IsAny()) address = IpAddress::Loopback(address.family());
+  if (address.IsAny()) address = ThisHost(address.family());
   const bool keep_source = address_bound_ && local_.family() == address.family();
-  if (address_bound_ && !keep_source) return Errno::kENETUNREACH;
+  if (address_bound_ && !keep_source) return local_.is_v4() ? Errno::kEAFNOSUPPORT : Errno::kENETUNREACH;
   RouteQuery query{.destination = address,
                    .source = keep_source ? local_ : IpAddress(),
                    .ifindex = static_cast<IfIndex>(option(SockOpt::kBindToIfIndex)),
@@ -269,12 +277,12 @@ void DatagramBase::ApplyDiscovery(Target* t) const {
 }
 
 Errno DatagramBase::Prepare(const DatagramSend& send, bool needs_port, Target* t) {
+  if (const Errno e = Autobind(local_); e != Errno::kOk) return e;
   if (error_ != Errno::kOk) return TakeError();
-  if (write_shut_) return Errno::kEPIPE;
   if (send.destination) {
     if (const Errno e = Normalize(*send.destination, &t->address); e != Errno::kOk) return e;
     if (needs_port && send.destination->port == 0) return Errno::kEINVAL;
-    if (t->address.IsAny()) t->address = IpAddress::Loopback(t->address.family());
+    if (t->address.IsAny()) t->address = ThisHost(t->address.family());
     t->port = send.destination->port;
   } else {
     if (!remote_) return Errno::kEDESTADDRREQ;
@@ -282,12 +290,12 @@ Errno DatagramBase::Prepare(const DatagramSend& send, bool needs_port, Target* t
     t->address = remote_;
     t->port = remote_port_;
   }
-  if (const Errno e = Autobind(local_); e != Errno::kOk) return e;
+  if (write_shut_) return Errno::kEPIPE;
   const bool multicast = t->address.IsMulticast();
   IpAddress source = send.source ? send.source.Unmapped() : IpAddress();
   if (!source || source.IsAny()) source = local_.IsAny() || local_.IsMulticast() ? IpAddress() : local_;
   if (multicast && !source) source = multicast_source_;
-  if (source && source.family() != t->address.family()) return Errno::kENETUNREACH;
+  if (source && source.family() != t->address.family()) return source.is_v4() ? Errno::kEAFNOSUPPORT : Errno::kENETUNREACH;
   IfIndex ifindex = send.ifindex != 0 ? send.ifindex : static_cast<IfIndex>(option(SockOpt::kBindToIfIndex));
   if (ifindex == 0 && multicast) ifindex = multicast_ifindex_;
   const uint8_t tos =

@@ -125,6 +125,7 @@ class DatagramBase : public DatagramSocket {
   };
   Errno Normalize(const Endpoint& in, IpAddress* address) const;
   IpAddress Present(const IpAddress& a) const { return family_ == Family::kIpv6 ? a.Mapped() : a; }
+  IpAddress ThisHost(Family family) const;
   Errno CheckBindable(const IpAddress& address) const;
   IfIndex GroupDevice(const GroupRequest& request) const;
   void ApplyDiscovery(Target* t) const;

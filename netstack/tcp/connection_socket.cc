@@ -94,13 +94,15 @@ Errno Connection::PortChoiceRange(uint16_t* low, uint16_t* high) const {
 }
 
 Errno Connection::Bind(const Endpoint& local) {
-  if (state_ != State::kClosed || bound_port != 0) return Errno::kEINVAL;
   if (local.address && local.address.family() != family_) {
     return family_ == Family::kIpv6 ? Errno::kEINVAL : Errno::kEAFNOSUPPORT;
   }
   IpAddress address = local.address ? ToWire(local.address) : IpAddress::Any(family_);
   if (family_ == Family::kIpv6 && v6_only && address.is_v4()) return Errno::kEINVAL;
-  if (const Errno e = AllowedToBind(address); e != Errno::kOk) return e;
+  const Errno allowed = AllowedToBind(address);
+  if (allowed != Errno::kOk && family_ == Family::kIpv4) return allowed;
+  if (state_ != State::kClosed || bound_port != 0) return Errno::kEINVAL;
+  if (allowed != Errno::kOk) return allowed;
   bound_address = address;
   if (local.scope != 0 && address.IsLinkLocal()) scope_ = local.scope;
   uint16_t port = local.port;
@@ -116,6 +118,7 @@ Errno Connection::Bind(const Endpoint& local) {
     return Errno::kEADDRINUSE;
   }
   address_bound_ = !address.IsAny();
+  v6_only |= address_bound_ && address.is_v6();  // as Linux
   if (port != 0) {
     engine_.binds.Add(this, port);
     port_bound_ = local.port != 0;
@@ -132,7 +135,7 @@ Endpoint Connection::local() const {
 
 std::optional<Endpoint> Connection::remote() const {
   if (key.remote_port == 0 || state_ == State::kSynSent || state_ == State::kListen) return std::nullopt;
-  if (state_ == State::kClosed && !closed_by_time_wait_) return std::nullopt;
+  if (state_ == State::kClosed) return std::nullopt;
   return FromWire(key.remote, key.remote_port);
 }
 
@@ -223,7 +226,8 @@ Errno Connection::FindPath(const Endpoint& to, IpAddress* out, Route* route) con
   if (!to.address || to.address.family() != family_) return Errno::kEAFNOSUPPORT;
   IpAddress remote = ToWire(to.address);
   if (family_ == Family::kIpv6 && v6_only && remote.is_v4()) return Errno::kENETUNREACH;
-  if (remote.IsAny()) remote = IpAddress::Loopback(remote.family());  // as Linux: this host
+  // As Linux: this host.
+  if (remote.IsAny()) remote = IpAddress::Loopback(bound_address.IsAny() ? remote.family() : bound_address.family());
   if (!bound_address.IsAny() && bound_address.family() != remote.family()) return Errno::kEINVAL;
   if (to.port == 0) return Errno::kECONNREFUSED;
   RouteQuery q;

@@ -71,6 +71,53 @@ def ends():
     print("half closed, then reset:", events(c, until=select.POLLERR), attempt(c.recv, 1))
 
 
+def masked(s, until=select.POLLHUP):
+    """Without POLLERR, which is not shown of a reset behind an end."""
+    return [hex(int(m, 16) & ~select.POLLERR) for m in events(s, until=until)]
+
+
+def broken_streams():
+    c, s = pair()
+    c.shutdown(socket.SHUT_WR)
+    s.recv(1)
+    s.sendall(b"answer")
+    events(c, until=select.POLLIN)
+    c.close()
+    print("half closed, closed with bytes unread:", masked(s), attempt(s.recv, 1))
+    c, s = pair()
+    s.sendall(b"for nobody")
+    events(c, until=select.POLLIN)
+    c.shutdown(socket.SHUT_RDWR)
+    c.close()
+    print("shut down and closed with bytes unread:", masked(s), attempt(s.recv, 1))
+    c, s = pair()
+    s.sendall(b"last words")
+    c.sendall(b"unread")
+    for end in (c, s):
+        events(end, until=select.POLLIN)
+    s.close()
+    print("bytes, then a reset:", events(c), attempt(c.recvfrom, 100), attempt(c.recvfrom, 100))
+    c, s = pair()
+    s.close()
+    events(c, until=select.POLLRDHUP)
+    c.send(b"x")
+    print("an end, then a reset:", masked(c), attempt(c.recvfrom, 100))
+    c, s = pair()
+    reset(s)
+    print("connect after a reset:", events(c), attempt(c.connect, ADDRESS))
+    c, s = pair()
+    c.shutdown(socket.SHUT_WR)
+    events(s)
+    s.shutdown(socket.SHUT_WR)
+    print("both ended:", events(c, until=select.POLLHUP), attempt(c.shutdown, socket.SHUT_WR), attempt(c.getpeername))
+    for what, tell in (("a receive", lambda n: n.recvfrom(10)), ("a connect", lambda n: n.connect(ADDRESS))):
+        n = socket.socket()
+        n.setblocking(False)
+        n.connect_ex(("127.0.0.1", 1))
+        events(n)
+        print("refused, told by", what + ":", attempt(tell, n), events(n, until=0, timeout=0), n.getsockopt(1, 4))
+
+
 def connects():
     n = socket.socket()
     n.setblocking(False)
@@ -478,6 +525,58 @@ def datagrams():
     print("nobody there:", attempt(u.recvfrom, 10))
 
 
+def datagram_errors():
+    a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    a.bind(("127.0.0.1", 0))
+    name = a.getsockname()
+    u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    u.connect(name)
+    for _ in range(2):  # as a resolver that asks again
+        a.close()
+        u.send(b"lost")
+        print("nobody there any more:", events(u, until=select.POLLERR), type(attempt(u.recv, 10)).__name__)  # which error: docs/limits.md
+        a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        a.bind(name)
+        a.settimeout(10)
+        u.send(b"again")
+        print("somebody again:", attempt(a.recv, 10))
+    a.close()
+    u.send(b"lost")
+    events(u, until=select.POLLERR)
+    print("told by a send:", attempt(u.sendmsg, [b"x"]), events(u, until=0, timeout=0), u.getsockopt(1, 4))
+    w = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    w.bind(("127.0.0.1", 0))
+    got = []
+    t = threading.Thread(target=lambda: got.append(attempt(w.recvfrom, 10)), daemon=True)
+    t.start()
+    print("shutdown without a peer:", attempt(w.shutdown, socket.SHUT_RD), events(w, until=select.POLLRDHUP))
+    t.join(10)
+    print("wakes who waits:", got)
+
+
+def names_and_checks():
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    s.bind(("::ffff:127.0.0.1", 0))
+    print("this host, of IPv4:", attempt(s.connect, ("::", 9)), s.getpeername()[0], attempt(s.sendto, b"", ("::1", 9)))
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    print("sent to nobody, and yet bound:", attempt(s.sendmsg, [b"x"]), s.getsockname()[1] != 0)
+    print("port 0:", attempt(s.connect, ("::1", 0)), attempt(s.getpeername))
+    for family, there, elsewhere in ((socket.AF_INET, "127.0.0.1", "10.1.2.3"), (socket.AF_INET6, "::1", "2001:db8::1")):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            s = socket.socket(family, kind)
+            s.bind((there, 0))
+            print("bound twice:", attempt(s.bind, (elsewhere, 0)), attempt(s.bind, (there, 0)),
+                  family == socket.AF_INET or s.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    d = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    d.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 7, 3))
+    print("linger of datagrams:", struct.unpack("ii", d.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)))
+    print("no urgent mark:", libc.ioctl(d.fileno(), 0x8905, ctypes.byref(ctypes.c_int())), errno.errorcode[ctypes.get_errno()])
+    t = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    ipv4 = struct.pack("=H", socket.AF_INET) + struct.pack(">H", ADDRESS[1]) + socket.inet_aton("127.0.0.1") + bytes(12)
+    for length in (16, 28):
+        print("an IPv4 address for IPv6:", libc.connect(t.fileno(), ipv4, length), errno.errorcode[ctypes.get_errno()])
+
+
 def ports_after_close():
     """A close has happened when the next call is made: its port is free."""
     free = {socket.SOCK_STREAM: 0, socket.SOCK_DGRAM: 0}
@@ -494,8 +593,8 @@ def ports_after_close():
     print("ports free after a close:", list(free.values()))
 
 
-for part in (ends, connects, connects_again, given_up_connects, accepts, failing_accepts, waiting_accepts, accepting_threads, discards, mixed_receives, interrupted_receives, writers, full_and_reset, bulk,
-             options, datagrams, ports_after_close):
+for part in (ends, broken_streams, connects, connects_again, given_up_connects, accepts, failing_accepts, waiting_accepts, accepting_threads, discards,
+             mixed_receives, interrupted_receives, writers, full_and_reset, bulk, options, datagrams, datagram_errors, names_and_checks, ports_after_close):
     part()
 listener.close()
 print("closed:", attempt(socket.create_connection, ADDRESS))
