@@ -19,7 +19,6 @@
 
 #include "base/check.h"
 #include "netstack/sysctls.h"
-#include "sentry/broker_channel.h"
 #include "sentry/datagram_stand_in.h"
 #include "sentry/inet_stand_in.h"
 #include "sentry/listener_share.h"
@@ -213,7 +212,7 @@ CallEngine::CallEngine(CallHub& hub, uint32_t shard, Worker& worker, BlockPool& 
   worker_.AddTask(this);
   if (!alone()) hub_.mail(shard_)->set_before_packets([this] { OnCloses(); });
   if (!front()) return;
-  incoming_.resize(calls::kMaxMessage);
+  incoming_ = std::make_unique<calls::MessageReader>(calls::kMaxMessage);
   SLUICE_CHECK(worker_.AddFd(options_.calls_fd, EPOLLIN, calls_handler_.get()) == Errno::kOk);
   if (native_options() != nullptr) {
     stats_.native_options = true;
@@ -322,13 +321,28 @@ bool CallEngine::Replace(const Envelope& to, int fd, int number, bool close_on_e
 }
 
 void CallEngine::Result(const Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner, DeliveryDone done) {
+  const bool report = done != nullptr;
+  if (report) awaiting_[{to.listener, to.id}] = Awaiting{owner, std::move(done), next_result_++};
+  SendResult(to, value, parts, report);
+}
+
+void CallEngine::ResultOrUndo(const Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner,
+                              DeliveryDone undo) {
+  // Enough for those before it: it is heard of that they were delivered.
+  const bool report = unreported_.size() >= kMostUnreported;
+  unreported_.emplace_back(next_result_, ResultKey{to.listener, to.id});
+  awaiting_[{to.listener, to.id}] = Awaiting{owner, std::move(undo), next_result_++};
+  SendResult(to, value, parts, report);
+}
+
+void CallEngine::SendResult(const Envelope& to, int64_t value, std::span<const ResultPart> parts, bool report) {
   calls::Result head;
   head.envelope = to;
   head.envelope.type = MessageType::kResult;
   head.envelope.worker = static_cast<uint8_t>(shard_);
   head.value = value;
   head.count = static_cast<uint32_t>(parts.size());
-  head.report = done ? 1 : 0;
+  head.report = report ? 1 : 0;
   size_t size = sizeof head + parts.size() * sizeof(calls::PartResult);
   for (const ResultPart& p : parts) size += p.name.size() + p.control.size() + p.data.size();
   std::vector<uint8_t> message(size);
@@ -350,7 +364,6 @@ void CallEngine::Result(const Envelope& to, int64_t value, std::span<const Resul
     }
   }
   ++stats_.answered;
-  if (done) awaiting_[{to.listener, to.id}] = Awaiting{owner, std::move(done)};
   Send(message, -1, UniqueFd());
 }
 
@@ -603,17 +616,20 @@ void CallEngine::FlushQueue() {
 }
 
 void CallEngine::OnCalls() {
+  constexpr int kBursts = 8;
   if (!queue_.empty()) FlushQueue();
-  for (int i = 0; i < 64; ++i) {
-    std::optional<calls::ReceivedMessage> received = calls::ReceiveMessage(options_.calls_fd, incoming_);
-    if (!received) return;
-    if (received->size == 0) {
-      connected_ = false;
-      worker_.RemoveFd(options_.calls_fd);
-      backend_->Abandon();
-      return;
+  for (int i = 0; i < kBursts; ++i) {
+    const std::span<calls::ReceivedMessage> received = incoming_->Receive(options_.calls_fd);
+    for (calls::ReceivedMessage& message : received) {
+      if (message.bytes.empty()) {
+        connected_ = false;
+        worker_.RemoveFd(options_.calls_fd);
+        backend_->Abandon();
+        return;
+      }
+      OnMessage(message.bytes, message.fds.empty() ? UniqueFd() : std::move(message.fds[0]));
     }
-    OnMessage({incoming_.data(), received->size}, received->fds.empty() ? UniqueFd() : std::move(received->fds[0]));
+    if (received.size() < calls::MessageReader::kAtOnce) return;
   }
 }
 
@@ -765,8 +781,11 @@ void CallEngine::OnForeignIoctl(IncomingCall& call) { AnswerDeviceIoctl(*this, c
 void CallEngine::OnDelivered(const calls::Delivered& d) {
   auto it = awaiting_.find({d.envelope.listener, d.envelope.id});
   if (it == awaiting_.end()) return;
-  DeliveryDone done = std::move(it->second.done);
+  const DeliveryDone done = std::move(it->second.done);
+  const uint64_t order = it->second.order;
   awaiting_.erase(it);
+  for (; !unreported_.empty() && unreported_.front().first <= order; unreported_.pop_front())
+    awaiting_.erase(unreported_.front().second);
   if (d.error == ENOENT) ++stats_.undone;
   done(d);
 }

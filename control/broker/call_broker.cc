@@ -16,11 +16,11 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
-#include <array>
 #include <deque>
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <span>
 #include <string>
 #include <unordered_map>
 
@@ -167,6 +167,7 @@ class CallBroker::Impl {
   bool TrySend(Bytes message, int fd);
   void FlushQueue();
   void OnCalls();
+  void OnReceived(calls::ReceivedMessage message);
   void OnMessage(Bytes message, std::vector<UniqueFd> fds);
   void OnResult(const ResultView& view);
   int WriteAndAnswer(const PendingCall& pending, const ResultView& view, calls::Delivered* done);
@@ -213,7 +214,7 @@ class CallBroker::Impl {
   Stats stats_;
   int64_t search_second_ = 0;
   int searches_ = 0;
-  alignas(8) std::array<uint8_t, calls::kMaxMessage> incoming_;
+  calls::MessageReader incoming_{calls::kMaxMessage};
 };
 
 void CallBroker::Impl::AddListener(UniqueFd listener, std::string container) {
@@ -461,16 +462,26 @@ void CallBroker::Impl::FlushQueue() {
 }
 
 void CallBroker::Impl::OnCalls() {
-  for (int i = 0; i < 64 && Open() && !Congested(); ++i) {
-    std::optional<calls::ReceivedMessage> received = calls::ReceiveMessage(options_.calls_fd, incoming_);
-    if (!received) return;
-    if (received->size == 0) {
-      sentry_gone_ = true;
-      return;
+  constexpr int kBursts = 8;
+  for (int i = 0; i < kBursts && Open() && !Congested(); ++i) {
+    const std::span<calls::ReceivedMessage> received = incoming_.Receive(options_.calls_fd);
+    for (calls::ReceivedMessage& message : received) {
+      OnReceived(std::move(message));
+      if (!Open()) return;
     }
-    if (received->cut) return Refuse(Violation::kLongMessage);
-    if (received->descriptor_lost) return Refuse(Violation::kDescriptor);
-    OnMessage({incoming_.data(), received->size}, std::move(received->fds));
+    if (received.size() < calls::MessageReader::kAtOnce) return;
+  }
+}
+
+void CallBroker::Impl::OnReceived(calls::ReceivedMessage message) {
+  if (message.bytes.empty()) {
+    sentry_gone_ = true;
+  } else if (message.cut) {
+    Refuse(Violation::kLongMessage);
+  } else if (message.descriptor_lost) {
+    Refuse(Violation::kDescriptor);
+  } else {
+    OnMessage(message.bytes, std::move(message.fds));
   }
 }
 
@@ -528,7 +539,7 @@ void CallBroker::Impl::OnResult(const ResultView& view) {
   }
   if (done.error == ENOENT) ++stats_.dead;
   if (done.error == EFAULT) ++stats_.faults;
-  if (done.error == 0 && result.report == 0) return;  // a wake-up for nothing
+  if (done.error == 0 && done.parts == result.count && result.report == 0) return;  // a wake-up for nothing
   Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
 }
 
