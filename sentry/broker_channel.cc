@@ -60,6 +60,7 @@ MessageReader::MessageReader(size_t longest)
 MessageReader::~MessageReader() = default;
 
 std::span<ReceivedMessage> MessageReader::Receive(int channel) {
+  for (; count_ > 0; --count_) messages_[count_ - 1] = {};  // descriptors that nobody took
   for (size_t i = 0; i < kAtOnce; ++i) {
     headers_->buffers[i] = {buffer_.get() + i * longest_, longest_};
     headers_->messages[i].msg_hdr = {.msg_iov = &headers_->buffers[i],
@@ -69,18 +70,15 @@ std::span<ReceivedMessage> MessageReader::Receive(int channel) {
   }
   const int n = recvmmsg(channel, headers_->messages.data(), kAtOnce, MSG_DONTWAIT | MSG_CMSG_CLOEXEC, nullptr);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return {};
-  if (n <= 0) {
-    messages_[0] = {};
-    return std::span(messages_).first(1);
+  if (n <= 0) return std::span(messages_).first(1);
+  for (; count_ < static_cast<size_t>(n); ++count_) {
+    msghdr& h = headers_->messages[count_].msg_hdr;
+    messages_[count_] = {.bytes = {buffer_.get() + count_ * longest_, headers_->messages[count_].msg_len},
+                         .fds = TakeDescriptors(h),
+                         .cut = (h.msg_flags & MSG_TRUNC) != 0,
+                         .descriptor_lost = (h.msg_flags & MSG_CTRUNC) != 0};
   }
-  for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
-    msghdr& h = headers_->messages[i].msg_hdr;
-    messages_[i] = {.bytes = {buffer_.get() + i * longest_, headers_->messages[i].msg_len},
-                    .fds = TakeDescriptors(h),
-                    .cut = (h.msg_flags & MSG_TRUNC) != 0,
-                    .descriptor_lost = (h.msg_flags & MSG_CTRUNC) != 0};
-  }
-  return std::span(messages_).first(static_cast<size_t>(n));
+  return std::span(messages_).first(count_);
 }
 
 }  // namespace sluice::calls

@@ -48,6 +48,7 @@ class MessageReader {
   std::unique_ptr<uint8_t[]> buffer_;
   std::unique_ptr<Headers> headers_;
   std::array<ReceivedMessage, kAtOnce> messages_;
+  size_t count_ = 0;  // of these that were received last
 };
 
 }  // namespace sluice::calls

@@ -110,10 +110,10 @@ struct Part {
 // The answer of a call whose result lies in memory.
 struct Result {
   Envelope envelope;
-  int64_t value = 0;    // return value, or -errno
-  uint32_t count = 0;   // PartResults that follow
-  // 0: a Delivered, which wakes the sentry, is sent only where the program got less than all of it. Results are delivered in their
-  // order, so that the Delivered of a later one shows that it got this.
+  int64_t value = 0;   // return value, or -errno
+  uint32_t count = 0;  // PartResults that follow
+  // 0: a Delivered, which wakes the sentry, is sent only where the program got less than all of it. Results are delivered in
+  // their order, so that the Delivered of a later one shows that it got this.
   uint32_t report = 1;
 };
 

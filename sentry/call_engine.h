@@ -330,7 +330,7 @@ class CallEngine : public TurnTask {
   std::unique_ptr<NetlinkBackend> backend_;
   std::unique_ptr<netlink::NetlinkServer> netlink_;
   BlockRef scratch_;
-  std::vector<uint8_t> buffer_;  // for datagrams and results
+  std::vector<uint8_t> buffer_;                     // for datagrams and results
   std::unique_ptr<calls::MessageReader> incoming_;  // the front's
   mutable uint64_t sysctls_generation_ = ~0ull;
   mutable std::unique_ptr<Sysctls> sysctls_;

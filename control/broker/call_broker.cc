@@ -601,7 +601,8 @@ int CallBroker::Impl::FetchOffered(const calls::Offer& offer, UniqueFd* end) con
 }
 
 // The program's end of what was offered, and its place in the native queue: both, or neither and an errno.
-int CallBroker::Impl::TakeConnection(const FoundSocket& listener, const calls::Offer& offer, uint64_t flags, UniqueFd* end) const {
+int CallBroker::Impl::TakeConnection(const FoundSocket& listener, const calls::Offer& offer, uint64_t flags,
+                                     UniqueFd* end) const {
   const bool queued = offer.end < 0;
   if (const int error = queued ? 0 : FetchOffered(offer, end); error != 0) return error;
   // Nobody of the sandbox accepts natively, so there is something for each offer.
