@@ -1,7 +1,9 @@
-// One message on the channel between broker and sentry (broker_protocol.h), for both of its ends.
+// Messages on the channel between broker and sentry (broker_protocol.h), for both of its ends.
 #pragma once
 
-#include <optional>
+#include <array>
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "base/bytes.h"
@@ -19,13 +21,34 @@ enum class SendOutcome : uint8_t {
 SendOutcome SendMessage(int channel, Bytes message, int fd);
 
 struct ReceivedMessage {
-  size_t size = 0;  // of what lies in the buffer; 0: the other end is closed
+  Bytes bytes;  // valid until the reader's next Receive; none: the other end is closed
   std::vector<UniqueFd> fds;
-  bool cut = false;              // it was longer than the buffer
+  bool cut = false;              // it was longer than any is
   bool descriptor_lost = false;  // more than four came with it, or no number was free
 };
 
-// The next message, into `buffer`; nothing where none waits. Never waits.
-std::optional<ReceivedMessage> ReceiveMessage(int channel, MutableBytes buffer);
+// Receives what waits in one system call: neither what is behind the first message costs another, nor that nothing is.
+class MessageReader {
+ public:
+  static constexpr size_t kAtOnce = 8;
+
+  // `longest` message, in bytes.
+  explicit MessageReader(size_t longest);
+  ~MessageReader();
+  MessageReader(const MessageReader&) = delete;
+  MessageReader& operator=(const MessageReader&) = delete;
+
+  // In their order; less than kAtOnce where no more waits. Never waits.
+  std::span<ReceivedMessage> Receive(int channel);
+
+ private:
+  struct Headers;
+
+  const size_t longest_;
+  std::unique_ptr<uint8_t[]> buffer_;
+  std::unique_ptr<Headers> headers_;
+  std::array<ReceivedMessage, kAtOnce> messages_;
+  size_t count_ = 0;  // of these that were received last
+};
 
 }  // namespace sluice::calls

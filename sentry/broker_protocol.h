@@ -110,9 +110,11 @@ struct Part {
 // The answer of a call whose result lies in memory.
 struct Result {
   Envelope envelope;
-  int64_t value = 0;    // return value, or -errno
-  uint32_t count = 0;   // PartResults that follow
-  uint32_t report = 1;  // 0: nobody waits for the Delivered of a success, so none is sent
+  int64_t value = 0;   // return value, or -errno
+  uint32_t count = 0;  // PartResults that follow
+  // 0: a Delivered, which wakes the sentry, is sent only where the program got less than all of it. Results are delivered in
+  // their order, so that the Delivered of a later one shows that it got this.
+  uint32_t report = 1;
 };
 
 struct PartResult {

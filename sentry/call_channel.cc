@@ -54,17 +54,20 @@ void CallEngine::FlushQueue() {
 }
 
 void CallEngine::OnCalls() {
+  constexpr int kBursts = 8;
   if (!queue_.empty()) FlushQueue();
-  for (int i = 0; i < 64; ++i) {
-    std::optional<calls::ReceivedMessage> received = calls::ReceiveMessage(options_.calls_fd, incoming_);
-    if (!received) return;
-    if (received->size == 0) {
-      connected_ = false;
-      worker_.RemoveFd(options_.calls_fd);
-      backend_->Abandon();
-      return;
+  for (int i = 0; i < kBursts; ++i) {
+    const std::span<calls::ReceivedMessage> received = incoming_->Receive(options_.calls_fd);
+    for (calls::ReceivedMessage& message : received) {
+      if (message.bytes.empty()) {
+        connected_ = false;
+        worker_.RemoveFd(options_.calls_fd);
+        backend_->Abandon();
+        return;
+      }
+      OnMessage(message.bytes, message.fds.empty() ? UniqueFd() : std::move(message.fds[0]));
     }
-    OnMessage({incoming_.data(), received->size}, received->fds.empty() ? UniqueFd() : std::move(received->fds[0]));
+    if (received.size() < calls::MessageReader::kAtOnce) return;
   }
 }
 
@@ -218,8 +221,11 @@ void CallEngine::OnForeignIoctl(IncomingCall& call) { AnswerDeviceIoctl(*this, c
 void CallEngine::OnDelivered(const calls::Delivered& d) {
   auto it = awaiting_.find({d.envelope.listener, d.envelope.id});
   if (it == awaiting_.end()) return;
-  DeliveryDone done = std::move(it->second.done);
+  const DeliveryDone done = std::move(it->second.done);
+  const uint64_t order = it->second.order;
   awaiting_.erase(it);
+  for (; !unreported_.empty() && unreported_.front().first <= order; unreported_.pop_front())
+    awaiting_.erase(unreported_.front().second);
   if (d.error == ENOENT) ++stats_.undone;
   done(d);
 }

@@ -84,7 +84,7 @@ CallEngine::CallEngine(CallHub& hub, uint32_t shard, Worker& worker, BlockPool& 
   worker_.AddTask(this);
   if (!alone()) hub_.mail(shard_)->set_before_packets([this] { OnCloses(); });
   if (!front()) return;
-  incoming_.resize(calls::kMaxMessage);
+  incoming_ = std::make_unique<calls::MessageReader>(calls::kMaxMessage);
   SLUICE_CHECK(worker_.AddFd(options_.calls_fd, EPOLLIN, calls_handler_.get()) == Errno::kOk);
   if (native_options() != nullptr) {
     stats_.native_options = true;
@@ -193,13 +193,28 @@ bool CallEngine::Replace(const Envelope& to, int fd, int number, bool close_on_e
 }
 
 void CallEngine::Result(const Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner, DeliveryDone done) {
+  const bool report = done != nullptr;
+  if (report) awaiting_[{to.listener, to.id}] = Awaiting{owner, std::move(done), next_result_++};
+  SendResult(to, value, parts, report);
+}
+
+void CallEngine::ResultOrUndo(const Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner,
+                              DeliveryDone undo) {
+  // Enough for those before it: it is heard of that they were delivered.
+  const bool report = unreported_.size() >= kMostUnreported;
+  unreported_.emplace_back(next_result_, ResultKey{to.listener, to.id});
+  awaiting_[{to.listener, to.id}] = Awaiting{owner, std::move(undo), next_result_++};
+  SendResult(to, value, parts, report);
+}
+
+void CallEngine::SendResult(const Envelope& to, int64_t value, std::span<const ResultPart> parts, bool report) {
   calls::Result head;
   head.envelope = to;
   head.envelope.type = MessageType::kResult;
   head.envelope.worker = static_cast<uint8_t>(shard_);
   head.value = value;
   head.count = static_cast<uint32_t>(parts.size());
-  head.report = done ? 1 : 0;
+  head.report = report ? 1 : 0;
   size_t size = sizeof head + parts.size() * sizeof(calls::PartResult);
   for (const ResultPart& p : parts) size += p.name.size() + p.control.size() + p.data.size();
   std::vector<uint8_t> message(size);
@@ -221,7 +236,6 @@ void CallEngine::Result(const Envelope& to, int64_t value, std::span<const Resul
     }
   }
   ++stats_.answered;
-  if (done) awaiting_[{to.listener, to.id}] = Awaiting{owner, std::move(done)};
   Send(message, -1, UniqueFd());
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "base/timer_wheel.h"
 #include "base/unique_fd.h"
 #include "dataplane/worker.h"
+#include "sentry/broker_channel.h"
 #include "sentry/call.h"
 #include "sentry/call_hub.h"
 #include "sentry/call_server.h"
@@ -132,6 +134,9 @@ class CallEngine : public TurnTask {
   // is destroyed first.
   using DeliveryDone = std::function<void(const calls::Delivered&)>;
   void Result(const calls::Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner, DeliveryDone done);
+  // As Result; `undo` hears only where the program got less than all of it.
+  void ResultOrUndo(const calls::Envelope& to, int64_t value, std::span<const ResultPart> parts, StandIn* owner,
+                    DeliveryDone undo);
   bool StillValid(const calls::Envelope& call) const;
 
   // -- tables
@@ -250,6 +255,7 @@ class CallEngine : public TurnTask {
   SocketCount RoomOrWait(const std::shared_ptr<ContainerUse>& container, Waiter* waiter, std::unordered_set<Waiter*>& waiters);
   void OnSocketCall(IncomingCall& call);
   void OnForeignIoctl(IncomingCall& call);
+  void SendResult(const calls::Envelope& to, int64_t value, std::span<const ResultPart> parts, bool report);
   void OnDelivered(const calls::Delivered& d);
   void OnAccepted(const calls::Accepted& a, UniqueFd end);
   void OnWithdrawn(const calls::Withdrawal& w);
@@ -266,9 +272,11 @@ class CallEngine : public TurnTask {
   void TakeOptionsOf(uint32_t slot);
   friend class ListenerShare;
 
+  using ResultKey = std::pair<uint16_t, uint64_t>;  // listener and id of the call
   struct Awaiting {
     StandIn* owner;
     DeliveryDone done;
+    uint64_t order;  // of its sending
   };
   struct Queued {
     std::vector<uint8_t> bytes;
@@ -309,7 +317,11 @@ class CallEngine : public TurnTask {
   std::vector<StandIn*> dirty_, working_, postponed_;
   size_t turn_left_ = 0, share_ = 0;
   std::vector<std::unique_ptr<StandIn>> graveyard_;
-  std::map<std::pair<uint16_t, uint64_t>, Awaiting> awaiting_;
+  std::map<ResultKey, Awaiting> awaiting_;
+  // Of these, those that no report comes of unless they fail, in their order. Each holds what it would give back.
+  static constexpr size_t kMostUnreported = 16;
+  std::deque<std::pair<uint64_t, ResultKey>> unreported_;
+  uint64_t next_result_ = 0;
   std::unordered_map<uint64_t, StandIn*> fetches_;
   std::unordered_map<uint64_t, std::vector<OfferedConnection>> withdrawn_;  // by the life of their listener
   uint64_t next_fetch_ = 1;
@@ -321,8 +333,8 @@ class CallEngine : public TurnTask {
   std::unique_ptr<NetlinkBackend> backend_;
   std::unique_ptr<netlink::NetlinkServer> netlink_;
   BlockRef scratch_;
-  std::vector<uint8_t> buffer_;  // for datagrams and results
-  std::vector<uint8_t> incoming_;
+  std::vector<uint8_t> buffer_;                     // for datagrams and results
+  std::unique_ptr<calls::MessageReader> incoming_;  // the front's
   mutable uint64_t sysctls_generation_ = ~0ull;
   mutable std::unique_ptr<Sysctls> sysctls_;
 };

@@ -444,7 +444,7 @@ void DatagramStandIn::AnswerReceived(IncomingCall& call, std::vector<Received> r
     if (!vector) value = part.return_value;
   }
   auto kept = std::make_shared<std::vector<Received>>(std::move(received));
-  engine_.Result(call.envelope(), value, parts, this, [this, kept, take](const calls::Delivered& d) {
+  engine_.ResultOrUndo(call.envelope(), value, parts, this, [this, kept, take](const calls::Delivered& d) {
     if (!take) return;
     if (d.error == ENOENT) return PutBack(std::move(*kept), 0);
     if (d.error == 0 && d.parts < kept->size()) PutBack(std::move(*kept), d.parts);

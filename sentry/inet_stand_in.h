@@ -29,6 +29,7 @@ class InetStandIn : public StandIn, public SocketObserver {
   int type() const { return type_; }
   int protocol() const { return protocol_; }
   virtual Socket* socket() = 0;
+  virtual bool listening() const { return false; }
   virtual StreamSocket* stream() { return nullptr; }
   // SO_SNDBUF or SO_RCVBUF was set. p: the program's end, or -1.
   virtual void OnBufferOptions(int) {}

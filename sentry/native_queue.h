@@ -6,8 +6,11 @@
 
 namespace sluice {
 
-// What is next; invalid, with errno, where there is nothing (EAGAIN) or where it cannot be had. Does not wait, also where another
-// accept is quicker. `flags`: SOCK_NONBLOCK or 0; it is close-on-exec.
+// From here on an accept on `listener` waits for a tick of the clock at most: its SO_RCVTIMEO is left alone afterwards.
+void BoundWaits(int listener);
+
+// What is next; invalid, with errno, where there is nothing (EAGAIN) or where it cannot be had. Does not wait, after BoundWaits
+// also where another accept is quicker. `flags`: SOCK_NONBLOCK or 0; it is close-on-exec.
 UniqueFd TakeQueued(int listener, int flags);
 
 }  // namespace sluice

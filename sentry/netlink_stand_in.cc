@@ -318,7 +318,7 @@ void NetlinkStandIn::AnswerReply(IncomingCall& call, netlink::Reply reply, size_
   int64_t value = call.head.nr == SYS_recvmmsg ? 1 : int64_t{part.return_value};
   auto kept = std::make_shared<netlink::Reply>(reply);
   part.data = Bytes(kept->bytes).first(copied);
-  engine_.Result(call.envelope(), value, {&part, 1}, this, [this, kept, take](const calls::Delivered& d) {
+  engine_.ResultOrUndo(call.envelope(), value, {&part, 1}, this, [this, kept, take](const calls::Delivered& d) {
     if (d.error != ENOENT || !take) return;
     socket_->Unreceive(std::move(*kept));
     MarkDirty();

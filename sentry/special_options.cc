@@ -51,8 +51,8 @@ Errno SetTimeout(InetStandIn& s, bool receive, Bytes value, int p) {
   timeval tv;
   if (!Load(value, &tv)) return Errno::kEINVAL;
   if (tv.tv_usec < 0 || tv.tv_usec >= 1000000) return Errno::kEDOM;
-  // On P: native reads and writes obey it by themselves.
-  if (p >= 0 && setsockopt(p, SOL_SOCKET, receive ? SO_RCVTIMEO : SO_SNDTIMEO, &tv, sizeof tv) != 0)
+  // On P: native reads and writes obey it by themselves. Accepts are not native, and a listener has a bound of its own there.
+  if (p >= 0 && !s.listening() && setsockopt(p, SOL_SOCKET, receive ? SO_RCVTIMEO : SO_SNDTIMEO, &tv, sizeof tv) != 0)
     return static_cast<Errno>(errno);
   Duration d{0};
   if (tv.tv_sec < 0) {

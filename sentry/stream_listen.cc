@@ -47,6 +47,7 @@ void StreamStandIn::OnListen(IncomingCall& call, Bytes message) {
     if ((!bound && !bound_before) || ::listen(call.fd.get(), kTokens) != 0) {
       error = Errno::kENOBUFS;
     } else {
+      BoundWaits(call.fd.get());
       if (bound_before) {
         while (TakeQueued(call.fd.get(), 0)) continue;  // of that life, whose offers are withdrawn
         listen_address_length_ = sizeof listen_address_;

@@ -39,6 +39,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   Socket* socket() override { return socket_; }
   void OnBufferOptions(int p) override;
   StreamSocket* stream() override { return socket_; }
+  bool listening() const override { return state_ == State::kListening; }
   Errno TakePendingError() override;
 
  private:

@@ -1,38 +1,38 @@
 #include "control/broker/accept_offers.h"
 
 #include <cstring>
-
-#include "sentry/broker_channel.h"
+#include <span>
 
 namespace sluice {
 
-// False where there is no more to read.
-bool AcceptOffers::ReadNext() {
+// False where there is no more to read, or the sentry broke the protocol.
+bool AcceptOffers::ReadMore() {
   if (channel_ < 0 || violation_ != Violation::kNone) return false;
-  uint8_t room[sizeof(calls::Offer) + 1];
-  const std::optional<calls::ReceivedMessage> received = calls::ReceiveMessage(channel_, room);
-  if (!received || received->size == 0) return false;
-  calls::Offer offer;
-  std::memcpy(&offer, room, sizeof offer);
-  if (received->size != sizeof offer || received->cut) {
-    violation_ = Violation::kWrongLength;
-  } else if (!received->fds.empty() || received->descriptor_lost) {
-    violation_ = Violation::kDescriptor;
-  } else if (offer.name_length > sizeof offer.name) {
-    violation_ = Violation::kBadResult;
-  } else if (count_ == calls::kMaxOffers) {
-    violation_ = Violation::kTooManyOffers;
-  } else {
-    ++count_;
-    waiting_[offer.listener].push_back(offer);
+  const std::span<calls::ReceivedMessage> received = reader_.Receive(channel_);
+  for (const calls::ReceivedMessage& message : received) {
+    if (message.bytes.empty()) return false;
+    violation_ = Enter(message);
+    if (violation_ != Violation::kNone) return false;
   }
-  return violation_ == Violation::kNone;
+  return !received.empty();
+}
+
+Violation AcceptOffers::Enter(const calls::ReceivedMessage& message) {
+  calls::Offer offer;
+  if (message.bytes.size() != sizeof offer || message.cut) return Violation::kWrongLength;
+  if (!message.fds.empty() || message.descriptor_lost) return Violation::kDescriptor;
+  std::memcpy(&offer, message.bytes.data(), sizeof offer);
+  if (offer.name_length > sizeof offer.name) return Violation::kBadResult;
+  if (count_ == calls::kMaxOffers) return Violation::kTooManyOffers;
+  ++count_;
+  waiting_[offer.listener].push_back(offer);
+  return Violation::kNone;
 }
 
 std::optional<calls::Offer> AcceptOffers::Take(uint64_t listener) {
   auto it = waiting_.find(listener);
   while (it == waiting_.end()) {
-    if (!ReadNext()) return std::nullopt;
+    if (!ReadMore()) return std::nullopt;
     it = waiting_.find(listener);
   }
   const calls::Offer offer = it->second.front();
@@ -48,7 +48,7 @@ void AcceptOffers::PutBack(const calls::Offer& offer) {
 }
 
 void AcceptOffers::Withdraw(const calls::Withdrawal& which) {
-  while (ReadNext()) continue;
+  while (ReadMore()) continue;
   const auto it = waiting_.find(which.listener);
   if (it == waiting_.end()) return;
   count_ -= std::erase_if(it->second, [&](const calls::Offer& offer) { return offer.life == which.life; });

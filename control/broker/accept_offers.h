@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "control/broker/sentry_message.h"
+#include "sentry/broker_channel.h"
 #include "sentry/broker_protocol.h"
 
 namespace sluice {
@@ -19,7 +20,7 @@ class AcceptOffers {
   // `channel` stays the caller's; -1: there are no offers.
   explicit AcceptOffers(int channel) : channel_(channel) {}
 
-  // The first one for `listener`, reading no further than to it; nothing where there is none, or the sentry broke the protocol.
+  // The first one for `listener`; nothing where there is none, or the sentry broke the protocol.
   std::optional<calls::Offer> Take(uint64_t listener);
   // What Take gave, before all others.
   void PutBack(const calls::Offer& offer);
@@ -30,9 +31,11 @@ class AcceptOffers {
   Violation violation() const { return violation_; }
 
  private:
-  bool ReadNext();
+  bool ReadMore();
+  Violation Enter(const calls::ReceivedMessage& message);
 
   int channel_;
+  calls::MessageReader reader_{sizeof(calls::Offer) + 1};
   size_t count_ = 0;
   Violation violation_ = Violation::kNone;
   std::unordered_map<uint64_t, std::deque<calls::Offer>> waiting_;  // by listener; none is empty

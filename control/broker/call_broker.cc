@@ -16,13 +16,14 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
-#include <array>
 #include <deque>
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "base/check.h"
 #include "base/time.h"
@@ -119,6 +120,15 @@ bool CannotFail(const calls::Call& call, const calls::Part& value, bool is_strea
   return (name == TCP_NODELAY || name == TCP_CORK || name == TCP_QUICKACK) && value.total_length >= sizeof(int);
 }
 
+// A stream that the sentry has an end of, and always will. That has no name: neither has a native answer, as on TCP.
+bool HasEnd(const FoundSocket& stream) {
+  sockaddr_storage peer;
+  socklen_t length = sizeof peer;
+  if (!stream.known->has_end && getpeername(stream.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0)
+    stream.known->has_end = length <= sizeof(sa_family_t);
+  return stream.known->has_end;
+}
+
 // The number by which the process of a thread names itself: the innermost of NStgid.
 uint32_t ProcessInside(pid_t tid) {
   std::ifstream status("/proc/" + std::to_string(tid) + "/status");
@@ -167,6 +177,7 @@ class CallBroker::Impl {
   bool TrySend(Bytes message, int fd);
   void FlushQueue();
   void OnCalls();
+  void OnReceived(calls::ReceivedMessage message);
   void OnMessage(Bytes message, std::vector<UniqueFd> fds);
   void OnResult(const ResultView& view);
   int WriteAndAnswer(const PendingCall& pending, const ResultView& view, calls::Delivered* done);
@@ -178,7 +189,7 @@ class CallBroker::Impl {
   // Accepts.
   bool AcceptOffered(const PendingCall& pending, const FoundSocket& listener);
   int FetchOffered(const calls::Offer& offer, UniqueFd* end) const;
-  int TakeConnection(int listener, const calls::Offer& offer, uint64_t flags, UniqueFd* end) const;
+  int TakeConnection(const FoundSocket& listener, const calls::Offer& offer, uint64_t flags, UniqueFd* end) const;
   int GiveConnection(const PendingCall& pending, const calls::Offer& offer, const UniqueFd& end, int* number);
   int Install(const PendingCall& pending, int fd, bool close_on_exec, int* number);
   void OnOffered(const calls::Fetch& listener);
@@ -186,7 +197,7 @@ class CallBroker::Impl {
   void OnWithdraw(calls::Withdrawal withdrawal);
 
   FoundSocket FetchInside(const calls::Fetch& fetch);
-  UniqueFd Search(const calls::Fetch& what, bool* too_often);
+  FoundSocket Search(const calls::Fetch& what, bool* too_often);
   void OnFetch(const calls::Fetch& fetch);
   void OnRunAhead(const calls::Fetch& whom, int sentry_end);
   void OnNetChange(const calls::NetChangeRequest& request, UniqueFd sender);
@@ -213,7 +224,7 @@ class CallBroker::Impl {
   Stats stats_;
   int64_t search_second_ = 0;
   int searches_ = 0;
-  alignas(8) std::array<uint8_t, calls::kMaxMessage> incoming_;
+  calls::MessageReader incoming_{calls::kMaxMessage};
 };
 
 void CallBroker::Impl::AddListener(UniqueFd listener, std::string container) {
@@ -324,20 +335,21 @@ bool CallBroker::Impl::NativeIsRight(const seccomp_data& data, pid_t tid, const 
     return (request >= 0x8901 && request <= 0x8904) || (request == 0x8905 && found.is_stream);
   }
   if (!found.is_stream) return false;
-  sockaddr_storage peer;
-  socklen_t length = sizeof peer;
   if (data.nr == SYS_sendmsg || data.nr == SYS_sendmmsg) {
     ThreadMemory memory(tid);
-    return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 &&
-           CallReader::PlainStreamCall(data, memory);
+    return HasEnd(found) && CallReader::PlainStreamCall(data, memory);
   }
   uint64_t flags = data.nr == SYS_recvfrom || data.nr == SYS_recvmmsg ? data.args[3] : data.args[2];
   if (data.nr != SYS_recvfrom && data.nr != SYS_recvmsg && data.nr != SYS_recvmmsg) return false;
   if ((flags & (MSG_ERRQUEUE | MSG_TRUNC)) != 0) return false;
-  if (getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) != 0) return false;
-  // On TCP the answer has no name. So it is natively where the sentry's end has none, which is so unless P was made to connect.
+  if (!HasEnd(found)) return false;
+  // On TCP the answer has no name. So it is natively where none is asked for, and where the sentry's end has none, which is so
+  // unless P was made to connect.
   ThreadMemory memory(tid);
-  return length <= sizeof(sa_family_t) || CallReader::PlainStreamCall(data, memory);
+  if (CallReader::PlainStreamCall(data, memory)) return true;
+  sockaddr_storage peer;
+  socklen_t length = sizeof peer;
+  return getpeername(found.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0 && length <= sizeof(sa_family_t);
 }
 
 void CallBroker::Impl::HandleCall(uint16_t index, const seccomp_notif& notif) {
@@ -464,16 +476,26 @@ void CallBroker::Impl::FlushQueue() {
 }
 
 void CallBroker::Impl::OnCalls() {
-  for (int i = 0; i < 64 && Open() && !Congested(); ++i) {
-    std::optional<calls::ReceivedMessage> received = calls::ReceiveMessage(options_.calls_fd, incoming_);
-    if (!received) return;
-    if (received->size == 0) {
-      sentry_gone_ = true;
-      return;
+  constexpr int kBursts = 8;
+  for (int i = 0; i < kBursts && Open() && !Congested(); ++i) {
+    const std::span<calls::ReceivedMessage> received = incoming_.Receive(options_.calls_fd);
+    for (calls::ReceivedMessage& message : received) {
+      OnReceived(std::move(message));
+      if (!Open()) return;
     }
-    if (received->cut) return Refuse(Violation::kLongMessage);
-    if (received->descriptor_lost) return Refuse(Violation::kDescriptor);
-    OnMessage({incoming_.data(), received->size}, std::move(received->fds));
+    if (received.size() < calls::MessageReader::kAtOnce) return;
+  }
+}
+
+void CallBroker::Impl::OnReceived(calls::ReceivedMessage message) {
+  if (message.bytes.empty()) {
+    sentry_gone_ = true;
+  } else if (message.cut) {
+    Refuse(Violation::kLongMessage);
+  } else if (message.descriptor_lost) {
+    Refuse(Violation::kDescriptor);
+  } else {
+    OnMessage(message.bytes, std::move(message.fds));
   }
 }
 
@@ -531,7 +553,7 @@ void CallBroker::Impl::OnResult(const ResultView& view) {
   }
   if (done.error == ENOENT) ++stats_.dead;
   if (done.error == EFAULT) ++stats_.faults;
-  if (done.error == 0 && result.report == 0) return;  // a wake-up for nothing
+  if (done.error == 0 && done.parts == result.count && result.report == 0) return;  // a wake-up for nothing
   Send({reinterpret_cast<uint8_t*>(&done), sizeof done}, -1, UniqueFd());
 }
 
@@ -587,11 +609,13 @@ int CallBroker::Impl::FetchOffered(const calls::Offer& offer, UniqueFd* end) con
 }
 
 // The program's end of what was offered, and its place in the native queue: both, or neither and an errno.
-int CallBroker::Impl::TakeConnection(int listener, const calls::Offer& offer, uint64_t flags, UniqueFd* end) const {
+int CallBroker::Impl::TakeConnection(const FoundSocket& listener, const calls::Offer& offer, uint64_t flags,
+                                     UniqueFd* end) const {
   const bool queued = offer.end < 0;
   if (const int error = queued ? 0 : FetchOffered(offer, end); error != 0) return error;
   // Nobody of the sandbox accepts natively, so there is something for each offer.
-  UniqueFd next = TakeQueued(listener, static_cast<int>(flags & SOCK_NONBLOCK));
+  if (!std::exchange(listener.known->bounds_waits, true)) BoundWaits(listener.fd.get());
+  UniqueFd next = TakeQueued(listener.fd.get(), static_cast<int>(flags & SOCK_NONBLOCK));
   if (!next) return errno;
   if (queued) {
     *end = std::move(next);
@@ -623,7 +647,7 @@ bool CallBroker::Impl::AcceptOffered(const PendingCall& pending, const FoundSock
   if (!offer || !Open()) return false;
   const bool queued = offer->end < 0;
   UniqueFd end;
-  if (const int error = TakeConnection(listener.fd.get(), *offer, flags, &end); error != 0) {
+  if (const int error = TakeConnection(listener, *offer, flags, &end); error != 0) {
     offers_.PutBack(*offer);
     // The sentry answers no call that found an offer.
     if (error == EAGAIN && (fcntl(listener.fd.get(), F_GETFL) & O_NONBLOCK) == 0) return false;
@@ -678,8 +702,7 @@ void CallBroker::Impl::OnOffered(const calls::Fetch& which) {
       continue;
     }
     bool too_often = false;
-    if (!listener.is_stand_in || listener.cookie != which.cookie) listener.fd = Search(which, &too_often);  // closed meanwhile
-    listener.cookie = which.cookie;
+    if (!listener.is_stand_in || listener.cookie != which.cookie) listener = Search(which, &too_often);  // closed meanwhile
     if (!listener.fd) continue;  // not found: the others need not wait for it
     if (!AcceptOffered(pending, listener)) return;
   }
@@ -703,7 +726,7 @@ FoundSocket CallBroker::Impl::FetchInside(const calls::Fetch& fetch) {
 }
 
 // Through all of the sandbox's processes: dear, so not as often as the sentry likes.
-UniqueFd CallBroker::Impl::Search(const calls::Fetch& what, bool* too_often) {
+FoundSocket CallBroker::Impl::Search(const calls::Fetch& what, bool* too_often) {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   if (now.tv_sec != search_second_) {
@@ -711,9 +734,9 @@ UniqueFd CallBroker::Impl::Search(const calls::Fetch& what, bool* too_often) {
     searches_ = 0;
   }
   const auto listener = listeners_.find(what.envelope.listener);
-  if (listener == listeners_.end() || listener->second.pid_namespace == 0) return UniqueFd();
+  if (listener == listeners_.end() || listener->second.pid_namespace == 0) return {};
   *too_often = ++searches_ > kFullSearchesPerSecond;
-  return *too_often ? UniqueFd() : finder_.Find(what.cookie, what.inode, listener->second.pid_namespace);
+  return *too_often ? FoundSocket() : finder_.Find(what.cookie, what.inode, listener->second.pid_namespace);
 }
 
 void CallBroker::Impl::OnFetch(const calls::Fetch& fetch) {
@@ -721,7 +744,7 @@ void CallBroker::Impl::OnFetch(const calls::Fetch& fetch) {
   bool too_often = false;
   FoundSocket found = FetchInside(fetch);
   if (!found.is_stand_in || found.cookie != fetch.cookie) found.fd.reset();
-  UniqueFd fd = found.fd ? std::move(found.fd) : Search(fetch, &too_often);
+  UniqueFd fd = found.fd ? std::move(found.fd) : Search(fetch, &too_often).fd;
   calls::Fetched reply;
   reply.envelope = fetch.envelope;
   reply.envelope.type = MessageType::kFetched;

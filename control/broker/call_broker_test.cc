@@ -221,6 +221,44 @@ TEST_F(LiveCallTest, AnswersACallOnce) {
   EXPECT_EQ(0, ExitStatus());
 }
 
+TEST_F(LiveCallTest, SaysNothingOfADeliveryThatNobodyAsksAfter) {
+  std::vector<uint8_t> answer = Answer(120, 0, 0, 120);
+  reinterpret_cast<calls::Result*>(answer.data())->report = 0;
+  ASSERT_TRUE(Send(answer));
+  EXPECT_EQ(0, ExitStatus());
+  while (const auto said = Receive()) EXPECT_NE(MessageType::kDelivered, said->type());
+}
+
+TEST_F(ProgramTest, TellsUnaskedHowMuchOfAVectorWasDelivered) {
+  Start([] { return socket(AF_UNIX, SOCK_DGRAM, 0); },
+        [](int s) {
+          char byte = 0;
+          iovec good{&byte, 1}, bad{reinterpret_cast<void*>(8), 1};
+          mmsghdr messages[2] = {};
+          messages[0].msg_hdr.msg_iov = &good;
+          messages[1].msg_hdr.msg_iov = &bad;
+          for (mmsghdr& m : messages) m.msg_hdr.msg_iovlen = 1;
+          return syscall(SYS_recvmmsg, s, messages, 2, 0, nullptr) == 1 && byte == 'a' ? 0 : 1;
+        });
+  if (IsSkipped() || HasFatalFailure()) return;
+  const Answered call = Next();
+  ASSERT_EQ(MessageType::kCall, call.type());
+  calls::Result result;
+  std::memcpy(&result.envelope, call.bytes.data(), sizeof result.envelope);
+  result.envelope.type = MessageType::kResult;
+  result.value = result.count = 2;
+  result.report = 0;
+  std::vector<uint8_t> message = Copy(BytesOf(result));
+  const calls::PartResult part{.data_length = 1, .return_value = 1};
+  for (int i = 0; i < 2; ++i) message.insert(message.end(), BytesOf(part).begin(), BytesOf(part).end());
+  for (const char c : {'a', 'b'}) message.push_back(static_cast<uint8_t>(c));
+  ASSERT_TRUE(Send(message));
+  const auto delivered = Next().As<calls::Delivered>();
+  EXPECT_EQ(0, delivered.error);
+  EXPECT_EQ(1u, delivered.parts);
+  EXPECT_EQ(0, ExitStatus());
+}
+
 TEST_F(LiveCallTest, RefusesDataThatTheCallHasNoPlaceFor) {
   ExpectViolation(Answer(16, 0, 100, 116), {}, "does not fit the call");
 }

@@ -103,14 +103,15 @@ FoundSocket StandInFinder::Examine(UniqueFd fd) {
   if (found.fd) found.cookie = CookieOf(found.fd.get());
   if (found.cookie == 0) return found;
   found.is_socket = true;
-  Known& known = known_[found.cookie % known_.size()];
+  KnownStandIn& known = known_[found.cookie % known_.size()];
   if (known.cookie != found.cookie) {
     uint64_t netns = 0;
     int type = 0;
     if (!GetOption(found.fd.get(), SO_NETNS_COOKIE, &netns) || netns != netns_cookie_) return found;
     if (!GetOption(found.fd.get(), SO_TYPE, &type)) return found;
-    known = {found.cookie, type == SOCK_STREAM};
+    known = {.cookie = found.cookie, .is_stream = type == SOCK_STREAM};
   }
+  found.known = &known;
   found.is_stand_in = true;
   found.is_stream = known.is_stream;
   return found;
@@ -140,30 +141,30 @@ bool StandInFinder::IsInside(pid_t tid, uint64_t pid_namespace) {
   return false;
 }
 
-UniqueFd StandInFinder::SearchProcess(pid_t pid, uint64_t cookie, uint64_t inode) {
+FoundSocket StandInFinder::SearchProcess(pid_t pid, uint64_t cookie, uint64_t inode) {
   std::string path = "/proc/" + std::to_string(pid) + "/fd";
   Dir dir(opendir(path.c_str()));
-  if (dir == nullptr) return UniqueFd();
+  if (dir == nullptr) return {};
   std::string wanted = "socket:[" + std::to_string(inode) + "]";
   while (dirent* e = readdir(dir.get())) {
     char target[64];
     ssize_t n = readlinkat(dirfd(dir.get()), e->d_name, target, sizeof target);
     if (n != static_cast<ssize_t>(wanted.size()) || memcmp(target, wanted.data(), wanted.size()) != 0) continue;
     FoundSocket found = Fetch(pid, atoi(e->d_name));
-    if (found.is_stand_in && found.cookie == cookie) return std::move(found.fd);
+    if (found.is_stand_in && found.cookie == cookie) return found;
   }
-  return UniqueFd();
+  return {};
 }
 
-UniqueFd StandInFinder::Find(uint64_t cookie, uint64_t inode, uint64_t pid_namespace) {
+FoundSocket StandInFinder::Find(uint64_t cookie, uint64_t inode, uint64_t pid_namespace) {
   Dir dir(inode == 0 ? nullptr : opendir("/proc"));
-  if (dir == nullptr) return UniqueFd();
+  if (dir == nullptr) return {};
   while (dirent* e = readdir(dir.get())) {
     pid_t pid = static_cast<pid_t>(atoi(e->d_name));
     if (pid <= 0 || !IsInside(pid, pid_namespace)) continue;
-    if (UniqueFd fd = SearchProcess(pid, cookie, inode)) return fd;
+    if (FoundSocket found = SearchProcess(pid, cookie, inode); found.fd) return found;
   }
-  return UniqueFd();
+  return {};
 }
 
 }  // namespace sluice

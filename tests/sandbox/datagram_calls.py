@@ -2,6 +2,7 @@
 import errno
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -314,8 +315,25 @@ def ping():
     print("ping:", data[0], data[6:], source)
 
 
+def interrupted():
+    """A receive that a signal cuts short has taken nothing, whichever of many it was."""
+    a, b = udp(), udp()
+    a.settimeout(None)
+    to = a.getsockname()
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    got = []
+    for i in range(1000):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+        b.sendto(struct.pack("!I", i), to)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        got.append(struct.unpack("!I", a.recvfrom(10)[0])[0])
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print("among signals:", got == list(range(1000)))
+
+
 parts = [f for n, f in list(globals().items()) if callable(f) and n in
-         ("control_messages", "many", "errors", "multicast", "devices", "options", "urgent", "raw", "ping")]
+         ("control_messages", "many", "errors", "multicast", "devices", "options", "urgent", "raw", "ping", "interrupted")]
 for part in parts:
     if len(sys.argv) > 1 and part.__name__ not in sys.argv[1:]:
         continue
