@@ -47,7 +47,7 @@ struct Request : FlowEntry {
   uint32_t first_stamp = 0, last_stamp = 0;  // sent so far: what the peer can echo
   bool stamped = false;
 
-  void SendSynAck();
+  void SendSynAck(const FastOpenCookie& fast_open = {});
   void SendAck();
   bool HasSent(uint32_t stamp) const;
   bool OutOfWindowLimit(const Segment& seg);
