@@ -98,18 +98,22 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
       return (void)engine_.Answer(to, first ? Errno::kOk : Errno::kEISCONN);
     }
     case State::kBroken:
-      if (!connect_reported_ && !failed_) return (void)engine_.Answer(to, Errno::kEISCONN);
-      if (failed_) {
-        failed_ = false;
-        Errno error = std::exchange(error_, Errno::kOk);
-        return (void)engine_.Answer(to, error == Errno::kOk ? Errno::kECONNABORTED : error);
-      }
-      if (!ReplaceEnd(call)) return (void)engine_.Answer(to, Errno::kECONNABORTED);
+      if (const Errno error = BeginAgain(call); error != Errno::kOk) return (void)engine_.Answer(to, error);
       break;
     default:
       break;
   }
   StartConnect(call, message);
+}
+
+// After a connection or an attempt that failed, which the next attempt is told of once; then on a fresh P.
+Errno StreamStandIn::BeginAgain(IncomingCall& call) {
+  if (!connect_reported_ && !failed_) return Errno::kEISCONN;
+  if (std::exchange(failed_, false)) {
+    const Errno error = std::exchange(error_, Errno::kOk);
+    return error == Errno::kOk ? Errno::kECONNABORTED : error;
+  }
+  return ReplaceEnd(call) ? Errno::kOk : Errno::kECONNABORTED;
 }
 
 void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
@@ -125,7 +129,11 @@ void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
   connect_reported_ = failed_ = false;
   error_ = Errno::kOk;
   if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
-  if (call.nonblocking()) {
+  if (error == Errno::kOk) {  // TCP_FASTOPEN_CONNECT
+    const bool joined = JoinDeferred(call.fd.get());
+    call.fd.reset();
+    engine_.Answer(call.envelope(), joined ? Errno::kOk : Errno::kENOBUFS);
+  } else if (call.nonblocking()) {
     if (!Hide(call.fd.get())) {
       Errno ignored = socket_->Disconnect();
       (void)ToInt(ignored);
@@ -183,10 +191,12 @@ void StreamStandIn::OnConnectFailed(Errno error) {
   auto held = std::move(held_);
   held_.clear();
   for (auto& h : held) {
-    if (h->call.head.kind == calls::CallKind::kConnect) {
+    const bool early_send = OwnsEarlySend(h->call);
+    if (h->call.head.kind == calls::CallKind::kConnect || early_send) {
       if (engine_.Answer(h->call.envelope(), error) && hidden) {
         error_ = Errno::kOk;
         failed_ = false;
+        connect_reported_ |= early_send;  // it may connect again
       }
     } else {
       held_.push_back(std::move(h));

@@ -360,6 +360,7 @@ bool CallReader::Read(const seccomp_data& data, CallerMemory& memory, bool is_st
 }
 
 bool CallReader::PlainStreamSend(const seccomp_data& data, CallerMemory& memory) {
+  if ((data.args[data.nr == SYS_sendmsg ? 2 : 3] & MSG_FASTOPEN) != 0) return false;
   if (data.nr == SYS_sendmsg) {
     msghdr h;
     // A bad pointer is the kernel's to refuse.
