@@ -187,7 +187,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void DetectBlackhole(bool expired);
   void PauseFastOpen();
   void EndFastOpen();
-  bool AnswerRepeatedSyn(const Segment& seg);
+  bool CheckEarly(const Segment& seg);
   void RepeatSynAck();
   void OnFastOpenTimeout();
   void CompleteFastOpen(const Segment& seg);
@@ -285,7 +285,9 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t SentData() const;  // bytes of sndq_ that were sent
   SeqNum WriteEnd() const;    // number after the last queued byte
   void PushUnsent();
-  bool FinUnsent() const { return fin_queued_ && snd_.nxt == WriteEnd(); }
+  // A FIN of shutdown() waits for the handshake (RFC 9293 3.10.4), one of close() does not.
+  bool FinMayLeave() const { return fin_queued_ && (!early() || orphan_); }
+  bool FinUnsent() const { return FinMayLeave() && snd_.nxt == WriteEnd(); }
   bool NagleAllows(uint32_t length) const;
   void RestartAfterIdle();
   void NoteAppLimited();

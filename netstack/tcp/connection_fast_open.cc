@@ -184,13 +184,17 @@ void Connection::BeginFastOpen(const std::shared_ptr<FastOpenQueue>& queue, cons
   Arm(kRetransmit, now() + kInitialRto);
 }
 
-// A SYN that came again: our SYN,ACK was lost.
-bool Connection::AnswerRepeatedSyn(const Segment& seg) {
+// Of a segment that comes before the handshake is complete: false where it has got its answer. As linux tcp_check_req.
+bool Connection::CheckEarly(const Segment& seg) {
   const bool old = timestamps_ && seg.has_timestamps && static_cast<int32_t>(seg.ts_val - ts_recent_) < 0;
-  if (!seg.Has(kSyn) || seg.Has(kAck | kRst) || seg.seq != rcv_.irs || old) return false;
-  if (engine_.OutOfWindowLimit(seg, &last_oow_ack_)) return true;
-  RepeatSynAck();
-  return true;
+  if (seg.Has(kSyn) && !seg.Has(kAck | kRst) && seg.seq == rcv_.irs && !old) {  // our SYN,ACK was lost
+    if (!engine_.OutOfWindowLimit(seg, &last_oow_ack_)) RepeatSynAck();
+    return false;
+  }
+  if (!old && InWindow(seg, rcv_.nxt, rcv_.nxt + WindowNow())) return true;
+  engine_.Count(old ? Counter::kDropTcpPaws : Counter::kDropTcpOutOfWindow);
+  if (!seg.Has(kRst) && !engine_.OutOfWindowLimit(seg, &last_oow_ack_)) SendAckNow();
+  return false;
 }
 
 void Connection::RepeatSynAck() {

@@ -199,8 +199,8 @@ void Connection::Established(const Segment&) {
 // 3.10.7.4
 void Connection::InputSynchronized(const Segment& seg, Packet packet) {
   if (state_ == State::kClosed || state_ == State::kListen) return;
-  if (!seg.Has(kAck | kRst | kSyn)) return;  // worth no answer, wherever it lies (as linux)
-  if (early() && AnswerRepeatedSyn(seg)) return;
+  if (!seg.Has(kAck | kRst | kSyn) && !early()) return;  // worth no answer, wherever it lies (as linux)
+  if (early() && !CheckEarly(seg)) return;
   if (!CheckSequence(seg)) return;
   if (!CheckReset(seg)) return;
   if (!CheckSyn(seg)) return;

@@ -440,7 +440,7 @@ void Connection::SendNew(bool probe) {
       }
       if (length == 0 && !FinUnsent()) break;
     }
-    const bool fin = fin_queued_ && length == unsent && wnd_room > length;
+    const bool fin = FinMayLeave() && length == unsent && wnd_room > length;
     if (length == 0 && !fin) break;
     if (!SendRange(snd_.nxt, length + (fin ? 1 : 0), false)) {
       // No memory: frames on their way will free some.

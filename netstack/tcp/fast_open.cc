@@ -133,9 +133,8 @@ void FastOpenClient::Remember(const IpAddress& local, const IpAddress& remote, u
     if (!cookie.has_cookie()) return;
     if (sets_ == nullptr) sets_ = std::make_unique<std::array<Set, kSets>>();
     Set& set = SetOf(local, remote);
-    Entry& e = *std::min_element(set.begin(), set.end(), [](const Entry& a, const Entry& b) {
-      return a.used != b.used ? !a.used : a.since < b.since;
-    });
+    Entry& e = *std::min_element(set.begin(), set.end(),
+                                 [](const Entry& a, const Entry& b) { return a.used != b.used ? !a.used : a.since < b.since; });
     e = Entry{local, remote, {}, now, true};
     known = &e.server;
   }

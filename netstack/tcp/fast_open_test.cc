@@ -270,6 +270,29 @@ TEST(FastOpenServer, RepeatsTheSynAckAndNothingElseUntilItIsAcknowledged) {
   EXPECT_EQ(again[0].payload, "answer");
 }
 
+TEST(FastOpenServer, BeforeTheHandshakeIsOverJudgesSegmentsAsThoseOfAnyHandshake) {
+  FastOpenPeer p;
+  p.timestamps = true;
+  p.Sysctl("tcp_invalid_ratelimit", "0");
+  p.Serve();
+  p.SendSyn(kCookie, "data");
+  StreamSocket* c = p.listener->Accept();
+  ASSERT_NE(c, nullptr);
+  p.Send(kFin | kAck, 4, 1);  // below the window
+  EXPECT_EQ(p.One().Flags(), "A");
+  p.Send(kPsh, 100005, 0);  // beyond it, without an acknowledgment
+  EXPECT_EQ(p.One().Flags(), "A");
+  p.ts_val -= 10;
+  p.Send(kAck, 5, 1);  // too old
+  EXPECT_EQ(p.One().Flags(), "A");
+  EXPECT_EQ(c->state(), kSynReceived);
+  p.ts_val += 20;
+  p.Send(kAck, 5, 77);  // of what was not sent
+  EXPECT_EQ(p.One().Flags(), "R");
+  p.Send(kAck, 5, 1);
+  EXPECT_EQ(c->state(), kEstablished);
+}
+
 TEST(FastOpenServer, GivesUpOneTimeoutLaterThanAUsualHandshake) {
   FastOpenPeer p;
   p.Sysctl("tcp_synack_retries", "2");
@@ -303,6 +326,22 @@ TEST(FastOpenServer, ClosesBeforeTheHandshakeIsOver) {
   p.Send(kAck | kFin, 5, 8);
   EXPECT_EQ(p.One().ack, 6u);
   EXPECT_EQ(p.host.counter(Counter::kTcpTimeouts), 0u);
+}
+
+TEST(FastOpenServer, TheFinOfAShutdownWaitsForTheHandshake) {
+  FastOpenPeer p;
+  p.Serve();
+  p.SendSyn(kCookie, "data");
+  StreamSocket* c = p.listener->Accept();
+  ASSERT_NE(c, nullptr);
+  p.Write(c, "answer");
+  EXPECT_EQ(p.One().payload, "answer");
+  EXPECT_EQ(c->Shutdown(false, true), Errno::kOk);
+  p.host.Turn();
+  p.ExpectSilence();
+  EXPECT_EQ(c->state(), kSynReceived);
+  p.Send(kAck, 5, 1);
+  EXPECT_EQ(p.One().Flags(), "FA");
 }
 
 TEST(FastOpenServer, ConnectionsInTheQueueEndWithTheListener) {

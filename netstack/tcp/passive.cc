@@ -25,14 +25,13 @@ HeaderSpec SynAck(const Handshake& shake, uint16_t mss, uint32_t timestamp) {
   return h;
 }
 
-// As linux tcp_in_window.
+}  // namespace
+
 bool InWindow(const Segment& seg, SeqNum left, SeqNum right) {
   if (seg.seq == left) return true;
   if (left < seg.end() && seg.seq < right) return true;
   return seg.seq == right && seg.length() == 0;
 }
-
-}  // namespace
 
 // --- LISTEN
 

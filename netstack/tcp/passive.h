@@ -25,6 +25,9 @@ struct Handshake {
   uint32_t rcv_wnd = 0;
 };
 
+// As linux tcp_in_window.
+bool InWindow(const Segment& seg, SeqNum left, SeqNum right);
+
 // SYN-RECEIVED reached from LISTEN (RFC 9293 3.10.7.4), until the ACK arrives.
 struct Request : FlowEntry {
   explicit Request(Engine& e) : FlowEntry(FlowKind::kRequest), engine(e), timer(&Request::OnTimer, this) {}
