@@ -3,6 +3,8 @@
 #include <charconv>
 #include <limits>
 
+#include "netstack/tcp/fast_open.h"
+
 namespace sluice {
 namespace {
 
@@ -51,6 +53,14 @@ class Table {
     const std::string* value = Value(key);
     if (value == nullptr) return;
     if (value->empty()) return Problem(key, *value, "must not be empty");
+    out_->*field = *value;
+  }
+  void FastOpenKey(const char* key, std::string Sysctls::* field) {
+    const std::string* value = Value(key);
+    if (value == nullptr) return;
+    if (!tcp::FastOpenKeys::FromText(*value)) {
+      return Problem(key, *value, "must be a key such as 00112233-44556677-8899aabb-ccddeeff, or two with a comma between");
+    }
     out_->*field = *value;
   }
   void Problem(const char* key, const std::string& value, const std::string& why) {
@@ -127,6 +137,8 @@ void Tcp(Table& t) {
   t.Int("net.ipv4.tcp_ecn", &S::tcp_ecn, 0, 5);
   t.Int("net.ipv4.tcp_ecn_fallback", &S::tcp_ecn_fallback, 0, 1);
   t.Int("net.ipv4.tcp_fastopen", &S::tcp_fastopen);
+  t.Int("net.ipv4.tcp_fastopen_blackhole_timeout_sec", &S::tcp_fastopen_blackhole_timeout_s, 0);
+  t.FastOpenKey("net.ipv4.tcp_fastopen_key", &S::tcp_fastopen_key);
   t.Int("net.ipv4.tcp_syn_retries", &S::tcp_syn_retries, 1, 127);
   t.Int("net.ipv4.tcp_synack_retries", &S::tcp_synack_retries, 0, 255);
   t.Int("net.ipv4.tcp_retries1", &S::tcp_retries1, 0, 255);
@@ -194,7 +206,6 @@ std::vector<std::string> SysctlsWithoutEffect(const SysctlMap& map) {
   check("tcp_recovery", &Sysctls::tcp_recovery);
   check("tcp_adv_win_scale", &Sysctls::tcp_adv_win_scale);
   check("tcp_no_metrics_save", &Sysctls::tcp_no_metrics_save);
-  check("tcp_fastopen", &Sysctls::tcp_fastopen);
   check("tcp_reordering", &Sysctls::tcp_reordering);
   return keys;
 }

@@ -38,6 +38,8 @@ struct Sysctls {
   int tcp_notsent_lowat = -1, tcp_adv_win_scale = 1, tcp_min_snd_mss = 48, tcp_base_mss = 1024, tcp_mtu_probing = 0;
   int tcp_mtu_probe_floor = 48, tcp_probe_threshold = 8, tcp_probe_interval = 600;
   int tcp_reordering = 3, tcp_recovery = 1, tcp_early_retrans = 3, tcp_frto = 2, tcp_min_rto_ms = 200;
+  int tcp_fastopen_blackhole_timeout_s = 0;
+  std::string tcp_fastopen_key;  // tcp::FastOpenKeys::FromText; all zeros, or empty: none was set
   int tcp_min_tso_segs = 2, tcp_tso_rtt_log = 9, tcp_pacing_ss_ratio = 200, tcp_pacing_ca_ratio = 120;
   std::string tcp_congestion_control = "cubic";
 };

@@ -41,6 +41,21 @@ TEST(Sysctls, ReportsWhatDoesNotParseAndKeepsTheDefault) {
   EXPECT_EQ(s.tcp_ecn, 2);
 }
 
+TEST(Sysctls, ReadsFastOpenKeysAsTheKernelDoes) {
+  std::vector<std::string> problems;
+  const Sysctls s = ParseSysctls({{"net.ipv4.tcp_fastopen", "1539"},
+                                  {"net.ipv4.tcp_fastopen_blackhole_timeout_sec", "3600"},
+                                  {"net.ipv4.tcp_fastopen_key", "00112233-44556677-8899aabb-ccddeeff"}},
+                                 &problems);
+  EXPECT_TRUE(problems.empty());
+  EXPECT_EQ(s.tcp_fastopen, 0x603);
+  EXPECT_EQ(s.tcp_fastopen_blackhole_timeout_s, 3600);
+  EXPECT_EQ(s.tcp_fastopen_key, "00112233-44556677-8899aabb-ccddeeff");
+  EXPECT_EQ(ParseSysctls({{"net.ipv4.tcp_fastopen_key", "0011"}}, &problems).tcp_fastopen_key, "");
+  EXPECT_THAT(problems, Contains(HasSubstr("net.ipv4.tcp_fastopen_key")));
+  EXPECT_TRUE(SysctlsWithoutEffect({{"net.ipv4.tcp_fastopen", "3"}}).empty());
+}
+
 TEST(Sysctls, NamesEveryKeyOnce) {
   auto names = SupportedSysctls();
   EXPECT_THAT(names, Contains("net.ipv4.tcp_wmem"));

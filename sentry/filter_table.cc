@@ -66,6 +66,7 @@ void Table::AddressCalls() {
 
 void Table::DataCalls() {
   Notify("sendto", {NotNull(4)});
+  Notify("sendto", {Masked(3, MSG_FASTOPEN, MSG_FASTOPEN)});  // which connects
   Notify("recvfrom", {NotNull(4)});
   // AF_UNIX ignores MSG_ERRQUEUE and would return stream bytes; MSG_TRUNC on a stream discards on TCP and copies on AF_UNIX.
   Notify("recvfrom", {Masked(3, MSG_ERRQUEUE, MSG_ERRQUEUE)});

@@ -190,6 +190,7 @@ Errno GetTcpInfo(InetStandIn& s, uint32_t capacity, OptionValue* out) {
   t.tcpi_snd_wscale = i.snd_wscale & 0xf;
   t.tcpi_rcv_wscale = i.rcv_wscale & 0xf;
   t.tcpi_delivery_rate_app_limited = i.delivery_rate_app_limited;
+  t.tcpi_fastopen_client_fail = i.fastopen_client_fail & 3;
 #define COPY(name) t.tcpi_##name = i.name
   COPY(rto);
   COPY(ato);
@@ -349,6 +350,11 @@ Errno GetSpecialOption(InetStandIn& s, Special special, uint32_t capacity, int p
       return GetTcpInfo(s, capacity, out);
     case S::kTcpModelInfo:
       return GetTcpModelInfo(s, capacity, out);
+    case S::kTcpFastOpenKey: {
+      const std::vector<uint8_t> keys = s.stream()->fast_open_keys();
+      Put(keys.data(), keys.size(), capacity, out);
+      return Errno::kOk;
+    }
     case S::kTcpCongestion: {
       char name[16] = {};
       std::string current = s.stream()->congestion_control();
@@ -437,6 +443,8 @@ Errno SetSpecialOption(InetStandIn& s, Special special, Bytes value, uint32_t le
       if (!Load(value, &mask)) return Errno::kEINVAL;
       return s.datagram()->SetIcmpFilter(mask);
     }
+    case S::kTcpFastOpenKey:
+      return s.stream()->SetFastOpenKeys(value.first(std::min<size_t>(value.size(), length)));
     case S::kTcpCongestion: {
       if (length < 1) return Errno::kEINVAL;
       std::string name(reinterpret_cast<const char*>(value.data()), std::min<size_t>({value.size(), length, 15}));

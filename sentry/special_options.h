@@ -48,6 +48,7 @@ enum class Special : uint8_t {
   kTcpInfo,
   kTcpCongestion,
   kTcpModelInfo,
+  kTcpFastOpenKey,
   kIcmpFilter,
 };
 

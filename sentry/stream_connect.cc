@@ -96,21 +96,27 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
     default:
       break;
   }
+  if (const std::optional<Errno> told = EarlierAttempt(call)) return (void)engine_.Answer(to, *told);
+  StartConnect(call, message);
+}
+
+// What a new attempt is told of the one before. Nothing where it may begin, then on a fresh P.
+std::optional<Errno> StreamStandIn::EarlierAttempt(IncomingCall& call) {
   switch (attempt_) {
     case Attempt::kConnected:
-      return (void)engine_.Answer(to, Errno::kEISCONN);
+      return Errno::kEISCONN;
     case Attempt::kDisconnecting:
-      return (void)engine_.Answer(to, Errno::kEINVAL);
+      return Errno::kEINVAL;
     case Attempt::kConnecting: {
       const Errno error = ReportConnect();
       if (error != Errno::kOk) (void)ReplaceEnd(call);  // told, and fresh again; if it cannot be, the next connect() tries
-      return (void)engine_.Answer(to, error);
+      return error;
     }
     case Attempt::kUnconnected:
       break;
   }
-  if (state_ == State::kBroken && !ReplaceEnd(call)) return (void)engine_.Answer(to, Errno::kECONNABORTED);
-  StartConnect(call, message);
+  if (state_ == State::kBroken && !ReplaceEnd(call)) return Errno::kECONNABORTED;
+  return std::nullopt;
 }
 
 // The first connect() after the attempt has ended. The error may have been told before: by SO_ERROR.
@@ -138,7 +144,11 @@ void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
   attempt_ = Attempt::kConnecting;
   error_ = Errno::kOk;
   if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
-  if (call.nonblocking()) {
+  if (error == Errno::kOk) {  // TCP_FASTOPEN_CONNECT
+    const bool joined = JoinDeferred(call.fd.get());
+    call.fd.reset();
+    engine_.Answer(call.envelope(), joined ? Errno::kOk : Errno::kENOBUFS);
+  } else if (call.nonblocking()) {
     if (!Hide(call.fd.get())) {
       Errno ignored = socket_->Disconnect();
       (void)ToInt(ignored);
@@ -197,7 +207,8 @@ void StreamStandIn::OnConnectFailed(Errno error) {
   auto held = std::move(held_);
   held_.clear();
   for (auto& h : held) {
-    if (h->call.head.kind == calls::CallKind::kConnect) {
+    const bool early_send = OwnsEarlySend(h->call);
+    if (h->call.head.kind == calls::CallKind::kConnect || early_send) {
       if (engine_.Answer(h->call.envelope(), error) && hidden) {
         error_ = Errno::kOk;
         attempt_ = Attempt::kUnconnected;

@@ -90,6 +90,7 @@ uint32_t StreamStandIn::QueuedOut() {
 }
 
 void StreamStandIn::OnExpired(HeldCall& held) {
+  if (OwnsEarlySend(held.call)) return AnswerSent(held.call, held.call.parts[0].data.size());  // it is queued
   if (held.call.head.kind != CallKind::kConnect) return InetStandIn::OnExpired(held);
   // SO_SNDTIMEO: the attempt goes on in the background.
   if (state_ == State::kWaiting && held.call.fd) Hide(held.call.fd.get());
@@ -203,7 +204,8 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
   }
   if (state_ == State::kWaiting || state_ == State::kHidden) return GiveUpConnect(call);
   if (attempt_ == Attempt::kConnecting) attempt_ = state_ == State::kConnected ? Attempt::kConnected : Attempt::kDisconnecting;
-  if (state_ != State::kConnected || !socket_->remote()) return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
+  if (state_ != State::kConnected || (!socket_->remote() && !connecting()))
+    return (void)engine_.Answer(call.envelope(), Errno::kENOTCONN);
   if (call.fd && !watched() && !Watch(call.fd.get())) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
   if (!TakeWritten()) return (void)engine_.Answer(call.envelope(), Errno::kEBADF);
   if (write && !write_shut_ && call.fd) {
@@ -224,6 +226,7 @@ void StreamStandIn::OnShutdown(IncomingCall& call) {
 
 void StreamStandIn::OnSend(IncomingCall& call, Bytes message) {
   const CallPart& part = call.parts[0];
+  if ((part.head.flags & MSG_FASTOPEN) != 0 && OnFastOpenSend(call, message)) return;
   switch (state_) {
     case State::kConnected:
       break;

@@ -94,6 +94,21 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnConnectProgress();
   void OnConnectFailed(Errno error);
   void GiveUpConnect(IncomingCall& call);
+  std::optional<Errno> EarlierAttempt(IncomingCall& call);
+
+  // stream_fast_open.cc
+  struct EarlySend {  // names a call
+    uint16_t listener;
+    uint64_t id;
+  };
+  bool OnFastOpenSend(IncomingCall& call, Bytes message);
+  void StartFastOpen(IncomingCall& call, Bytes message);
+  bool OwnsEarlySend(const IncomingCall& call) const;
+  void ContinueEarlySend(IncomingCall& call, Bytes message);
+  void AnswerSent(IncomingCall& call, size_t bytes);
+  bool JoinDeferred(int p);
+  // P is joined, and the handshake is to come or under way.
+  bool connecting() const { return state_ == State::kConnected && socket_->state() == 2 /* TCP_SYN_SENT */; }
 
   // stream_listen.cc
   void OnListen(IncomingCall& call, Bytes message);
@@ -177,6 +192,7 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   MostTraffic most_in_, most_out_;
   Errno error_ = Errno::kOk;  // for SO_ERROR
   size_t filler_ = 0;
+  std::optional<EarlySend> early_send_;  // waits for its connection with MSG_FASTOPEN
 
   // listening
   sockaddr_storage listen_address_{};

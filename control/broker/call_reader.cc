@@ -361,6 +361,7 @@ bool CallReader::Read(const seccomp_data& data, CallerMemory& memory, bool is_st
 
 bool CallReader::PlainStreamCall(const seccomp_data& data, CallerMemory& memory) {
   const bool send = data.nr == SYS_sendmsg || data.nr == SYS_sendmmsg;
+  if (send && (data.args[data.nr == SYS_sendmsg ? 2 : 3] & MSG_FASTOPEN) != 0) return false;
   const auto plain = [send](const msghdr& h) { return h.msg_name == nullptr && (!send || h.msg_controllen == 0); };
   // A bad pointer is the kernel's to refuse.
   if (data.nr == SYS_sendmsg || data.nr == SYS_recvmsg) {

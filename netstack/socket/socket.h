@@ -110,6 +110,8 @@ enum class SockOpt : uint8_t {
   kTcpUserTimeout,
   kTcpNotSentLowat,
   kTcpFastOpen,
+  kTcpFastOpenConnect,
+  kTcpFastOpenNoCookie,
   kTcpSaveSyn,
   kTcpThinLinearTimeouts,
   // IPPROTO_UDP
@@ -141,6 +143,7 @@ struct TcpInfo {
   uint64_t delivery_rate = 0, busy_time = 0, rwnd_limited = 0, sndbuf_limited = 0;
   uint32_t delivered = 0, delivered_ce = 0;
   uint64_t bytes_sent = 0, bytes_retrans = 0;
+  uint8_t fastopen_client_fail = 0;
   uint32_t dsack_dups = 0, reord_seen = 0, rcv_ooopack = 0, snd_wnd = 0, rcv_wnd = 0;
   std::string_view congestion_control;  // a name that lives for ever
   std::optional<TcpModelInfo> model;    // where the congestion control is one
@@ -192,7 +195,12 @@ class StreamSocket : public Socket {
  public:
   virtual Errno Listen(int backlog) = 0;  // again on a listening socket: changes the backlog
   // kEINPROGRESS when started (kConnected or kError follows), kEALREADY, kEISCONN, or the reason for refusal at once.
+  // kOk with TCP_FASTOPEN_CONNECT, where a cookie of the peer's is known: the first Send begins the handshake.
   virtual Errno Connect(const Endpoint& remote) = 0;
+  // MSG_FASTOPEN (RFC 7413): connects, with data in the SYN where a cookie of the peer's is known, or none is needed. As Connect,
+  // and kEOPNOTSUPP where the sysctl forbids it. `taken`: how much of the data is queued: `all` of it, to be sent as soon as
+  // possible, or what the SYN has.
+  virtual Errno ConnectWithData(const Endpoint& remote, Slice data, bool all, size_t* taken) = 0;
   // Of a socket that is bound to a port: the stack (netstack/shard.h) that a connection to `remote` would be at home in. None
   // where there is but one, or Connect would fail.
   virtual std::optional<uint32_t> HomeOfConnect(const Endpoint& remote) const = 0;
@@ -233,6 +241,9 @@ class StreamSocket : public Socket {
   virtual Errno SetCongestionControl(std::string_view name) = 0;  // kENOENT where unknown
   virtual std::string congestion_control() const = 0;
   virtual TcpInfo info() const = 0;
+  // TCP_FASTOPEN_KEY: a key of 16 bytes, and perhaps a backup key behind it. Empty: none of its own.
+  virtual Errno SetFastOpenKeys(Bytes keys) = 0;
+  virtual std::vector<uint8_t> fast_open_keys() const = 0;
   // All that options have set, for a socket in another stack of the same host (shard.h): a fresh one that is to replace this one,
   // or one that listens beside it.
   virtual std::shared_ptr<const StreamSettings> Settings() const = 0;

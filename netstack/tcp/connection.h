@@ -17,6 +17,7 @@
 #include "netstack/tcp/byte_queue.h"
 #include "netstack/tcp/congestion.h"
 #include "netstack/tcp/engine.h"
+#include "netstack/tcp/fast_open.h"
 #include "netstack/tcp/passive.h"
 #include "netstack/tcp/reassembly.h"
 #include "netstack/tcp/rtt.h"
@@ -48,6 +49,7 @@ struct ListenState {
   Connection* accept_head = nullptr;
   Connection* accept_tail = nullptr;
   size_t accept_count = 0;
+  std::shared_ptr<FastOpenQueue> fast_open;  // made with the first SYN for it
 };
 
 // What options set. Accepted connections have it of their listener.
@@ -67,6 +69,9 @@ class StreamOptions {
   bool nodelay_ = false, cork_ = false, keep_alive_ = false, oob_inline_ = false, freebind_ = false, transparent_ = false;
   bool bind_no_port_ = false, dont_route_ = false, broadcast_ = false, recv_err_ = false;
   bool thin_linear_ = false;
+  bool fast_open_connect_ = false, fast_open_no_cookie_ = false;
+  uint32_t fast_open_backlog_ = 0;  // of a listener; 0: it does not take part
+  std::shared_ptr<const FastOpenKeys> own_fast_open_keys_;
 };
 
 class Connection final : public StreamSocket, public FlowEntry, public PortHolder, private StreamOptions {
@@ -87,6 +92,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void Close() override;
   Errno Listen(int backlog) override;
   Errno Connect(const Endpoint& remote) override;
+  Errno ConnectWithData(const Endpoint& remote, Slice data, bool all, size_t* taken) override;
   std::optional<uint32_t> HomeOfConnect(const Endpoint& remote) const override;
   Errno Disconnect() override;
   StreamSocket* Accept() override;
@@ -110,6 +116,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   std::string congestion_control() const override;
   void StartControl();
   TcpInfo info() const override;
+  Errno SetFastOpenKeys(Bytes keys) override;
+  std::vector<uint8_t> fast_open_keys() const override;
   std::shared_ptr<const StreamSettings> Settings() const override;
   void TakeSettings(const StreamSettings& settings) override;
   void Abort() override;
@@ -124,6 +132,13 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   State tcp_state() const { return state_; }
   // A connection of `listener` whose handshake is complete. Not yet on the accept queue.
   void InitPassive(Connection& listener, const FlowKey& key, const Handshake& shake, IfIndex ifindex, Instant syn_ack_sent);
+  // The same where the handshake is not: a SYN that Fast Open takes. It answers with the SYN,ACK, `answer` in it.
+  void BeginFastOpen(const std::shared_ptr<FastOpenQueue>& queue, const Segment& syn, Packet packet, const Handshake& shake,
+                     const FastOpenCookie& answer);
+  uint32_t fast_open_backlog() const { return fast_open_backlog_; }
+  const std::shared_ptr<FastOpenQueue>& fast_open_queue();
+  bool fast_open_without_cookie() const;
+  const FastOpenKeys* own_fast_open_keys() const { return own_fast_open_keys_.get(); }
   bool AcceptQueueFull() const;
   void PushAccepted(Connection* child);
   int syn_retries() const { return syn_count_ > 0 ? syn_count_ : sysctls().tcp_synack_retries; }
@@ -157,6 +172,28 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void SendChallengeAck(bool rate_limited);
   void Established(const Segment& seg);
   void ApplyHandshake(const Handshake& shake);
+
+  // --- Fast Open (connection_fast_open.cc)
+  // TCP_FASTOPEN_CONNECT: the SYN waits for the first data.
+  bool deferred() const { return fast_open_ != nullptr && fast_open_->deferred; }
+  // In SYN-RECEIVED, and accepted all the same: data may come and go.
+  bool early() const { return state_ == State::kSynReceived && fast_open_ != nullptr && fast_open_->queue != nullptr; }
+  // Its data was taken before it is connected: what the program then does to it is done when it is.
+  bool wrote_early() const { return fast_open_ != nullptr && state_ == State::kSynSent && !sndq_.empty(); }
+  uint32_t ChooseFastOpenCookie();
+  bool DeferConnect();
+  void StartHandshake();
+  void TakeFastOpenSynAck(const Segment& seg);
+  void DetectBlackhole(bool expired);
+  void PauseFastOpen();
+  void EndFastOpen();
+  bool CheckEarly(const Segment& seg);
+  void RepeatSynAck();
+  void OnFastOpenTimeout();
+  void CompleteFastOpen(const Segment& seg);
+  void LeaveFastOpenQueue(bool reset);
+  Errno SetFastOpenOption(SockOpt option, int64_t value);
+  void TuneFastOpen(int backlog);
 
   // --- acknowledgments and recovery (connection_ack.cc)
   struct AckResult {
@@ -248,7 +285,9 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t SentData() const;  // bytes of sndq_ that were sent
   SeqNum WriteEnd() const;    // number after the last queued byte
   void PushUnsent();
-  bool FinUnsent() const { return fin_queued_ && snd_.nxt == WriteEnd(); }
+  // A FIN of shutdown() waits for the handshake (RFC 9293 3.10.4), one of close() does not.
+  bool FinMayLeave() const { return fin_queued_ && (!early() || orphan_); }
+  bool FinUnsent() const { return FinMayLeave() && snd_.nxt == WriteEnd(); }
   bool NagleAllows(uint32_t length) const;
   void RestartAfterIdle();
   void NoteAppLimited();
@@ -333,6 +372,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   bool CanSendData() const;
   bool BelowLowWater() const;
   Errno PortChoiceRange(uint16_t* low, uint16_t* high) const;
+  Errno Open(const Endpoint& to);
   Errno FindPath(const Endpoint& to, IpAddress* remote, Route* route) const;
   Errno AllowedToBind(const IpAddress& address) const;
 
@@ -342,6 +382,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   Connection* next_accept_ = nullptr;
   Connection* listener_ = nullptr;  // while it waits on that accept queue
   std::unique_ptr<ListenState> listen_;
+  std::unique_ptr<FastOpen> fast_open_;  // mostly none
 
   // --- transfer state, hot
   State state_ = State::kClosed;

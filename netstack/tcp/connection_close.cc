@@ -8,6 +8,7 @@ namespace sluice::tcp {
 // Leaves every table; the memory goes at the end of the turn where nobody owns it.
 void Connection::Die() {
   if (state_ == State::kClosed && !in_table && !holds_port()) return ReleaseIfOrphan();
+  EndFastOpen();
   SetState(State::kClosed);
   deadlines_.fill(Instant::Max());
   timer_.Cancel();
@@ -53,7 +54,7 @@ Errno Connection::Shutdown(bool read, bool write) {
     return Errno::kOk;
   }
   if (state_ == State::kSynSent || state_ == State::kSynReceived) {
-    if (state_ == State::kSynSent) {
+    if (state_ == State::kSynSent && !wrote_early()) {
       SetError(Errno::kECONNRESET);
       Die();
       NotifyState();
@@ -91,7 +92,8 @@ void Connection::Close() {
       engine_.Bury(this);
       return;
     case State::kSynSent:
-      return Abort();
+      if (!wrote_early()) return Abort();
+      break;
     default:
       break;
   }
@@ -217,6 +219,7 @@ void Connection::ResetToFresh() {
   app_limited_until_ = rate_delivered_ = 0;
   rate_interval_ = Duration();
   rate_app_limited_ = false;
+  fast_open_.reset();
   last_data_sent_ = last_data_received_ = last_ack_received_ = Instant();
   rcv_rtt_ = Duration();
   rcv_rtt_time_ = Instant();
@@ -228,6 +231,7 @@ void Connection::EnterTimeWait(State substate, Duration length) {
   if (ack_now_ && substate == State::kTimeWait) SendAckNow();
   PortHolder& port = *this;
   const bool keep_port = port.holds_port();
+  EndFastOpen();
   engine_.flows.Remove(this);
   engine_.AddTimeWait(*this, substate, length);
   if (keep_port) engine_.binds.Remove(this);

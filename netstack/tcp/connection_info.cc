@@ -6,7 +6,7 @@
 namespace sluice::tcp {
 namespace {
 
-constexpr uint8_t kInfoTimestamps = 1, kInfoSack = 2, kInfoWindowScale = 4, kInfoEcn = 8, kInfoEcnSeen = 16;
+constexpr uint8_t kInfoTimestamps = 1, kInfoSack = 2, kInfoWindowScale = 4, kInfoEcn = 8, kInfoEcnSeen = 16, kInfoSynData = 32;
 
 uint32_t Segments(uint64_t bytes, uint32_t mss) { return static_cast<uint32_t>((bytes + mss - 1) / std::max(mss, 1u)); }
 uint32_t Age(Instant now, Instant then) { return then == Instant() ? 0 : static_cast<uint32_t>((now - then).ms()); }
@@ -29,6 +29,10 @@ TcpInfo Connection::info() const {
   i.backoff = backoff_;
   i.options = static_cast<uint8_t>((timestamps_ ? kInfoTimestamps : 0) | (sack_ ? kInfoSack : 0) |
                                    (scaling_ ? kInfoWindowScale : 0) | (ecn_.ok ? kInfoEcn : 0) | (ecn_.seen ? kInfoEcnSeen : 0));
+  if (fast_open_ != nullptr) {
+    if (fast_open_->data_acked) i.options |= kInfoSynData;
+    i.fastopen_client_fail = static_cast<uint8_t>(fast_open_->failure);
+  }
   i.snd_wscale = snd_.wscale;
   i.rcv_wscale = rcv_.wscale;
   i.delivery_rate_app_limited = rate_app_limited_;

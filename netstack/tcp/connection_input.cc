@@ -28,7 +28,7 @@ bool Connection::CanSendData() const {
     case State::kLastAck:
       return true;
     default:
-      return false;
+      return early();
   }
 }
 
@@ -123,6 +123,7 @@ void Connection::InputSynSent(const Segment& seg, Packet packet) {
   snd_.wl1 = seg.seq;
   snd_.wl2 = seg.ack;
   Established(seg);
+  if (fast_open_ != nullptr) TakeFastOpenSynAck(seg);
   AckSoon();
   // Data or a FIN in the SYN,ACK (3.10.7.3, fifth).
   if (seg.payload_len > 0 || seg.Has(kFin)) {
@@ -198,7 +199,8 @@ void Connection::Established(const Segment&) {
 // 3.10.7.4
 void Connection::InputSynchronized(const Segment& seg, Packet packet) {
   if (state_ == State::kClosed || state_ == State::kListen) return;
-  if (!seg.Has(kAck | kRst | kSyn)) return;  // worth no answer, wherever it lies (as linux)
+  if (!seg.Has(kAck | kRst | kSyn) && !early()) return;  // worth no answer, wherever it lies (as linux)
+  if (early() && !CheckEarly(seg)) return;
   if (!CheckSequence(seg)) return;
   if (!CheckReset(seg)) return;
   if (!CheckSyn(seg)) return;
@@ -313,6 +315,7 @@ bool Connection::CheckReset(const Segment& seg) {
     engine_.Count(Counter::kTcpEstabResets);
   else if (state_ == State::kSynReceived)
     engine_.Count(Counter::kTcpAttemptFails);
+  LeaveFastOpenQueue(true);
   Fail(error);
   return false;
 }
@@ -344,16 +347,20 @@ bool Connection::ChallengeSyn() {
 bool Connection::CheckAck(const Segment& seg) {
   if (!seg.Has(kAck)) return false;
   if (state_ == State::kSynReceived) {
-    if (!(snd_.una < seg.ack && seg.ack <= snd_.nxt)) {
+    if (!(snd_.iss < seg.ack && seg.ack <= snd_.nxt)) {
       AnswerReset(seg);
       return false;
     }
-    snd_.una = snd_.iss + 1;
-    snd_.wnd = uint32_t{seg.window} << snd_.wscale;
-    snd_.max_wnd = std::max(snd_.max_wnd, snd_.wnd);
-    snd_.wl1 = seg.seq;
-    snd_.wl2 = seg.ack;
-    Established(seg);
+    if (early()) {
+      CompleteFastOpen(seg);
+    } else {
+      snd_.una = snd_.iss + 1;
+      snd_.wnd = uint32_t{seg.window} << snd_.wscale;
+      snd_.max_wnd = std::max(snd_.max_wnd, snd_.wnd);
+      snd_.wl1 = seg.seq;
+      snd_.wl2 = seg.ack;
+      Established(seg);
+    }
   }
   if (snd_.nxt < seg.ack) {  // acknowledges what was not sent
     SendChallengeAck(true);
@@ -497,7 +504,8 @@ void Connection::IcmpError(const IcmpErrorInfo& e) {
       return;
     }
     UpdateMss();
-    if (mss_ >= before || !Synchronized()) return;
+    if (wrote_early() && retransmits_ == 0) return OnSynTimeout();  // the SYN goes without its data
+    if (mss_ >= before || !CanSendData()) return;
     // What was sent in larger pieces did not arrive: again, without blaming congestion.
     sent_.MarkAllLost(false);
     output_due_ = true;
@@ -505,7 +513,7 @@ void Connection::IcmpError(const IcmpErrorInfo& e) {
     return;
   }
   if (e.error == Errno::kOk) return;
-  if (state_ == State::kSynSent || state_ == State::kSynReceived) {
+  if (state_ == State::kSynSent || (state_ == State::kSynReceived && !early())) {
     if (!e.hard && !recv_err_ && e.error != Errno::kEHOSTUNREACH && e.error != Errno::kENETUNREACH) {
       soft_error_ = e.error;
       return;

@@ -213,6 +213,10 @@ Errno Connection::SetOption(SockOpt option, int64_t v) {
       notsent_lowat_ = static_cast<uint32_t>(v);
       NotifyState();
       return Errno::kOk;
+    case SockOpt::kTcpFastOpen:
+    case SockOpt::kTcpFastOpenConnect:
+    case SockOpt::kTcpFastOpenNoCookie:
+      return SetFastOpenOption(option, v);
     case SockOpt::kTcpThinLinearTimeouts:
       if (!InRange(v, 0, 1)) return Errno::kEINVAL;
       thin_linear_ = on;
@@ -315,6 +319,12 @@ Errno Connection::GetOption(SockOpt option, int64_t* value) const {
       return give(user_timeout_ms_);
     case SockOpt::kTcpNotSentLowat:
       return give(notsent_lowat_ >= 0 ? notsent_lowat_ : 0);
+    case SockOpt::kTcpFastOpen:
+      return give(fast_open_backlog_);
+    case SockOpt::kTcpFastOpenConnect:
+      return give(fast_open_connect_);
+    case SockOpt::kTcpFastOpenNoCookie:
+      return give(fast_open_no_cookie_);
     case SockOpt::kTcpThinLinearTimeouts:
       return give(thin_linear_);
     default:

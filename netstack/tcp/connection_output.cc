@@ -1,5 +1,6 @@
 // Output: what may be sent, and the frames themselves. RFC 9293 3.7-3.8, 6675 5, 1122 4.2.3.4 (silly windows).
 #include <algorithm>
+#include <utility>
 
 #include "netstack/tcp/connection.h"
 #include "netstack/wire/checksum.h"
@@ -162,7 +163,7 @@ SeqNum Connection::WriteEnd() const {
 }
 
 uint32_t Connection::SentData() const {
-  if (state_ == State::kSynSent || state_ == State::kSynReceived) return 0;
+  if (state_ == State::kSynSent || (state_ == State::kSynReceived && !early())) return 0;
   return (snd_.nxt - snd_.una) - (fin_sent_ ? 1 : 0);
 }
 
@@ -266,7 +267,15 @@ void Connection::SendSyn() {
   h.window_scale = rcv_.wscale;
   h.window = static_cast<uint16_t>(std::min(rcv_.wnd, 65535u));
   if (retransmit_stamp_ == 0 && retransmits_ > 0) retransmit_stamp_ = std::max(1u, h.ts_val);
-  Emit(h, 0, 0, 0);
+  if (fast_open_ == nullptr) {
+    Emit(h, 0, 0, 0);
+    return;
+  }
+  h.fast_open = std::exchange(fast_open_->option, FastOpenCookie{});
+  const uint32_t data = std::exchange(fast_open_->next_data, 0);
+  if (!Emit(h, 0, data, 0) || data == 0) return;
+  ++totals_.data_segs_out;
+  totals_.bytes_sent += data;
 }
 
 // Of a segment without text (as linux tcp_acceptable_seq): behind a window that the peer took back it would drop it, and with it
@@ -375,7 +384,7 @@ bool Connection::NagleAllows(uint32_t length) const {
 }
 
 void Connection::PushUnsent() {
-  if (!Synchronized()) return;
+  if (!CanSendData()) return;
   push_end_ = WriteEnd();
   push_due_ = true;
   output_due_ = true;
@@ -431,7 +440,7 @@ void Connection::SendNew(bool probe) {
       }
       if (length == 0 && !FinUnsent()) break;
     }
-    const bool fin = fin_queued_ && length == unsent && wnd_room > length;
+    const bool fin = FinMayLeave() && length == unsent && wnd_room > length;
     if (length == 0 && !fin) break;
     if (!SendRange(snd_.nxt, length + (fin ? 1 : 0), false)) {
       // No memory: frames on their way will free some.
@@ -440,6 +449,7 @@ void Connection::SendNew(bool probe) {
     }
     OnDataSent(length);
   }
+  if (early()) return;  // the timer is the SYN,ACK's
   if (rwnd_limited && sent_.out_bytes() == 0 && retransmit_use_ != RetransmitUse::kPersist) {
     retransmit_use_ = RetransmitUse::kPersist;
     Arm(kRetransmit, now() + BackedOffRto());
@@ -498,7 +508,7 @@ void Connection::Output() {
     else
       RestartAfterIdle();
   }
-  if (SendLost())
+  if (early() || SendLost())
     SendNew(false);
   else if (sent_.has_unsent_loss())
     cwnd_limited_ = true;

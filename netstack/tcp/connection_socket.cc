@@ -43,7 +43,7 @@ uint32_t Connection::events() const {
   if ((no_more_input && write_closed) || closed) e |= kHangup;
   if (no_more_input) e |= kReadClosed | kReadable;
   if (error_ != Errno::kOk) e |= kError | kReadable | kWritable;
-  if (state_ == State::kSynSent || state_ == State::kSynReceived) return e;
+  if (state_ == State::kSynSent || (state_ == State::kSynReceived && !early())) return deferred() ? e | kWritable : e;
   if (was_connected_ && active_open_) e |= kConnected;
   if (rcvq_.size() >= static_cast<size_t>(std::max(rcv_lowat_, 1))) e |= kReadable;
   if (urgent_valid_) e |= kUrgent;
@@ -150,6 +150,7 @@ Errno Connection::Listen(int backlog) {
   if (state_ != State::kClosed && state_ != State::kListen) return Errno::kEINVAL;
   const int most = std::max(sysctls().somaxconn, 0);
   const int bounded = backlog < 0 || backlog > most ? most : backlog;
+  TuneFastOpen(bounded);
   if (state_ == State::kListen) {
     listen_->backlog = bounded;
     return Errno::kOk;
@@ -255,6 +256,15 @@ std::optional<uint32_t> Connection::HomeOfConnect(const Endpoint& to) const {
 }
 
 Errno Connection::Connect(const Endpoint& to) {
+  if (deferred()) return Errno::kEISCONN;
+  if (const Errno e = Open(to); e != Errno::kOk) return e;
+  if (fast_open_connect_ && DeferConnect()) return Errno::kOk;
+  StartHandshake();
+  return Errno::kEINPROGRESS;
+}
+
+// All of connect() but the SYN.
+Errno Connection::Open(const Endpoint& to) {
   switch (state_) {
     case State::kClosed:
       break;
@@ -316,13 +326,8 @@ Errno Connection::Connect(const Endpoint& to) {
   peer_mss_ = 0;
   UpdateMss();
   SetState(State::kSynSent);
-  engine_.Count(Counter::kTcpActiveOpens);
-  last_data_sent_ = now();
-  probe_since_ = now();
   last_events_ = events();
-  SendSyn();
-  Arm(kRetransmit, now() + rto_);
-  return Errno::kEINPROGRESS;
+  return Errno::kOk;
 }
 
 void Connection::InitPassive(Connection& l, const FlowKey& flow, const Handshake& shake, IfIndex ifindex, Instant syn_ack_sent) {
@@ -334,9 +339,11 @@ void Connection::InitPassive(Connection& l, const FlowKey& flow, const Handshake
   reuse_address = l.reuse_address;
   reuse_port = l.reuse_port;
   v6_only = l.v6_only;
-  // Options are inherited (Linux clones the listener), but for the one that is about listening.
+  // Options are inherited (Linux clones the listener), but for those that are about listening.
   static_cast<StreamOptions&>(*this) = l;
   defer_accept_ = 0;
+  fast_open_backlog_ = 0;
+  own_fast_open_keys_.reset();
   max_pacing_rate_ = l.max_pacing_rate_;
   (void)SetCongestionControl(l.cc_->name());
   engine_.flows.Insert(this);
@@ -381,6 +388,7 @@ void Connection::HoldPort(bool hold) {
 }
 
 size_t Connection::send_space() const {
+  if (state_ == State::kSynSent && !deferred()) return 0;
   const size_t queued = sndq_.memory();
   if (queued >= sndbuf_ || !BelowLowWater()) return 0;
   const size_t room = memory().Room(queued);
@@ -393,10 +401,15 @@ Errno Connection::Send(Slice data, bool more) {
   if (error_ != Errno::kOk) return TakeError();
   if (fin_queued_ || (state_ == State::kClosed && was_connected_)) return Errno::kEPIPE;
   if (state_ == State::kClosed || state_ == State::kListen) return active_open_ ? Errno::kEPIPE : Errno::kENOTCONN;
-  if (state_ == State::kSynSent || state_ == State::kSynReceived) return Errno::kEAGAIN;
+  if ((state_ == State::kSynSent && !deferred()) || (state_ == State::kSynReceived && !early())) return Errno::kEAGAIN;
   if (data.length == 0) return Errno::kOk;
   sndq_.Append(std::move(data), pool());
   more_ = more;
+  if (deferred()) {
+    StartHandshake();
+    last_events_ = events();
+    return Errno::kOk;
+  }
   last_events_ &= events() | ~static_cast<uint32_t>(kWritable);
   output_due_ = true;
   MarkWork();

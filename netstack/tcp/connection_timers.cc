@@ -59,6 +59,7 @@ Duration Connection::BackedOffRto() const {
 
 // Called after each transmission and acknowledgment: what, if anything, must happen if the peer stays silent.
 void Connection::ArmRetransmit() {
+  if (early()) return;  // the timer is the SYN,ACK's
   if (sent_.out_bytes() > 0) {
     retransmit_use_ = RetransmitUse::kTimeout;
     Arm(kRetransmit, now() + BackedOffRto());
@@ -69,6 +70,7 @@ void Connection::ArmRetransmit() {
 }
 
 void Connection::OnRetransmitTimeout() {
+  if (early()) return OnFastOpenTimeout();
   if (state_ == State::kSynSent || state_ == State::kSynReceived) return OnSynTimeout();
   if (retransmit_use_ == RetransmitUse::kPersist) return OnPersistTimeout();
   if (sent_.out_bytes() == 0) {  // nothing is out: frames that found no memory or no route try again
@@ -76,7 +78,9 @@ void Connection::OnRetransmitTimeout() {
     output_due_ = true;
     return;
   }
-  if (RetriesExhausted()) {
+  const bool exhausted = RetriesExhausted();
+  DetectBlackhole(exhausted);
+  if (exhausted) {
     engine_.Count(Counter::kTcpAbortOnTimeout);
     return Fail(soft_error_ != Errno::kOk ? soft_error_ : Errno::kETIMEDOUT);
   }
@@ -128,6 +132,7 @@ bool Connection::RetriesExhausted() {
 void Connection::OnSynTimeout() {
   const int limit = syn_count_ > 0 ? syn_count_ : sysctls().tcp_syn_retries;
   const bool expired = user_timeout_ms_ > 0 && now() - probe_since_ >= Duration::Milliseconds(user_timeout_ms_);
+  DetectBlackhole(retransmits_ >= limit || expired);
   if (retransmits_ >= limit || expired) {
     engine_.Count(Counter::kTcpAttemptFails);
     return Fail(soft_error_ != Errno::kOk ? soft_error_ : Errno::kETIMEDOUT);

@@ -30,7 +30,7 @@ uint64_t HashKey(const SipKey& secret, const FlowKey& key, bool with_local_port)
 }  // namespace
 
 Engine::Engine(StackContext& context)
-    : ctx(context), flows(context, Secret(context.secure)), binds(context), cookies(context.secure) {
+    : ctx(context), flows(context, Secret(context.secure)), binds(context), cookies(context.secure), fast_open(context.secure) {
   ctx.secure.Fill({reinterpret_cast<uint8_t*>(&isn_key_), sizeof isn_key_});
   ctx.secure.Fill({reinterpret_cast<uint8_t*>(&timestamp_key_), sizeof timestamp_key_});
   ctx.secure.Fill({reinterpret_cast<uint8_t*>(&port_key_), sizeof port_key_});
@@ -113,6 +113,7 @@ void Engine::EndTurn() {
 }
 
 void Engine::OnConfig() {
+  configured_keys_ = FastOpenKeys::FromText(sysctls().tcp_fastopen_key).value_or(FastOpenKeys{});
   for (Connection* c = all_; c != nullptr; c = c->next_all_) c->OnConfig();
 }
 

@@ -9,6 +9,7 @@
 #include "netstack/stack.h"
 #include "netstack/sysctls.h"
 #include "netstack/tcp/bind_table.h"
+#include "netstack/tcp/fast_open.h"
 #include "netstack/tcp/flow_table.h"
 #include "netstack/tcp/object_pool.h"
 #include "netstack/tcp/segment.h"
@@ -18,6 +19,7 @@
 namespace sluice::tcp {
 
 class Connection;
+struct Handshake;
 struct Request;
 struct TimeWait;
 
@@ -41,6 +43,7 @@ class Engine {
   FlowTable flows;
   BindTable binds;
   SynCookies cookies;
+  FastOpenClient fast_open;
 
   Instant now() const { return ctx.now; }
   const Sysctls& sysctls() const { return *ctx.sysctls; }
@@ -95,6 +98,7 @@ class Engine {
   Connection* FindListener(const FlowKey& key, IfIndex ifindex, uint32_t hash) const;
   void AddTimeWait(const Connection& c, State substate, Duration length);
   void DropTimeWait(TimeWait* tw);
+  const FastOpenKeys& fast_open_keys();
   Request* NewRequest();
   void FreeRequest(Request* r);
   TimeWait* NewTimeWait();
@@ -107,6 +111,8 @@ class Engine {
   void InputFinWait2(TimeWait* tw, const Segment& seg, bool paws, const IpInfo& info);
   void InputUnknown(const Segment& seg, Packet packet, const IpInfo& info, const FlowKey& key);
   bool InputCookieAck(Connection* listener, const Segment& seg, Packet& packet, const IpInfo& info, const FlowKey& key);
+  bool TryFastOpen(Connection* listener, const Segment& seg, Packet& packet, const IpInfo& info, const FlowKey& key,
+                   const Handshake& shake, FastOpenCookie* answer);
   // True where another stack of this host may have the flow, and the packet went there.
   bool PassOn(PortSpace space, const FlowKey& key, Packet& packet, const IpInfo& info);
   bool Acceptable(const Segment& seg, const Packet& packet, const IpInfo& info);
@@ -121,6 +127,7 @@ class Engine {
   size_t orphans_ = 0;
   size_t time_waits_ = 0;
   SipKey isn_key_, timestamp_key_, port_key_;
+  FastOpenKeys configured_keys_, random_keys_;
   uint32_t port_counter_ = 0;
   Instant challenge_window_;
   int challenge_budget_ = 0;

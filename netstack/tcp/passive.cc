@@ -25,14 +25,13 @@ HeaderSpec SynAck(const Handshake& shake, uint16_t mss, uint32_t timestamp) {
   return h;
 }
 
-// As linux tcp_in_window.
+}  // namespace
+
 bool InWindow(const Segment& seg, SeqNum left, SeqNum right) {
   if (seg.seq == left) return true;
   if (left < seg.end() && seg.seq < right) return true;
   return seg.seq == right && seg.length() == 0;
 }
-
-}  // namespace
 
 // --- LISTEN
 
@@ -113,6 +112,8 @@ void Engine::InputListen(Connection* listener, const Segment& seg, Packet packet
     return;
   }
   shake.iss = forced_iss != nullptr ? *forced_iss : InitialSequence(key);
+  FastOpenCookie answer;
+  if (TryFastOpen(listener, seg, packet, info, key, shake, &answer)) return;
   Request* r = NewRequest();
   r->key = key;
   r->shake = shake;
@@ -125,7 +126,7 @@ void Engine::InputListen(Connection* listener, const Segment& seg, Packet packet
   ++l.request_count;
   flows.Insert(r);
   r->sent_at = now();
-  r->SendSynAck();
+  r->SendSynAck(answer);
   ctx.timers.Schedule(r->timer, now() + r->timeout);
 }
 
@@ -183,7 +184,7 @@ void Engine::FreeRequest(Request* r) {
   request_pool_.Delete(r);
 }
 
-void Request::SendSynAck() {
+void Request::SendSynAck(const FastOpenCookie& fast_open) {
   RouteQuery q;
   q.destination = key.remote;
   q.source = key.local;
@@ -196,6 +197,7 @@ void Request::SendSynAck() {
   last_stamp = shake.ts_offset + TimestampClock(engine.now());
   if (!std::exchange(stamped, true)) first_stamp = last_stamp;
   s.header = SynAck(shake, listener->AdvertisedMss(route, key.remote.family()), last_stamp);
+  s.header.fast_open = fast_open;
   engine.SendControl(s);
 }
 

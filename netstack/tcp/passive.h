@@ -25,6 +25,9 @@ struct Handshake {
   uint32_t rcv_wnd = 0;
 };
 
+// As linux tcp_in_window.
+bool InWindow(const Segment& seg, SeqNum left, SeqNum right);
+
 // SYN-RECEIVED reached from LISTEN (RFC 9293 3.10.7.4), until the ACK arrives.
 struct Request : FlowEntry {
   explicit Request(Engine& e) : FlowEntry(FlowKind::kRequest), engine(e), timer(&Request::OnTimer, this) {}
@@ -47,7 +50,7 @@ struct Request : FlowEntry {
   uint32_t first_stamp = 0, last_stamp = 0;  // sent so far: what the peer can echo
   bool stamped = false;
 
-  void SendSynAck();
+  void SendSynAck(const FastOpenCookie& fast_open = {});
   void SendAck();
   bool HasSent(uint32_t stamp) const;
   bool OutOfWindowLimit(const Segment& seg);

@@ -8,13 +8,43 @@
 namespace sluice::tcp {
 namespace {
 
-enum Option : uint8_t { kEnd = 0, kNop = 1, kMss = 2, kWindowScale = 3, kSackPermitted = 4, kSack = 5, kTimestamps = 8 };
+enum Option : uint8_t {
+  kEnd = 0,
+  kNop = 1,
+  kMss = 2,
+  kWindowScale = 3,
+  kSackPermitted = 4,
+  kSack = 5,
+  kTimestamps = 8,
+  kFastOpen = 34
+};
 
 void ParseSackOption(const uint8_t* body, uint32_t size, Segment* out) {
   if (size % 8 != 0) return;
   for (uint32_t i = 0; i < size && out->sack_count < out->sack.size(); i += 8) {
     out->sack[out->sack_count++] = {SeqNum(LoadBe32(body + i)), SeqNum(LoadBe32(body + i + 4))};
   }
+}
+
+// A length that cannot be is as no option (as linux tcp_parse_fastopen_option).
+void ParseFastOpenOption(const uint8_t* body, uint32_t size, Segment* out) {
+  if (!out->Has(kSyn) || size % 2 != 0) return;
+  const bool cookie = size >= FastOpenCookie::kMinLength && size <= FastOpenCookie::kMaxLength;
+  out->fast_open.length = cookie || size == 0 ? static_cast<int8_t>(size) : int8_t{-1};
+  if (cookie) std::copy_n(body, size, out->fast_open.bytes.begin());
+}
+
+// With kind and length, padded.
+uint32_t FastOpenOptionSize(const FastOpenCookie& cookie) {
+  return cookie.present() ? (2u + static_cast<uint32_t>(cookie.length) + 3) & ~3u : 0;
+}
+
+uint8_t* WriteFastOpenOption(const FastOpenCookie& cookie, uint8_t* p) {
+  const uint32_t size = 2u + static_cast<uint32_t>(cookie.length);
+  p[0] = kFastOpen, p[1] = static_cast<uint8_t>(size);
+  std::copy_n(cookie.bytes.begin(), cookie.length, p + 2);
+  std::fill(p + size, p + FastOpenOptionSize(cookie), uint8_t{kNop});
+  return p + FastOpenOptionSize(cookie);
 }
 
 void ParseOption(uint8_t kind, const uint8_t* body, uint32_t size, Segment* out) {
@@ -40,6 +70,9 @@ void ParseOption(uint8_t kind, const uint8_t* body, uint32_t size, Segment* out)
       return;
     case kSack:
       ParseSackOption(body, size, out);
+      return;
+    case kFastOpen:
+      ParseFastOpenOption(body, size, out);
       return;
     default:
       return;
@@ -102,7 +135,7 @@ uint32_t HeaderLength(const HeaderSpec& spec) {
     n += 4;
   if (spec.has_window_scale) n += 4;
   if (spec.sack_count != 0) n += 4 + 8u * spec.sack_count;
-  return n;
+  return n + FastOpenOptionSize(spec.fast_open);
 }
 
 void WriteHeader(const HeaderSpec& spec, uint8_t* out) {
@@ -136,6 +169,7 @@ void WriteHeader(const HeaderSpec& spec, uint8_t* out) {
     p[0] = kNop, p[1] = kWindowScale, p[2] = 3, p[3] = spec.window_scale;
     p += 4;
   }
+  if (spec.fast_open.present()) p = WriteFastOpenOption(spec.fast_open, p);
   if (spec.sack_count != 0) {
     p[0] = kNop, p[1] = kNop, p[2] = kSack, p[3] = static_cast<uint8_t>(2 + 8 * spec.sack_count);
     p += 4;

@@ -1,6 +1,7 @@
-// The TCP header and its options on the wire: RFC 9293 3.1, 7323 (window scale, timestamps), 2018 (SACK).
+// The TCP header and its options on the wire: RFC 9293 3.1, 7323 (window scale, timestamps), 2018 (SACK), 7413 (Fast Open).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -13,6 +14,19 @@ namespace sluice::tcp {
 
 struct SackBlock {
   SeqNum start, end;
+};
+
+// RFC 7413 2: the option of a SYN or SYN,ACK.
+struct FastOpenCookie {
+  static constexpr int kMinLength = 4, kMaxLength = 16;
+  int8_t length = -1;                     // -1: no option; 0: a request for a cookie
+  std::array<uint8_t, kMaxLength> bytes;  // of which the first `length` are the cookie
+
+  bool present() const { return length >= 0; }
+  bool has_cookie() const { return length > 0; }
+  bool operator==(const FastOpenCookie& o) const {
+    return length == o.length && std::equal(bytes.begin(), bytes.begin() + std::max<int>(length, 0), o.bytes.begin());
+  }
 };
 
 // A received segment, parsed. The payload stays in its packet behind `header_len` bytes.
@@ -36,6 +50,7 @@ struct Segment {
   uint16_t mss = 0;  // 0: no option
   uint32_t ts_val = 0, ts_ecr = 0;
   std::array<SackBlock, 4> sack;
+  FastOpenCookie fast_open;
 
   bool Has(uint8_t f) const { return (flags & f) != 0; }
   // SEG.LEN of RFC 9293: SYN and FIN count.
@@ -59,6 +74,7 @@ struct HeaderSpec {
   uint8_t sack_count = 0;
   uint32_t ts_val = 0, ts_ecr = 0;
   std::array<SackBlock, 4> sack;
+  FastOpenCookie fast_open;
 };
 
 // Size of the header with its options (a multiple of four).

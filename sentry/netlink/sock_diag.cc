@@ -39,7 +39,7 @@ WireTcpInfo ToWire(const TcpInfo& i) {
   w.state = i.state, w.ca_state = i.ca_state, w.retransmits = i.retransmits, w.probes = i.probes;
   w.backoff = i.backoff, w.options = i.options;
   w.wscale = static_cast<uint8_t>((i.snd_wscale & 0xf) | (i.rcv_wscale << 4));
-  w.delivery_limited = i.delivery_rate_app_limited ? 1 : 0;
+  w.delivery_limited = static_cast<uint8_t>((i.delivery_rate_app_limited ? 1 : 0) | (i.fastopen_client_fail & 3) << 1);
   w.rto = i.rto, w.ato = i.ato, w.snd_mss = i.snd_mss, w.rcv_mss = i.rcv_mss;
   w.unacked = i.unacked, w.sacked = i.sacked, w.lost = i.lost, w.retrans = i.retrans;
   w.last_data_sent = i.last_data_sent, w.last_data_recv = i.last_data_recv, w.last_ack_recv = i.last_ack_recv;

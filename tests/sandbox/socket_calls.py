@@ -497,6 +497,101 @@ def options():
     print("refused:", attempt(socket.socket, 2, 5, 0), attempt(socket.socket, 2, 1, 17), attempt(socket.socketpair, 2, 1))
 
 
+MSG_FASTOPEN = 0x20000000
+TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_FASTOPEN_KEY, TCP_FASTOPEN_NO_COOKIE = 23, 30, 33, 34
+
+
+def fast_open_options():
+    s = socket.socket()
+    for name, values in ((TCP_FASTOPEN, (-1, 0, 7, 100000)), (TCP_FASTOPEN_CONNECT, (-1, 2, 1, 0)), (TCP_FASTOPEN_NO_COOKIE, (-1, 2, 1))):
+        print("option", name, [(attempt(s.setsockopt, 6, name, v), s.getsockopt(6, name)) for v in values])
+    print("key:", s.getsockopt(6, TCP_FASTOPEN_KEY, 32), [(attempt(s.setsockopt, 6, TCP_FASTOPEN_KEY, b"0123456789abcdef" * 2 + b"g")),
+          [(attempt(s.setsockopt, 6, TCP_FASTOPEN_KEY, (b"0123456789abcdef" * 2)[:n]), s.getsockopt(6, TCP_FASTOPEN_KEY, 40))
+           for n in (0, 15, 16, 31, 32)], s.getsockopt(6, TCP_FASTOPEN_KEY, 20)])
+    c, accepted = pair()
+    for which in (c, accepted, listener):
+        print("state:", [attempt(which.setsockopt, 6, name, 1) for name in (TCP_FASTOPEN_CONNECT, TCP_FASTOPEN_NO_COOKIE, TCP_FASTOPEN)])
+    print("listener:", listener.getsockopt(6, TCP_FASTOPEN), pair()[1].getsockopt(6, TCP_FASTOPEN))
+    listener.setsockopt(6, TCP_FASTOPEN, 0)
+
+
+def fast_open():
+    """The server has it off by default, so that no SYN is known to carry data: what the calls say all the same."""
+    s = socket.socket()
+    print("blocking:", s.sendto(b"hello", MSG_FASTOPEN, ADDRESS))
+    a = listener.accept()[0]
+    print("arrived:", a.recv(10), attempt(s.sendto, b"x", MSG_FASTOPEN, ADDRESS), attempt(s.send, b"x", MSG_FASTOPEN),
+          attempt(s.sendmsg, [b"x"], [], MSG_FASTOPEN), attempt(s.connect, ADDRESS))
+    s.close()
+    print("end:", a.recv(10))
+    s = socket.socket()
+    s.setblocking(False)
+    print("non-blocking, no cookie:", attempt(s.sendto, b"hello", MSG_FASTOPEN, ADDRESS), events(s, until=select.POLLOUT),
+          attempt(s.connect, ADDRESS), attempt(s.send, b"later"))
+    print("arrived:", listener.accept()[0].recv(10))
+    print("errors:", attempt(socket.socket().send, b"x", MSG_FASTOPEN), attempt(listener.sendto, b"x", MSG_FASTOPEN, ADDRESS),
+          attempt(socket.socket().sendmsg, [b"x"], [], MSG_FASTOPEN))
+    s = socket.socket()
+    print("refused:", attempt(s.sendto, b"x", MSG_FASTOPEN, ("127.0.0.1", 1)), s.getsockopt(1, 4),
+          attempt(s.sendto, b"again", MSG_FASTOPEN, ADDRESS), listener.accept()[0].recv(10))
+    s = socket.socket()
+    print("sendmsg:", s.sendmsg([b"two ", b"parts"], [], MSG_FASTOPEN, ADDRESS), listener.accept()[0].recv(10))
+    s = socket.socket()
+    print("large:", s.sendto(b"x" * 60000, MSG_FASTOPEN, ADDRESS), len(listener.accept()[0].recv(60000, socket.MSG_WAITALL)))
+    s = socket.socket()
+    s.setsockopt(6, TCP_FASTOPEN_CONNECT, 1)
+    print("connect without a cookie:", attempt(s.connect, ADDRESS), attempt(s.send, b"hi"), listener.accept()[0].recv(10))
+
+
+def fast_open_without_cookie():
+    """No cookie is needed, so that the SYN has data, which the server does not take: it is sent again."""
+    def fresh(connect=False):
+        s = socket.socket()
+        s.setsockopt(6, TCP_FASTOPEN_NO_COOKIE, 1)
+        if connect:
+            s.setsockopt(6, TCP_FASTOPEN_CONNECT, 1)
+        return s
+    s = fresh()
+    print("blocking:", s.sendto(b"hello", MSG_FASTOPEN, ADDRESS), listener.accept()[0].recv(10))
+    s = fresh()
+    s.setblocking(False)
+    print("non-blocking:", s.sendto(b"hello", MSG_FASTOPEN, ADDRESS), listener.accept()[0].recv(10))
+    s = fresh(True)
+    print("deferred:", attempt(s.connect, ADDRESS), events(s, until=select.POLLOUT), attempt(s.getpeername),
+          attempt(s.recv, 1, socket.MSG_DONTWAIT), listener_has_one())
+    s.setblocking(False)
+    print("once more:", attempt(s.connect, ADDRESS))
+    s.setblocking(True)
+    print("first write:", s.send(b"hello"))
+    a = listener.accept()[0]
+    print("arrived:", a.recv(10), s.getpeername() == ADDRESS, s.getsockopt(1, 4))
+    a.sendall(b"answer")
+    print("back:", s.recv(10), attempt(s.sendto, b"x", MSG_FASTOPEN, ADDRESS))
+    s = fresh(True)
+    s.connect(ADDRESS)
+    print("by sendto:", attempt(s.sendto, b"hello", MSG_FASTOPEN, ADDRESS), listener.accept()[0].recv(10))
+    s = fresh(True)
+    s.connect(ADDRESS)
+    s.sendall(b"x" * 100000)
+    s.shutdown(socket.SHUT_WR)
+    a = listener.accept()[0]
+    print("shut down:", len(a.recv(100001, socket.MSG_WAITALL)), a.recv(1))
+    s = fresh(True)
+    s.connect(ADDRESS)
+    s.sendall(b"gone")
+    s.close()
+    a = listener.accept()[0]
+    print("closed:", a.recv(5, socket.MSG_WAITALL))
+    s = fresh(True)
+    s.connect(ADDRESS)
+    s.close()
+    print("closed unused:", listener_has_one())
+
+
+def listener_has_one():
+    return bool(select.select([listener], [], [], 0)[0])
+
+
 def datagrams():
     a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     a.bind(("127.0.0.1", 0))
@@ -594,7 +689,8 @@ def ports_after_close():
 
 
 for part in (ends, broken_streams, connects, connects_again, given_up_connects, accepts, failing_accepts, waiting_accepts, accepting_threads, discards,
-             mixed_receives, interrupted_receives, writers, full_and_reset, bulk, options, datagrams, datagram_errors, names_and_checks, ports_after_close):
+             mixed_receives, interrupted_receives, writers, full_and_reset, bulk, options, fast_open_options, fast_open, fast_open_without_cookie,
+             datagrams, datagram_errors, names_and_checks, ports_after_close):
     part()
 listener.close()
 print("closed:", attempt(socket.create_connection, ADDRESS))

@@ -53,7 +53,7 @@ class Side {
   virtual SegmentPeer& peer() = 0;
   virtual void Send(const HeaderSpec& h, std::string_view payload) = 0;
   virtual std::vector<Seen> Take() = 0;
-  virtual void Listen() = 0;
+  virtual void Listen(bool fast_open) = 0;
   virtual void Connect() = 0;
   virtual void Accept() = 0;
   virtual void Write(size_t n) = 0;
@@ -145,6 +145,7 @@ class OurSide final : public Side {
     wire_.host.config().sysctls["net.ipv4.tcp_invalid_ratelimit"] = "0";
     wire_.host.config().sysctls["net.ipv4.tcp_challenge_ack_limit"] = "2147483647";
     wire_.host.config().sysctls["net.ipv4.tcp_ecn"] = "1";
+    wire_.host.config().sysctls["net.ipv4.tcp_fastopen"] = "515";  // servers, too, which need no cookie
     wire_.host.ApplyConfig();
     wire_.host.Turn();
   }
@@ -168,7 +169,10 @@ class OurSide final : public Side {
     }
     return all;
   }
-  void Listen() override { listener_ = wire_.Listener(8); }
+  void Listen(bool fast_open) override {
+    listener_ = wire_.Listener(8);
+    if (fast_open) SLUICE_CHECK(listener_->SetOption(SockOpt::kTcpFastOpen, 8) == Errno::kOk);
+  }
   void Connect() override {
     socket_ = wire_.Socket();
     Prepare();
@@ -201,7 +205,8 @@ class OurSide final : public Side {
   }
   std::string Socket() override {
     if (socket_ == nullptr) return "none";
-    return "state " + std::to_string(socket_->state()) + " read " + std::to_string(socket_->readable_bytes()) + " error " +
+    const size_t unread = socket_->state() == kSynReceived ? 0 : socket_->readable_bytes();  // as Linux' FIONREAD has it
+    return "state " + std::to_string(socket_->state()) + " read " + std::to_string(unread) + " error " +
            std::to_string(ToInt(socket_->TakeError()));
   }
 
@@ -232,11 +237,13 @@ class Kernel {
     strcpy(request.ifr_name, "wire");
     request.ifr_flags = IFF_TUN | IFF_NO_PI;
     SLUICE_CHECK(tun_ && ioctl(tun_.get(), TUNSETIFF, &request) == 0);
-    SLUICE_CHECK(system("set -e; cd /proc/sys/net; echo 1 >ipv6/conf/all/disable_ipv6; echo 0 >ipv4/conf/all/rp_filter\n"
-                        "echo 0 >ipv4/tcp_invalid_ratelimit; echo 2147483647 >ipv4/tcp_challenge_ack_limit\n"
-                        "echo 0 >ipv4/tcp_autocorking; echo 1 >ipv4/tcp_ecn; echo 1 >ipv4/tcp_no_metrics_save\n"
-                        "ip link set lo up; ip addr add 10.0.0.1/24 dev wire; ip link set wire up\n"
-                        "ip route replace 10.0.0.0/24 dev wire src 10.0.0.1 quickack 1") == 0);
+    SLUICE_CHECK(
+        system(
+            "set -e; cd /proc/sys/net; echo 1 >ipv6/conf/all/disable_ipv6; echo 0 >ipv4/conf/all/rp_filter\n"
+            "echo 0 >ipv4/tcp_invalid_ratelimit; echo 2147483647 >ipv4/tcp_challenge_ack_limit\n"
+            "echo 0 >ipv4/tcp_autocorking; echo 1 >ipv4/tcp_ecn; echo 1 >ipv4/tcp_no_metrics_save; echo 515 >ipv4/tcp_fastopen\n"
+            "ip link set lo up; ip addr add 10.0.0.1/24 dev wire; ip link set wire up\n"
+            "ip route replace 10.0.0.0/24 dev wire src 10.0.0.1 quickack 1") == 0);
   }
   int tun() const { return tun_.get(); }
 
@@ -267,12 +274,14 @@ class KernelSide final : public Side {
     }
     return all;
   }
-  void Listen() override {
+  void Listen(bool fast_open) override {
     listener_ = UniqueFd(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     const sockaddr_in here = Address(INADDR_ANY, peer_.host_port);
     const int on = 1;
     SLUICE_CHECK(setsockopt(listener_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0);
     SLUICE_CHECK(bind(listener_.get(), reinterpret_cast<const sockaddr*>(&here), sizeof here) == 0);
+    const int queue = 8;
+    if (fast_open) SLUICE_CHECK(setsockopt(listener_.get(), IPPROTO_TCP, TCP_FASTOPEN, &queue, sizeof queue) == 0);
     SLUICE_CHECK(listen(listener_.get(), 8) == 0);
   }
   void Connect() override {
@@ -375,6 +384,7 @@ class Sequence {
   bool Both(const std::string& what, Call call);
   bool Send(const Shot& shot);
   bool Open();
+  bool OpenEarly(Shot syn);
   bool Progress();
   bool Step();
   bool Comparable(Shot* shot);
@@ -388,6 +398,7 @@ class Sequence {
   Shot Wild();
 
   std::mt19937 random_;
+  bool early_ = false;                      // accepted in SYN-RECEIVED (Fast Open)
   bool ecn_ = false;                        // the peer asks, or agrees
   bool ahead_ = false, fin_ahead_ = false;  // text or a FIN may have come out of order
   OurSide ours_;
@@ -450,10 +461,13 @@ bool Sequence::Comparable(Shot* shot) {
   const int state = ours_.FlowState();
   const bool exact = shot->seq_from == From::kNext && shot->seq == 0;
   // A RST or SYN anywhere in the window ends a request of Linux's; RFC 5961 challenges it.
-  if (state == kSynReceived && ours_.request()) {
+  if (state == kSynReceived && (ours_.request() || early_)) {
     if ((shot->flags & kRst) != 0 && !exact) return false;
-    if ((shot->flags & (kSyn | kRst)) == kSyn && !(shot->seq_from == From::kNext && shot->seq == -1)) return false;
+    const bool again = !early_ && shot->seq_from == From::kNext && shot->seq == -1;
+    if ((shot->flags & (kSyn | kRst)) == kSyn && !again) return false;
   }
+  // What is written before the handshake's end moves the window's edge, by a scale that rounds it.
+  if (early_ && shot->seq_from == From::kEdge) return false;
   // Nor are text and FIN of a SYN,ACK for Linux; of one for a request it makes a connection that stays half open.
   if (state == kSynSent || (state == kSynReceived && (shot->flags & kSyn) != 0)) {
     shot->payload = 0;
@@ -506,9 +520,10 @@ bool Sequence::Open() {
   syn.flags = ecn_ ? kSyn | kEce | kCwr : kSyn;
   if (Chance(3)) syn.tos = Pick<uint8_t>({1, 2, 3});
   syn.seq_from = From::kZero;
-  const uint32_t how = Draw(8);
+  const uint32_t how = Draw(10);
+  if (how >= 8) return OpenEarly(syn);
   if (how < 5) {
-    if (!Both("listen", [](Side& s) { s.Listen(); }) || !Send(syn)) return false;
+    if (!Both("listen", [](Side& s) { s.Listen(false); }) || !Send(syn)) return false;
     if (how == 0) return true;  // SYN-RECEIVED
     return Right(kAck) && Both("accept", [](Side& s) { s.Accept(); });
   }
@@ -521,6 +536,19 @@ bool Sequence::Open() {
   if (how == 6) return Send(syn);  // SYN-RECEIVED
   syn.flags = ecn_ ? kSyn | kAck | kEce : kSyn | kAck;
   return Send(syn);
+}
+
+// Fast Open: text in the SYN makes the connection, which is in SYN-RECEIVED.
+bool Sequence::OpenEarly(Shot syn) {
+  early_ = true;
+  syn.payload = Pick<uint16_t>({1, 100, 1000, 1400});
+  if (!Both("listen for Fast Open", [](Side& s) { s.Listen(true); }) || !Send(syn)) return false;
+  if (!Both("accept", [](Side& s) { s.Accept(); })) return false;
+  const uint32_t before = Draw(10);
+  if (before < 3 && !Both("write", [](Side& s) { s.Write(100); })) return false;
+  syn.payload = 0;
+  if (before >= 8 && !Send(syn)) return false;  // as a client repeats it
+  return Chance(50) || Right(kAck);
 }
 
 // Some way towards a close, as well-behaved ends go it.
