@@ -96,6 +96,7 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
     default:
       break;
   }
+  if (connecting()) return (void)engine_.Answer(to, Errno::kEISCONN);  // with the first data
   if (const std::optional<Errno> told = EarlierAttempt(call)) return (void)engine_.Answer(to, *told);
   StartConnect(call, message);
 }

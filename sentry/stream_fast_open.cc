@@ -109,7 +109,6 @@ void StreamStandIn::AnswerSent(IncomingCall& call, size_t bytes) {
 bool StreamStandIn::JoinDeferred(int p) {
   if (!Join(p)) return false;
   state_ = State::kConnected;
-  attempt_ = Attempt::kConnected;
   s_readable_ = s_writable_ = true;
   s_ended_ = false;
   return engine_.worker().AddFd(s_.get(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET, this) == Errno::kOk;

@@ -586,6 +586,12 @@ def fast_open_without_cookie():
     s.connect(ADDRESS)
     s.close()
     print("closed unused:", listener_has_one())
+    s = fresh(True)
+    s.connect(("127.0.0.1", 1))
+    attempt(s.send, b"x")  # waits for the refusal on Linux only (docs/limits.md)
+    events(s, until=select.POLLHUP)
+    told = [attempt(s.connect, ADDRESS) for _ in range(3)]
+    print("connects after a refusal:", None in told, s.send(b"hello"), listener.accept()[0].recv(10))
 
 
 def listener_has_one():
