@@ -14,9 +14,7 @@ uint8_t Connection::EcnSynFlags() {
 }
 
 // 6.1.1: what the peer's SYN or SYN,ACK makes of it. Both flags in a SYN,ACK are a mirror's.
-bool Connection::EcnAgreed(const Segment& seg) const {
-  return ecn_.ok && seg.Has(kEce) && seg.Has(kCwr) == !seg.Has(kAck);
-}
+bool Connection::EcnAgreed(const Segment& seg) const { return ecn_.ok && seg.Has(kEce) && seg.Has(kCwr) == !seg.Has(kAck); }
 
 // Of a segment that is not a SYN: the echo until the peer says that it has heard it (6.1.3), and, with the first new data after a
 // reduction, that we have (6.1.2). Only new data says that it can be marked.

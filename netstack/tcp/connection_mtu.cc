@@ -51,8 +51,8 @@ void Connection::SuspectBlackHole() {
   UpdateMss();
 }
 
-// Sends a segment that is larger than those that are known to arrive, where there is enough behind it to tell its loss from others'.
-// kWait: not yet, and nothing else may take its place.
+// Sends a segment that is larger than those that are known to arrive, where there is enough behind it to tell its loss from
+// others'. kWait: not yet, and nothing else may take its place.
 Connection::Probing Connection::SendMtuProbe() {
   if (!mtu_.enabled || mtu_.size != 0 || ca_state_ != CaState::kOpen || sacks_.count() > 0 || has_dsack_) return Probing::kNone;
   const uint32_t mss = CurrentMss();
