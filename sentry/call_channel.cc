@@ -220,7 +220,10 @@ void CallEngine::OnForeignIoctl(IncomingCall& call) { AnswerDeviceIoctl(*this, c
 
 void CallEngine::OnDelivered(const calls::Delivered& d) {
   auto it = awaiting_.find({d.envelope.listener, d.envelope.id});
-  if (it == awaiting_.end()) return;
+  if (it == awaiting_.end()) {  // its owner has gone
+    while (!unreported_.empty() && !awaiting_.contains(unreported_.front().second)) unreported_.pop_front();
+    return;
+  }
   const DeliveryDone done = std::move(it->second.done);
   const uint64_t order = it->second.order;
   awaiting_.erase(it);

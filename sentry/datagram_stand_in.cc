@@ -232,9 +232,9 @@ void DatagramStandIn::FromProgram() {
       }
       payload = Bytes(buffer.data(), static_cast<size_t>(n));
       // A native send tells of the error that P shows, and sends nothing: this one found it told.
-      if (error_shown_ && (socket_->events() & kErrorQueue) == 0) {
+      if (error_at_p_ && (socket_->events() & kErrorQueue) == 0) {
         (void)ToInt(TakePendingError());
-        error_shown_ = false;
+        error_shown_ = error_at_p_ = false;
       }
     }
     Errno error = socket_->Send(DatagramSend{}, {&payload, 1});
@@ -381,7 +381,7 @@ void DatagramStandIn::OnReceive(IncomingCall& call, Bytes message) {
   if (pending != Errno::kOk) {
     if (call.fd && error_shown_) {
       ClearNativeError(call.fd.get());
-      error_shown_ = false;
+      error_shown_ = error_at_p_ = false;
     }
     return (void)engine_.Answer(call.envelope(), pending);
   }
@@ -523,17 +523,18 @@ void DatagramStandIn::ShowErrorWith(int p) {
   none.sa_family = AF_UNSPEC;
   ::connect(ends_.s.get(), &none, sizeof none);
   ::connect(ends_.s.get(), reinterpret_cast<sockaddr*>(&ends_.p_name), ends_.name_length);
+  error_at_p_ = true;
 }
 
 void DatagramStandIn::OnFetched(UniqueFd fd, bool) {
   if (clear_shown_) {
-    clear_shown_ = error_shown_ = false;
+    clear_shown_ = error_shown_ = error_at_p_ = false;
     if (fd) ClearNativeError(fd.get());
     RetryHeld(CallKind::kSend);
     if (dead_) return;
   }
   if (!fd) {
-    error_shown_ = false;
+    error_shown_ = error_at_p_ = false;
     return;
   }
   // An unconnected socket hears of errors too (IP_RECVERR): from here on its end stays joined.

@@ -70,7 +70,8 @@ class DatagramStandIn final : public InetStandIn, private FdHandler {
   DatagramPair ends_;
   bool end_connected_ = false;  // P natively to S
   bool s_readable_ = false, s_writable_ = true;
-  bool error_shown_ = false;
+  bool error_shown_ = false;  // or asked for P, to show it
+  bool error_at_p_ = false;   // P shows it
   bool clear_shown_ = false;  // a send waits for P to take it away again
   Errno error_ = Errno::kOk;
   std::deque<Sent> sent_;

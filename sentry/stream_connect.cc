@@ -97,8 +97,14 @@ void StreamStandIn::OnConnect(IncomingCall& call, Bytes message) {
       break;
   }
   if (connecting()) return (void)engine_.Answer(to, Errno::kEISCONN);  // with the first data
-  if (const std::optional<Errno> told = EarlierAttempt(call)) return (void)engine_.Answer(to, *told);
+  if (const std::optional<Errno> told = EarlierAttempt(call)) return AnswerFresh(call, *told);
   StartConnect(call, message);
+}
+
+// And home to the front, where a stand-in that has begun anew belongs.
+void StreamStandIn::AnswerFresh(IncomingCall& call, Errno error) {
+  if (state_ == State::kFresh && MoveBack(call.fd, {{call.envelope(), error}})) return;
+  engine_.Answer(call.envelope(), error);
 }
 
 // What a new attempt is told of the one before. Nothing where it may begin, then on a fresh P.
@@ -146,15 +152,15 @@ void StreamStandIn::StartConnect(IncomingCall& call, Bytes message) {
   error_ = Errno::kOk;
   if (!call.fd) return (void)engine_.Answer(call.envelope(), Errno::kEIO);
   if (error == Errno::kOk) {  // TCP_FASTOPEN_CONNECT
-    const bool joined = JoinDeferred(call.fd.get());
+    if (!JoinDeferred(call.fd.get())) return GiveUpStart(call);
     call.fd.reset();
-    engine_.Answer(call.envelope(), joined ? Errno::kOk : Errno::kENOBUFS);
+    engine_.Answer(call.envelope(), Errno::kOk);
   } else if (call.nonblocking()) {
     if (!Hide(call.fd.get())) {
       Errno ignored = socket_->Disconnect();
       (void)ToInt(ignored);
       attempt_ = Attempt::kUnconnected;
-      return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
+      return AnswerFresh(call, Errno::kENOBUFS);
     }
     call.fd.reset();
     engine_.Answer(call.envelope(), Errno::kEINPROGRESS);
@@ -236,10 +242,21 @@ bool StreamStandIn::ReplaceEnd(IncomingCall& call) {
   if (!p) return false;
   engine_.NoteGone(cookie_);
   Forget();
-  if (!Adopt(p.get())) return false;
-  engine_.Announce(cookie_, family_);
-  if (!engine_.Replace(call.envelope(), p.get(), call.int_arg(0), true)) return false;
+  bool replaced = Adopt(p.get());
+  if (replaced) {
+    engine_.Announce(cookie_, family_);
+    replaced = engine_.Replace(call.envelope(), p.get(), call.int_arg(0), true);
+  }
+  if (!replaced) {  // a signal, or there is no room: the old one goes on
+    if (cookie_ != 0) engine_.NoteGone(cookie_);
+    Forget();
+    if (call.fd && Adopt(call.fd.get())) engine_.Announce(cookie_, family_);
+    return false;
+  }
   DropS();
+  put_back_.clear();
+  receiving_ = false;
+  early_send_.reset();
   OnBufferOptions(p.get());
   state_ = State::kFresh;
   runs_ahead_ = false;
@@ -248,7 +265,23 @@ bool StreamStandIn::ReplaceEnd(IncomingCall& call) {
   return true;
 }
 
+// A connect that could not be shown to the program: as if there had been none.
+void StreamStandIn::GiveUpStart(IncomingCall& call) {
+  (void)ToInt(socket_->Disconnect());
+  DropS();
+  state_ = State::kFresh;
+  attempt_ = Attempt::kUnconnected;
+  AnswerFresh(call, Errno::kENOBUFS);
+}
+
 void StreamStandIn::OnDisconnect(IncomingCall& call) {
+  for (auto& h : std::exchange(held_, {})) {
+    if (OwnsEarlySend(h->call))
+      engine_.Answer(h->call.envelope(), Errno::kECONNRESET);
+    else
+      held_.push_back(std::move(h));
+  }
+  early_send_.reset();
   if (!TakeWritten()) return (void)engine_.Answer(call.envelope(), Errno::kEBADF);
   DeliverBeforeReset();
   Errno error = socket_->Disconnect();

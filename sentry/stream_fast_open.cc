@@ -35,7 +35,10 @@ bool StreamStandIn::OnFastOpenSend(IncomingCall& call, Bytes message) {
     case State::kHidden:
       return answer(Errno::kEALREADY);
     case State::kBroken:
-      if (const std::optional<Errno> told = EarlierAttempt(call)) return answer(*told);
+      if (const std::optional<Errno> told = EarlierAttempt(call)) {
+        AnswerFresh(call, *told);
+        return true;
+      }
       break;
     case State::kFresh:
       break;
@@ -68,10 +71,7 @@ void StreamStandIn::StartFastOpen(IncomingCall& call, Bytes message) {
   Unshare();
   attempt_ = Attempt::kConnecting;
   error_ = Errno::kOk;
-  if (!call.fd || !Hide(call.fd.get())) {
-    (void)ToInt(socket_->Disconnect());
-    return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
-  }
+  if (!call.fd || !Hide(call.fd.get())) return GiveUpStart(call);
   call.fd.reset();
   bytes_out_ += taken;
   engine_.stats().stream_bytes_out += taken;
@@ -94,6 +94,7 @@ bool StreamStandIn::OwnsEarlySend(const IncomingCall& call) const {
 void StreamStandIn::ContinueEarlySend(IncomingCall& call, Bytes message) {
   if (state_ == State::kHidden) return Hold(call, message, options_.send_timeout, false);
   early_send_.reset();
+  if (state_ != State::kConnected) return (void)engine_.Answer(call.envelope(), Errno::kEPIPE);
   attempt_ = Attempt::kConnected;
   AnswerSent(call, call.parts[0].data.size());
 }

@@ -220,6 +220,7 @@ bool StreamStandIn::FlushPutBack() {
     const ssize_t n = send(s_.get(), put_back_.data(), put_back_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM) put_back_.clear();  // P does not read any more
+    if (n < 0 && (errno == ENOBUFS || errno == ENOMEM)) MarkDirty();  // nothing else tells when there is room
     if (n < 0) return put_back_.empty();
     put_back_.erase(put_back_.begin(), put_back_.begin() + n);
   }

@@ -248,11 +248,14 @@ void StreamStandIn::OnSend(IncomingCall& call, Bytes message) {
     return (void)engine_.Answer(call.envelope(), Errno::kEAGAIN);
   }
   if (full) return Hold(call, message, options_.send_timeout, false);
-  if (part.data.empty()) return (void)engine_.Answer(call.envelope(), 0);
+  if (part.data.empty()) return AnswerSent(call, 0);
   BlockRef block(engine_.pool().Allocate(part.data.size()));
   if (!block) return (void)engine_.Answer(call.envelope(), Errno::kENOBUFS);
   memcpy(block->data, part.data.data(), part.data.size());
-  if (!engine_.Answer(call.envelope(), static_cast<int64_t>(part.data.size()))) return;
+  if (call.head.nr == SYS_sendmmsg)
+    AnswerSent(call, part.data.size());
+  else if (!engine_.Answer(call.envelope(), static_cast<int64_t>(part.data.size())))
+    return;
   Slice slice{std::move(block), 0, static_cast<uint32_t>(part.data.size())};
   OnSent(socket_->Send(std::move(slice), (part.head.flags & MSG_MORE) != 0));
 }
@@ -298,8 +301,9 @@ void StreamStandIn::ReceiveFromCopy(IncomingCall& call, Bytes message, int flags
   const Bytes taken = Bytes(buffer).first(static_cast<size_t>(n));
   ResultPart result{.data = discard ? Bytes() : taken, .return_value = static_cast<uint32_t>(n)};
   int64_t value = call.head.nr == 299 /* recvmmsg */ ? 1 : n;
-  auto done = [this, flags, copy = std::make_shared<UniqueFd>(std::move(call.fd)),
+  auto done = [this, flags, cookie = cookie_, copy = std::make_shared<UniqueFd>(std::move(call.fd)),
                kept = std::vector<uint8_t>(taken.begin(), taken.end())](const calls::Delivered& d) {
+    if (cookie != cookie_) return;  // another end took its place
     receiving_ = false;
     if (d.error != 0 && (flags & MSG_PEEK) == 0) PutBack(copy->get(), kept, (flags & MSG_OOB) != 0);
     RetryHeld(CallKind::kReceive);

@@ -95,6 +95,8 @@ class StreamStandIn final : public InetStandIn, private FdHandler {
   void OnConnectFailed(Errno error);
   void GiveUpConnect(IncomingCall& call);
   std::optional<Errno> EarlierAttempt(IncomingCall& call);
+  void AnswerFresh(IncomingCall& call, Errno error);
+  void GiveUpStart(IncomingCall& call);
 
   // stream_fast_open.cc
   struct EarlySend {  // names a call

@@ -289,28 +289,6 @@ TEST_F(AcceptTest, ATokenThatIsNotThereYetKeepsItsOffer) {
 }
 
 // The bound is the broker's, which sets it where it first takes something: no system call for each accept.
-TEST_F(AcceptTest, BoundsTheWaitsOnAListenerOnce) {
-  const Connection first = OfferQueued(1001), second = OfferQueued(1002);
-  StartProgram([this](int s) {
-    if (AcceptPort(s) != 1001 || write(pipe_[1], "a", 1) != 1) return 1;
-    Await();
-    return AcceptPort(s) == 1002 ? 0 : 2;
-  });
-  ExpectAccepted(first, 0);
-  ServeUntilProgramSays();
-  timeval bound{};
-  socklen_t length = sizeof bound;
-  ASSERT_EQ(0, getsockopt(listener_.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, &length));
-  EXPECT_TRUE(bound.tv_sec == 0 && bound.tv_usec > 0);
-  const timeval seen{7, 0};
-  ASSERT_EQ(0, setsockopt(listener_.get(), SOL_SOCKET, SO_RCVTIMEO, &seen, sizeof seen));
-  Go();
-  ExpectAccepted(second, 0);
-  ASSERT_EQ(0, getsockopt(listener_.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, &length));
-  EXPECT_EQ(7, bound.tv_sec);
-  EXPECT_EQ(0, ExitStatus());
-}
-
 TEST_F(AcceptTest, AnAcceptThatDoesNotWaitIsToldThatTheQueueIsEmpty) {
   const UniqueFd ours(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   calls::Offer offer = MakeOffer(1001, ours.get());

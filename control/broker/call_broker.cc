@@ -120,12 +120,12 @@ bool CannotFail(const calls::Call& call, const calls::Part& value, bool is_strea
   return (name == TCP_NODELAY || name == TCP_CORK || name == TCP_QUICKACK) && value.total_length >= sizeof(int);
 }
 
-// A stream that the sentry has an end of, and always will. That has no name: neither has a native answer, as on TCP.
+// A stream that the sentry has an end of, and always will.
 bool HasEnd(const FoundSocket& stream) {
   sockaddr_storage peer;
   socklen_t length = sizeof peer;
-  if (!stream.known->has_end && getpeername(stream.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0)
-    stream.known->has_end = length <= sizeof(sa_family_t);
+  if (!stream.known->has_end)
+    stream.known->has_end = getpeername(stream.fd.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0;
   return stream.known->has_end;
 }
 
@@ -614,7 +614,7 @@ int CallBroker::Impl::TakeConnection(const FoundSocket& listener, const calls::O
   const bool queued = offer.end < 0;
   if (const int error = queued ? 0 : FetchOffered(offer, end); error != 0) return error;
   // Nobody of the sandbox accepts natively, so there is something for each offer.
-  if (!std::exchange(listener.known->bounds_waits, true)) BoundWaits(listener.fd.get());
+  BoundWaits(listener.fd.get());  // each time: the sentry could take it away
   UniqueFd next = TakeQueued(listener.fd.get(), static_cast<int>(flags & SOCK_NONBLOCK));
   if (!next) return errno;
   if (queued) {

@@ -16,8 +16,7 @@ namespace sluice {
 struct KnownStandIn {
   uint64_t cookie = 0;
   bool is_stream = false;
-  bool has_end = false;       // a stream that is connected to the sentry's end, which has no name
-  bool bounds_waits = false;  // a listening one, on which no accept waits longer than a moment (native_queue.h)
+  bool has_end = false;  // a stream that is connected to the sentry's end
 };
 
 // What a fetched descriptor is.

@@ -586,12 +586,6 @@ def fast_open_without_cookie():
     s.connect(ADDRESS)
     s.close()
     print("closed unused:", listener_has_one())
-    s = fresh(True)
-    s.connect(("127.0.0.1", 1))
-    attempt(s.send, b"x")  # waits for the refusal on Linux only (docs/limits.md)
-    events(s, until=select.POLLHUP)
-    told = [attempt(s.connect, ADDRESS) for _ in range(3)]
-    print("connects after a refusal:", None in told, s.send(b"hello"), listener.accept()[0].recv(10))
 
 
 def listener_has_one():
@@ -626,6 +620,13 @@ def datagrams():
     print("nobody there:", attempt(u.recvfrom, 10))
 
 
+def close_heard(s, other):
+    """close() is over before calls that come behind it, but not before what is sent natively at once (docs/limits.md)."""
+    s.close()
+    other.getpeername()
+    socket.socket().close()
+
+
 def datagram_errors():
     a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     a.bind(("127.0.0.1", 0))
@@ -633,7 +634,7 @@ def datagram_errors():
     u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     u.connect(name)
     for _ in range(2):  # as a resolver that asks again
-        a.close()
+        close_heard(a, u)
         u.send(b"lost")
         print("nobody there any more:", events(u, until=select.POLLERR), type(attempt(u.recv, 10)).__name__)  # which error: docs/limits.md
         a = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -641,7 +642,7 @@ def datagram_errors():
         a.settimeout(10)
         u.send(b"again")
         print("somebody again:", attempt(a.recv, 10))
-    a.close()
+    close_heard(a, u)
     u.send(b"lost")
     events(u, until=select.POLLERR)
     print("told by a send:", attempt(u.sendmsg, [b"x"]), events(u, until=0, timeout=0), u.getsockopt(1, 4))
