@@ -175,7 +175,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
 
   // --- Fast Open (connection_fast_open.cc)
   // TCP_FASTOPEN_CONNECT: the SYN waits for the first data.
-  bool deferred() const { return fast_open_ != nullptr && fast_open_->deferred; }
+  bool deferred() const { return state_ == State::kSynSent && fast_open_ != nullptr && fast_open_->deferred; }
   // In SYN-RECEIVED, and accepted all the same: data may come and go.
   bool early() const { return state_ == State::kSynReceived && fast_open_ != nullptr && fast_open_->queue != nullptr; }
   // Its data was taken before it is connected: what the program then does to it is done when it is.

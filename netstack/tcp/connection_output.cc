@@ -516,6 +516,8 @@ void Connection::Output() {
   if (sent_.out_bytes() > out_before || sent_.retransmitted_bytes() > retransmitted_before) {
     if (out_before == 0 || retransmit_use_ != RetransmitUse::kTimeout || !Armed(kRetransmit)) ArmRetransmit();
     ArmProbe();
+  } else if (sent_.has_unsent_loss() && !Armed(kRetransmit)) {  // no memory
+    ArmRetransmit();
   }
 }
 
