@@ -56,7 +56,7 @@ void Connection::UseRoute(const Route& route) {
 void Connection::UpdateMss() {
   const uint32_t headers = (key.remote.is_v4() ? 20u : 40u) + kHeaderSize;
   uint32_t mss = route_.mtu > headers ? route_.mtu - headers : kMinMss;
-  if (mtu_.high > route_.mtu) mtu_.high = route_.mtu;
+  if (route_.ok() && mtu_.high > route_.mtu) mtu_.high = route_.mtu;
   if (mtu_.enabled) mss = std::min(mss, std::max(mtu_.low, headers + kMinMss) - headers);
   if (user_mss_ != 0) mss = std::min(mss, user_mss_);
   if (peer_mss_ != 0) mss = std::min(mss, peer_mss_);
