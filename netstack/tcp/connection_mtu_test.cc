@@ -73,6 +73,7 @@ TEST_F(MtuProbe, WithoutSackAProbeThatIsLostIsFoundByDuplicates) {
   EXPECT_LE(client_->info().snd_mss, 1300u - 52);
   EXPECT_GT(a_.counter(Counter::kTcpMTUPFail), 0u);
   EXPECT_EQ(a_.counter(Counter::kTcpTimeouts), 0u);
+  EXPECT_EQ(a_.counter(Counter::kTcpRenoRecovery), 0u);
 }
 
 // The window is not reduced for a probe, and what is lost with it is sent again.

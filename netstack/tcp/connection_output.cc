@@ -213,6 +213,7 @@ bool Connection::Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_l
     }
   }
   WriteHeader(h, header);
+  if (new_data) ecn_.queue_cwr = false;  // said
   const uint32_t tcp_length = header_len + payload_length;
   wire::StoreSum(header + kChecksumOffset, wire::PseudoHeaderSum(key.local, key.remote, kIpProtoTcp, tcp_length));
   p.offload.checksum = ChecksumState::kPartial;
