@@ -175,7 +175,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
 
   // --- Fast Open (connection_fast_open.cc)
   // TCP_FASTOPEN_CONNECT: the SYN waits for the first data.
-  bool deferred() const { return fast_open_ != nullptr && fast_open_->deferred; }
+  bool deferred() const { return state_ == State::kSynSent && fast_open_ != nullptr && fast_open_->deferred; }
   // In SYN-RECEIVED, and accepted all the same: data may come and go.
   bool early() const { return state_ == State::kSynReceived && fast_open_ != nullptr && fast_open_->queue != nullptr; }
   // Its data was taken before it is connected: what the program then does to it is done when it is.
@@ -200,7 +200,8 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
     uint32_t acked = 0;  // cumulatively, with FIN and SYN
     uint32_t newly_lost = 0;
     bool dsack = false;
-    bool marked = false;  // the peer echoes a mark (RFC 3168)
+    bool duplicate = false;  // RFC 5681 2
+    bool marked = false;     // the peer echoes a mark (RFC 3168)
     bool window_changed = false;
     Duration rtt{-1};
     uint32_t prior_in_flight = 0;
@@ -215,7 +216,7 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   void SampleRate(AckResult* r);
   void RunModel(const AckResult& r);
   void AdvanceRecovery(const Segment& seg, AckResult* r);
-  void DetectLoss(AckResult* r, bool duplicate);
+  void DetectLoss(AckResult* r);
   void BeginReduction();
   void EnterRecovery(bool marked);
   void EnterLoss();
@@ -228,11 +229,12 @@ class Connection final : public StreamSocket, public FlowEntry, public PortHolde
   uint32_t InFlight() const;
   Duration ReorderWindow() const;
   void SaveForUndo();
+  void ForgetPriorWindow();
 
   // --- congestion notification (connection_ecn.cc)
   uint8_t EcnSynFlags();
   bool EcnAgreed(const Segment& seg) const;
-  bool StampEcn(HeaderSpec* h, bool new_data);
+  bool StampEcn(HeaderSpec* h, bool new_data) const;
   void CheckMark(const Segment& seg);
   void CheckCwr(const Segment& seg);
   void EnterCwr();

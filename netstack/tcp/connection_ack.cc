@@ -31,6 +31,7 @@ void Connection::ProcessAck(const Segment& seg) {
   AckResult r;
   r.prior_in_flight = InFlight();
   r.marked = ecn_.ok && seg.Has(kEce) && sent_.out_bytes() > 0;
+  if (r.marked) ForgetPriorWindow();
   last_ack_received_ = now();
   probes_ = 0;
   const bool new_ack = seg.ack > snd_.una;
@@ -56,8 +57,8 @@ void Connection::ProcessAck(const Segment& seg) {
     SampleRtt(seg, &r);
     SampleRate(&r);
   }
-  const bool duplicate = !new_ack && seg.payload_len == 0 && !seg.Has(kFin | kSyn) && !r.window_changed &&
-                         sent_.out_bytes() > 0 && seg.ack == prior_una;
+  r.duplicate = !new_ack && seg.payload_len == 0 && !seg.Has(kFin | kSyn) && !r.window_changed && sent_.out_bytes() > 0 &&
+                seg.ack == prior_una;
   if (tlp_outstanding_) CompleteProbe(seg, r);
   if (new_ack) {
     retransmits_ = ca_state_ == CaState::kLoss ? retransmits_ : 0;
@@ -66,7 +67,7 @@ void Connection::ProcessAck(const Segment& seg) {
     if (frto_) CheckSpuriousTimeout(seg, r);
   }
   AdvanceRecovery(seg, &r);
-  DetectLoss(&r, duplicate);
+  DetectLoss(&r);
   if (r.newly_lost > 0 && ca_state_ < CaState::kRecovery && !OnMtuProbeLost()) EnterRecovery(r.marked);
   if (r.marked && ca_state_ < CaState::kCwr) EnterCwr();
   if (model_) {
@@ -215,7 +216,7 @@ Duration Connection::ReorderWindow() const {
   return std::min(rtt_.min_rtt() / 4 * reorder_mult_, rtt_.srtt());
 }
 
-void Connection::DetectLoss(AckResult* r, bool duplicate) {
+void Connection::DetectLoss(AckResult* r) {
   if (sack_) {
     if (sent_.sacked_bytes() == 0 && ca_state_ < CaState::kRecovery) return;
     Duration wait;
@@ -224,10 +225,12 @@ void Connection::DetectLoss(AckResult* r, bool duplicate) {
     if (wait > Duration()) Arm(kLossProbe, now() + wait);
     return;
   }
-  if (!duplicate) return;
+  if (!r->duplicate) return;
   ++dup_acks_;
   if (ca_state_ == CaState::kOpen) ca_state_ = CaState::kDisorder;
-  if (dup_acks_ == kDupThreshold && ca_state_ < CaState::kRecovery) r->newly_lost = sent_.MarkHeadLost(cw_.mss);
+  if (dup_acks_ != kDupThreshold || ca_state_ >= CaState::kRecovery) return;
+  const bool probe = mtu_.size != 0 && snd_.una == mtu_.start;
+  r->newly_lost = sent_.MarkHeadLost(probe ? mtu_.end - mtu_.start : cw_.mss);
 }
 
 void Connection::SaveForUndo() {
@@ -235,9 +238,12 @@ void Connection::SaveForUndo() {
   undo_possible_ = true;
   undo_retransmitted_ = 0;
   retransmit_stamp_ = 0;
-  prior_cwnd_ = std::max(prior_cwnd_, cw_.cwnd);
+  prior_cwnd_ = cw_.cwnd;
   prior_ssthresh_ = cw_.ssthresh;
 }
+
+// After a mark the reduction was right, whatever becomes of the retransmissions (as linux prior_ssthresh = 0).
+void Connection::ForgetPriorWindow() { prior_cwnd_ = prior_ssthresh_ = 0; }
 
 // One congestion event, however it showed (as linux tcp_init_cwnd_reduction).
 void Connection::BeginReduction() {
@@ -251,14 +257,16 @@ void Connection::BeginReduction() {
 
 void Connection::EnterRecovery(bool marked) {
   engine_.Count(sack_ ? Counter::kTcpSackRecovery : Counter::kTcpRenoRecovery);
-  // After a mark of the same window the reduction goes on, and was right whatever becomes of the retransmissions.
+  // After a mark of the same window the reduction goes on.
   const bool reduced = ca_state_ == CaState::kCwr;
   if (!reduced) {
-    prior_cwnd_ = cw_.cwnd;
     SaveForUndo();
     BeginReduction();
   }
-  if (reduced || marked) undo_possible_ = false;
+  if (reduced || marked) {
+    undo_possible_ = false;
+    ForgetPriorWindow();
+  }
   if (reduced) recovery_point_ = snd_.nxt;
   ca_state_ = CaState::kRecovery;
   tlp_outstanding_ = frto_ = false;
@@ -268,13 +276,14 @@ void Connection::EnterRecovery(bool marked) {
 void Connection::EnterLoss() {
   const bool first = ca_state_ < CaState::kLoss || retransmits_ == 0;
   if (first) {
-    if (ca_state_ < CaState::kCwr) {
-      prior_cwnd_ = cw_.cwnd;
+    // For a mark of this window it is reduced already.
+    const bool reduced = ca_state_ == CaState::kCwr && snd_.una < recovery_point_;
+    if (ca_state_ <= CaState::kCwr && !reduced) {
       SaveForUndo();
     } else {
       undo_possible_ = false;
     }
-    cw_.ssthresh = cc_->Ssthresh(cw_, now());
+    if (!reduced) cw_.ssthresh = cc_->Ssthresh(cw_, now());
     cc_->OnTimeout();
     frto_ = sysctls().tcp_frto != 0 && sent_.out_bytes() > 0 && !sent_.front().ever_retransmitted;
     frto_end_ = snd_.nxt;
@@ -294,7 +303,9 @@ void Connection::EnterLoss() {
 }
 
 void Connection::LeaveRecovery() {
-  if (!model_ && (ca_state_ == CaState::kRecovery || ca_state_ == CaState::kCwr)) cw_.cwnd = cw_.ssthresh;
+  // A model has none; its control may have been replaced on the way.
+  const bool limited = cw_.ssthresh < CongestionWindow{}.ssthresh;
+  if (!model_ && limited && (ca_state_ == CaState::kRecovery || ca_state_ == CaState::kCwr)) cw_.cwnd = cw_.ssthresh;
   ca_state_ = CaState::kOpen;
   dup_acks_ = 0;
   retransmits_ = 0;
@@ -317,9 +328,11 @@ void Connection::Undo() {
   engine_.Count(Counter::kTcpUndos);
   sent_.ClearLost();
   if (!model_) cw_.cwnd = std::max(cw_.cwnd, prior_cwnd_);
-  cw_.ssthresh = std::max(cw_.ssthresh, prior_ssthresh_);
-  cc_->OnUndo();
-  ecn_.queue_cwr = false;
+  if (prior_ssthresh_ != 0) cc_->OnUndo();
+  if (prior_ssthresh_ > cw_.ssthresh) {
+    cw_.ssthresh = prior_ssthresh_;
+    ecn_.queue_cwr = false;
+  }
   retransmits_ = 0;
   undo_possible_ = false;
   retransmit_stamp_ = 0;
@@ -369,7 +382,7 @@ void Connection::AdvanceRecovery(const Segment& seg, AckResult* r) {
 
 // RFC 6937 3.1, with the slow start reduction bound while retransmissions make progress.
 void Connection::ReduceWindow(const AckResult& r) {
-  const uint32_t delivered = sack_ ? r.delivery.bytes : std::max(r.delivery.bytes, r.acked == 0 ? cw_.mss : 0);
+  const uint32_t delivered = sack_ ? r.delivery.bytes : std::max(r.delivery.bytes, r.duplicate ? cw_.mss : 0);
   if (delivered == 0) return;
   prr_delivered_ += delivered;
   const uint32_t pipe = InFlight();

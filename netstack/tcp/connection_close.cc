@@ -206,6 +206,7 @@ void Connection::ResetToFresh() {
   early_fin_.reset();
   fin_queued_ = fin_sent_ = fin_received_ = read_shutdown_ = was_connected_ = active_open_ = false;
   timestamps_ = sack_ = scaling_ = false;
+  more_ = push_due_ = cwnd_limited_ = ack_now_ = ack_scheduled_ = short_owed_ = false;
   ecn_ = {};
   mtu_ = {};
   undo_possible_ = frto_ = tlp_outstanding_ = reorder_seen_ = urgent_valid_ = has_dsack_ = false;
@@ -213,6 +214,7 @@ void Connection::ResetToFresh() {
   retransmit_use_ = RetransmitUse::kNone;
   ato_ = Duration();
   dup_acks_ = 0;
+  prior_cwnd_ = prior_ssthresh_ = retransmit_stamp_ = 0;
   peer_mss_ = 0;
   totals_ = Totals{};
   next_departure_ = first_sent_at_ = delivered_at_ = Instant();

@@ -284,6 +284,44 @@ TEST(TcpRecovery, FastRetransmitsAfterThreeDuplicateAcksWithoutSack) {
   EXPECT_EQ(c->info().ca_state, 0);
 }
 
+// It says nothing of what has left the network.
+TEST(TcpRecovery, WithoutSackAWindowUpdateIsNoDuplicateAck) {
+  WirePeer p;
+  p.window = 60000;
+  StreamSocket* c = p.Accepted();
+  ASSERT_EQ(c->SetCongestionControl("reno"), Errno::kOk);
+  p.Write(c, Text(14600));
+  for (int i = 0; i < 3; ++i) p.Send(kAck, 1, 1);
+  ASSERT_EQ(c->info().ca_state, 3);
+  p.Write(c, Text(14600));
+  p.Take();
+  const uint32_t cwnd = c->info().snd_cwnd;
+  for (int i = 0; i < 8; ++i) {
+    ++p.window;
+    p.Send(kAck, 1, 1);
+  }
+  EXPECT_EQ(c->info().snd_cwnd, cwnd);
+  p.ExpectSilence();
+}
+
+// What a model leaves knows no threshold that the window could go back to.
+TEST(TcpRecovery, OfAModelEndsUnderAnotherControl) {
+  WirePeer p;
+  p.sack = true;
+  StreamSocket* c = p.Accepted();
+  ASSERT_EQ(c->SetCongestionControl("bbr"), Errno::kOk);
+  p.Write(c, Text(14600));
+  tcp::HeaderSpec h = p.Header(kAck, 1, 1461);
+  h.sack_count = 1;
+  h.sack[0] = {p.host_iss + 4381, p.host_iss + 14601};
+  p.Send(h);
+  ASSERT_EQ(c->info().ca_state, 3);
+  ASSERT_EQ(c->SetCongestionControl("cubic"), Errno::kOk);
+  p.Send(kAck, 1, 14601);
+  EXPECT_EQ(c->info().ca_state, 0);
+  EXPECT_LT(c->info().snd_cwnd, 100u);
+}
+
 TEST(TcpRecovery, UndoesATimeoutThatTimestampsProveNeedless) {
   WirePeer p;
   p.timestamps = p.sack = true;

@@ -18,10 +18,10 @@ bool Connection::EcnAgreed(const Segment& seg) const { return ecn_.ok && seg.Has
 
 // Of a segment that is not a SYN: the echo until the peer says that it has heard it (6.1.3), and, with the first new data after a
 // reduction, that we have (6.1.2). Only new data says that it can be marked.
-bool Connection::StampEcn(HeaderSpec* h, bool new_data) {
+bool Connection::StampEcn(HeaderSpec* h, bool new_data) const {
   if (!ecn_.ok) return false;
   if (ecn_.demand_cwr) h->flags |= kEce;
-  if (new_data && std::exchange(ecn_.queue_cwr, false)) h->flags |= kCwr;
+  if (new_data && ecn_.queue_cwr) h->flags |= kCwr;
   return new_data;
 }
 
@@ -48,6 +48,7 @@ void Connection::CheckCwr(const Segment& seg) {
 void Connection::EnterCwr() {
   BeginReduction();
   undo_possible_ = false;
+  ForgetPriorWindow();
   ca_state_ = CaState::kCwr;
 }
 

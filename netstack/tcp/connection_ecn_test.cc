@@ -194,6 +194,61 @@ TEST(TcpEcn, AnEchoWithNothingInFlightMeansNothing) {
   EXPECT_EQ(s->info().snd_cwnd, before);
 }
 
+// A timeout that proves needless is undone, but not what a mark says in the same breath.
+TEST(TcpEcn, AMarkStandsThoughTheRetransmissionWasNeedless) {
+  for (const bool marked : {false, true}) {
+    WirePeer p;
+    p.timestamps = true;
+    StreamSocket* s = Agreed(p);
+    const uint32_t before = s->info().snd_cwnd;
+    p.Write(s, Text(size_t{1448} * 8));
+    p.Take();
+    const uint32_t first_stamp = p.ts_ecr;
+    p.host.Advance(Ms(1100));
+    ASSERT_EQ(s->info().ca_state, 4);  // loss
+    p.Take();
+    p.ts_ecr = first_stamp;
+    p.Send(static_cast<uint8_t>(kAck | (marked ? kEce : 0)), 1, 1 + 2 * 1448);
+    EXPECT_EQ(s->info().ca_state, marked ? 2 : 0);
+    if (marked)
+      EXPECT_LT(s->info().snd_ssthresh, 3u);
+    else
+      EXPECT_GE(s->info().snd_cwnd, before);
+  }
+}
+
+TEST(TcpEcn, ATimeoutInAWindowThatIsReducedForAMarkReducesNoMore) {
+  WirePeer p;
+  StreamSocket* s = Agreed(p);
+  p.Write(s, Text(size_t{1460} * 8));
+  p.Send(kAck | kEce, 1, 1 + 2 * 1460);
+  ASSERT_EQ(s->info().ca_state, 2);
+  const uint32_t ssthresh = s->info().snd_ssthresh;
+  p.host.Advance(Ms(2000));
+  EXPECT_EQ(s->info().ca_state, 4);
+  EXPECT_EQ(s->info().snd_ssthresh, ssthresh);
+}
+
+TEST(TcpEcn, SaysThatItHasReducedThoughThereWasNoMemoryAtFirst) {
+  WirePeer p;
+  StreamSocket* s = Agreed(p);
+  p.Write(s, Text(1460));
+  p.Send(kAck | kEce, 1, 1461);
+  p.Take();
+  const std::string data = Text(1000);
+  Block* b = p.host.pool().Allocate(data.size());
+  std::copy(data.begin(), data.end(), b->data);
+  ASSERT_EQ(s->Send(Slice{BlockRef(b), 0, static_cast<uint32_t>(data.size())}, false), Errno::kOk);
+  std::vector<BlockRef> all = p.AllMemory();
+  p.host.Turn();
+  p.ExpectSilence();
+  all.clear();
+  p.host.Advance(Ms(2000));
+  const std::vector<Seen> out = p.Take();
+  ASSERT_FALSE(out.empty());
+  EXPECT_TRUE(out[0].raw.Has(kCwr));
+}
+
 // A bottleneck that marks long before it would drop.
 TEST(TcpEcn, AMarkingBottleneckIsFilledWithoutALoss) {
   constexpr uint64_t kRate = 100'000'000;

@@ -96,6 +96,7 @@ void Connection::TakeFastOpenSynAck(const Segment& seg) {
   // Sent again, without blaming congestion.
   sent_.OnSend(snd_.una, snd_.nxt, StampNow());
   sent_.MarkAllLost(false);
+  ArmRetransmit();  // there may be no memory to send it now
 }
 
 // At a timeout, before it counts. As linux tcp_fastopen_active_detect_blackhole: the third in a row, or the last one.
@@ -205,7 +206,7 @@ void Connection::RepeatSynAck() {
 
 // As linux tcp_fastopen_synack_timer. What else was sent waits for the handshake.
 void Connection::OnFastOpenTimeout() {
-  const int limit = syn_count_ > 0 ? syn_count_ : sysctls().tcp_synack_retries + 1;
+  const int limit = std::min(syn_count_ > 0 ? syn_count_ : sysctls().tcp_synack_retries + 1, 255);
   if (retransmits_ >= limit) {
     engine_.Count(Counter::kTcpAbortOnTimeout);
     return Fail(Errno::kETIMEDOUT);

@@ -110,6 +110,7 @@ void Connection::InputSynSent(const Segment& seg, Packet packet) {
     SetState(State::kSynReceived);
     snd_.nxt = snd_.iss + 1;
     retransmits_ = 0;
+    if (fast_open_ != nullptr) fast_open_->ForgetSyn();
     SendSyn();
     Arm(kRetransmit, now() + BackedOffRto());
     return;
@@ -130,6 +131,7 @@ void Connection::InputSynSent(const Segment& seg, Packet packet) {
     Segment rest = seg;
     rest.seq = seg.seq + 1;
     rest.flags &= static_cast<uint8_t>(~kSyn);
+    if (orphan_ && NewData(rest)) return AbortOnData(rest);
     if (ProcessText(rest, std::move(packet)) && rest.Has(kFin)) ProcessFin(rest.seq + rest.payload_len);
   } else {
     EnterQuickAck(16);

@@ -67,6 +67,7 @@ Connection::Probing Connection::SendMtuProbe() {
   if (snd_.nxt + needed > snd_.una + snd_.wnd) return Probing::kWait;
   const uint32_t in_flight = InFlight();
   if (in_flight + 2 * mss > cw_.cwnd) return in_flight == 0 ? Probing::kNone : Probing::kWait;
+  if (PacingHolds()) return Probing::kNone;
   mtu_.start = snd_.nxt;
   mtu_.end = snd_.nxt + size;
   if (!SendRange(snd_.nxt, size, false, size)) return Probing::kNone;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "netstack/tcp/testing/programs.h"
+#include "netstack/tcp/testing/wire_peer.h"
 #include "netstack/wire/headers.h"
 
 namespace sluice::testing {
@@ -72,6 +73,7 @@ TEST_F(MtuProbe, WithoutSackAProbeThatIsLostIsFoundByDuplicates) {
   EXPECT_LE(client_->info().snd_mss, 1300u - 52);
   EXPECT_GT(a_.counter(Counter::kTcpMTUPFail), 0u);
   EXPECT_EQ(a_.counter(Counter::kTcpTimeouts), 0u);
+  EXPECT_EQ(a_.counter(Counter::kTcpRenoRecovery), 0u);
 }
 
 // The window is not reduced for a probe, and what is lost with it is sent again.
@@ -90,6 +92,26 @@ TEST_F(MtuProbe, AWayThatTakesAllIsFilledFromTheBaseSizeUp) {
   EXPECT_GE(client_->info().snd_mss, 1448u - 8);
   EXPECT_EQ(client_->info().total_retrans, 0u);
   EXPECT_EQ(a_.counter(Counter::kTcpMTUPFail), 0u);
+}
+
+TEST(MtuProbePaced, WaitsForItsDepartureAsOtherData) {
+  WirePeer p;
+  for (const auto& [name, value] : {std::pair{"tcp_mtu_probing", "2"}, {"tcp_slow_start_after_idle", "0"}})
+    p.host.config().sysctls[std::string("net.ipv4.") + name] = value;
+  p.host.ApplyConfig();
+  StreamSocket* c = p.Accepted();
+  ASSERT_EQ(c->SetOption(SockOpt::kMaxPacingRate, 10'000), Errno::kOk);
+  p.Write(c, Text(10240));
+  p.Send(tcp::kAck, 1, 10241);
+  p.host.Advance(Duration::Seconds(2));
+  p.Take();
+  p.Write(c, Text(2048));
+  EXPECT_EQ(p.One().payload.size(), 2048u);
+  p.Write(c, Text(20000));
+  p.Send(tcp::kAck, 1, 12289);
+  p.ExpectSilence();
+  p.host.Advance(Ms(210));
+  EXPECT_GT(p.One().payload.size(), 1024u);  // the probe
 }
 
 }  // namespace

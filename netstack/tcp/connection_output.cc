@@ -56,7 +56,7 @@ void Connection::UseRoute(const Route& route) {
 void Connection::UpdateMss() {
   const uint32_t headers = (key.remote.is_v4() ? 20u : 40u) + kHeaderSize;
   uint32_t mss = route_.mtu > headers ? route_.mtu - headers : kMinMss;
-  if (mtu_.high > route_.mtu) mtu_.high = route_.mtu;
+  if (route_.ok() && mtu_.high > route_.mtu) mtu_.high = route_.mtu;
   if (mtu_.enabled) mss = std::min(mss, std::max(mtu_.low, headers + kMinMss) - headers);
   if (user_mss_ != 0) mss = std::min(mss, user_mss_);
   if (peer_mss_ != 0) mss = std::min(mss, peer_mss_);
@@ -213,6 +213,7 @@ bool Connection::Emit(HeaderSpec& h, uint32_t payload_offset, uint32_t payload_l
     }
   }
   WriteHeader(h, header);
+  if (new_data) ecn_.queue_cwr = false;  // said
   const uint32_t tcp_length = header_len + payload_length;
   wire::StoreSum(header + kChecksumOffset, wire::PseudoHeaderSum(key.local, key.remote, kIpProtoTcp, tcp_length));
   p.offload.checksum = ChecksumState::kPartial;
@@ -516,6 +517,8 @@ void Connection::Output() {
   if (sent_.out_bytes() > out_before || sent_.retransmitted_bytes() > retransmitted_before) {
     if (out_before == 0 || retransmit_use_ != RetransmitUse::kTimeout || !Armed(kRetransmit)) ArmRetransmit();
     ArmProbe();
+  } else if (sent_.has_unsent_loss() && !Armed(kRetransmit)) {  // no memory
+    ArmRetransmit();
   }
 }
 

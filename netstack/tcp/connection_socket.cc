@@ -276,7 +276,7 @@ Errno Connection::Open(const Endpoint& to) {
     default:
       return Errno::kEISCONN;
   }
-  if (closed_by_time_wait_ || was_connected_) {
+  if (closed_by_time_wait_ || was_connected_ || active_open_) {
     ResetToFresh();
     closed_by_time_wait_ = false;
   }
@@ -388,7 +388,7 @@ void Connection::HoldPort(bool hold) {
 }
 
 size_t Connection::send_space() const {
-  if (state_ == State::kSynSent && !deferred()) return 0;
+  if ((state_ == State::kSynSent && !deferred()) || (state_ == State::kSynReceived && !early())) return 0;
   const size_t queued = sndq_.memory();
   if (queued >= sndbuf_ || !BelowLowWater()) return 0;
   const size_t room = memory().Room(queued);
@@ -432,7 +432,7 @@ Errno Connection::SetCongestionControl(std::string_view name) {
   cc_ = MakeCongestionControl(copy, cc_storage_);
   model_ = cc_->is_model();
   UpdatePaced();
-  if (Synchronized()) StartControl();
+  if (Synchronized() || early()) StartControl();
   return Errno::kOk;
 }
 

@@ -198,7 +198,7 @@ void Connection::OnLossProbeTimeout() {
     // The reordering timer of RACK (RFC 8985 6.3).
     AckResult r;
     r.prior_in_flight = InFlight();
-    DetectLoss(&r, false);
+    DetectLoss(&r);
     if (r.newly_lost > 0) {
       if (ca_state_ < CaState::kRecovery && !OnMtuProbeLost()) EnterRecovery(false);
       output_due_ = true;

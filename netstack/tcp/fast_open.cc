@@ -10,6 +10,7 @@ namespace {
 
 constexpr Duration kResetCounts = Duration::Seconds(60);
 constexpr int kMostDoublings = 6;
+constexpr Duration kMostPaused = Duration::Seconds(int64_t{1} << 32);  // for ever
 
 uint64_t LoadLe64(const uint8_t* p) {
   uint64_t v = 0;
@@ -145,7 +146,8 @@ void FastOpenClient::Remember(const IpAddress& local, const IpAddress& remote, u
 bool FastOpenClient::Paused(Duration timeout, Instant now) const {
   if (pauses_ == 0 || timeout <= Duration()) return false;
   const int doublings = std::min(static_cast<int>(std::min(pauses_, 64u)) - 1, kMostDoublings);
-  return now < paused_at_ + timeout * (int64_t{1} << doublings);
+  const int64_t times = int64_t{1} << doublings;
+  return now < paused_at_ + std::min(timeout, kMostPaused / times) * times;
 }
 
 void FastOpenClient::Pause(Instant now) {

@@ -119,6 +119,13 @@ struct FastOpen {
   // Server, until the handshake is complete.
   std::shared_ptr<FastOpenQueue> queue;
   Instant syn_ack_sent;
+
+  // The next SYN is a plain one, and data comes behind the handshake.
+  void ForgetSyn() {
+    deferred = false;
+    option = FastOpenCookie{};
+    next_data = 0;
+  }
 };
 
 }  // namespace sluice::tcp

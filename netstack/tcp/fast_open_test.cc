@@ -310,6 +310,27 @@ TEST(FastOpenServer, GivesUpOneTimeoutLaterThanAUsualHandshake) {
   EXPECT_EQ(p.SendSyn(kCookie, "data").ack, 5u);
 }
 
+TEST(FastOpenServer, GivesUpThoughTheLimitIsTheLargestThereIs) {
+  FastOpenPeer p;
+  p.Sysctl("tcp_synack_retries", "255");
+  p.Serve();
+  p.SendSyn(kCookie, "data");
+  StreamSocket* c = p.listener->Accept();
+  ASSERT_NE(c, nullptr);
+  p.host.Advance(Duration::Seconds(120 * 260));
+  EXPECT_EQ(c->TakeError(), Errno::kETIMEDOUT);
+}
+
+TEST(FastOpenServer, AModelThatIsChosenBeforeTheHandshakeIsOverStarts) {
+  FastOpenPeer p;
+  p.Serve();
+  p.SendSyn(kCookie, "data");
+  StreamSocket* c = p.listener->Accept();
+  ASSERT_NE(c, nullptr);
+  ASSERT_EQ(c->SetCongestionControl("bbr"), Errno::kOk);
+  EXPECT_NE(c->info().pacing_rate, ~uint64_t{0});
+}
+
 TEST(FastOpenServer, ClosesBeforeTheHandshakeIsOver) {
   FastOpenPeer p;
   p.Serve();
@@ -464,6 +485,25 @@ TEST(FastOpenClient, SendsAgainWhatTheSynAckDoesNotAcknowledge) {
   }
 }
 
+TEST(FastOpenClient, SendsItAgainThoughThereWasNoMemoryAtFirst) {
+  FastOpenPeer p;
+  p.LearnCookie();
+  StreamSocket* s = p.Socket();
+  size_t taken = 0;
+  EXPECT_EQ(p.SendTo(s, "hello", &taken), Errno::kEINPROGRESS);
+  p.TakeSyn();
+  Packet answer = p.Arriving(p.Header(kSyn | kAck, 0, 1));
+  const BlockRef held = answer.head_block();
+  std::vector<BlockRef> all = p.AllMemory();
+  p.host.In(std::move(answer));
+  p.ExpectSilence();
+  EXPECT_EQ(s->state(), kEstablished);
+  all.clear();
+  p.host.Advance(Ms(3000));
+  const std::vector<Seen> out = p.Take();
+  EXPECT_TRUE(std::any_of(out.begin(), out.end(), [](const Seen& o) { return o.payload == "hello"; }));
+}
+
 TEST(FastOpenClient, ForgetsOptionAndDataWhereTheSynIsLost) {
   FastOpenPeer p;
   p.LearnCookie();
@@ -593,6 +633,87 @@ TEST(FastOpenClient, APathThatIsTooNarrowGetsASynWithoutData) {
   p.AnswerSyn(1);
   EXPECT_EQ(p.Take().size(), 1u);
   EXPECT_EQ(s->info().pmtu, 1200u);
+}
+
+TEST(FastOpenClient, AConnectAfterOneThatFailedStartsAfresh) {
+  FastOpenPeer p;
+  p.LearnCookie();
+  StreamSocket* s = p.Socket();
+  ASSERT_EQ(s->Bind({IpAddress::V4(10, 0, 0, 1), 7777}), Errno::kOk);
+  size_t taken = 0;
+  EXPECT_EQ(p.SendTo(s, "hello", &taken), Errno::kEINPROGRESS);
+  EXPECT_EQ(s->Shutdown(false, true), Errno::kOk);
+  p.TakeSyn();
+  p.host.Advance(Ms(1100));
+  p.Take();
+  p.Send(kRst | kAck, 0, 1);
+  EXPECT_EQ(s->TakeError(), Errno::kECONNREFUSED);
+  EXPECT_EQ(s->Connect(kPeer), Errno::kEINPROGRESS);
+  p.host.Turn();
+  const Seen syn = p.TakeSyn();
+  EXPECT_EQ(syn.raw.source_port, 7777);
+  EXPECT_EQ(syn.payload, "");
+  EXPECT_FALSE(syn.raw.fast_open.present());
+  EXPECT_EQ(s->info().retransmits, 0);
+  p.AnswerSyn(1);
+  EXPECT_EQ(p.One().Flags(), "A");
+  EXPECT_EQ(s->state(), kEstablished);
+  p.Write(s, "more");
+  EXPECT_EQ(p.One().payload, "more");
+}
+
+TEST(FastOpenClient, OneThatNeverWroteCanConnectAgainAfterAShutdown) {
+  FastOpenPeer p;
+  p.LearnCookie();
+  StreamSocket* s = p.Socket();
+  ASSERT_EQ(s->SetOption(SockOpt::kTcpFastOpenConnect, 1), Errno::kOk);
+  ASSERT_EQ(s->Connect(kPeer), Errno::kOk);
+  EXPECT_EQ(s->Shutdown(true, true), Errno::kOk);
+  EXPECT_EQ(s->TakeError(), Errno::kECONNRESET);
+  EXPECT_EQ(s->Connect(kPeer), Errno::kOk);
+  p.Write(s, "hello");
+  EXPECT_EQ(p.TakeSyn().payload, "hello");
+}
+
+// Simultaneous open, of one whose SYN still waits.
+TEST(FastOpenClient, AnswersASynWithAPlainOne) {
+  FastOpenPeer p;
+  p.LearnCookie();
+  StreamSocket* s = p.Socket();
+  ASSERT_EQ(s->SetOption(SockOpt::kTcpFastOpenConnect, 1), Errno::kOk);
+  ASSERT_EQ(s->Connect(kPeer), Errno::kOk);
+  p.host_port = s->local().port;
+  p.Send(kSyn, 0, 0);
+  const Seen answer = p.One();
+  EXPECT_EQ(answer.Flags(), "SA");
+  EXPECT_FALSE(answer.raw.fast_open.present());
+  EXPECT_EQ(s->events() & kWritable, 0u);
+  EXPECT_EQ(s->send_space(), 0u);
+  p.Send(kAck, 1, 1);
+  EXPECT_EQ(s->state(), kEstablished);
+  p.Write(s, "hello");
+  EXPECT_EQ(p.One().payload, "hello");
+}
+
+TEST(FastOpenClient, ResetsWhereAnAnswerComesForAnOwnerThatHasGone) {
+  FastOpenPeer p;
+  p.LearnCookie();
+  StreamSocket* s = p.Socket();
+  size_t taken = 0;
+  EXPECT_EQ(p.SendTo(s, "hello", &taken), Errno::kEINPROGRESS);
+  s->Close();
+  p.TakeSyn();
+  p.Send(kSyn | kAck, 0, 6, "answer");
+  EXPECT_TRUE(p.One().raw.Has(kRst));
+  EXPECT_EQ(p.host.counter(Counter::kTcpAbortOnData), 1u);
+}
+
+TEST(FastOpenClient, APauseCanBeAsLongAsTheSysctlAllows) {
+  TestSecureRng secure(1);
+  tcp::FastOpenClient c(secure);
+  for (int i = 0; i < 10; ++i) c.Pause(Instant(1));
+  for (const int seconds : {100, 200'000'000, INT32_MAX})
+    EXPECT_TRUE(c.Paused(Duration::Seconds(seconds), Instant(2))) << seconds;
 }
 
 // Three timeouts in a row pause Fast Open for everybody, where the sysctl says for how long.

@@ -97,18 +97,31 @@ void WirePeer::Send(uint8_t flags, uint32_t seq, uint32_t ack, std::string_view 
   Send(Header(flags, seq, ack), payload);
 }
 
-void WirePeer::Send(const tcp::HeaderSpec& h, std::string_view payload, uint16_t gso_size) {
+Packet WirePeer::Arriving(const tcp::HeaderSpec& h, std::string_view payload) {
   const std::vector<uint8_t> packet = SegmentPeer::Encode(h, payload, tos);
-  Frame frame(wire::kEthernetHeader + packet.size());
-  wire::WriteEthernet(frame.data(), host.mac(), kPeerMac, wire::kEtherIpv4);
-  std::copy(packet.begin(), packet.end(), frame.begin() + wire::kEthernetHeader);
-  if (gso_size == 0) return host.In(frame);
-  Packet p = Packet::Allocate(host.pool(), frame.size());
-  std::copy(frame.begin(), frame.end(), p.Append(frame.size()));
+  const size_t size = wire::kEthernetHeader + packet.size();
+  Packet p = Packet::Allocate(host.pool(), size);
+  uint8_t* frame = p.Append(size);
+  wire::WriteEthernet(frame, host.mac(), kPeerMac, wire::kEtherIpv4);
+  std::copy(packet.begin(), packet.end(), frame + wire::kEthernetHeader);
+  return p;
+}
+
+void WirePeer::Send(const tcp::HeaderSpec& h, std::string_view payload, uint16_t gso_size) {
+  Packet p = Arriving(h, payload);
+  if (gso_size == 0) return host.In(p.linear());
   p.offload.gso = GsoType::kTcpV4;
   p.offload.gso_size = gso_size;
   p.offload.checksum = ChecksumState::kVerified;
   host.In(std::move(p));
+}
+
+std::vector<BlockRef> WirePeer::AllMemory() {
+  std::vector<BlockRef> all;
+  for (size_t size = 65536; size >= 64; size /= 2) {
+    while (Block* more = host.pool().Allocate(size)) all.emplace_back(more);
+  }
+  return all;
 }
 
 std::vector<Seen> WirePeer::Take() {

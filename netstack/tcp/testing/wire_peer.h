@@ -62,6 +62,10 @@ class WirePeer : public SegmentPeer {
   // Sends one segment and runs a turn.
   void Send(uint8_t flags, uint32_t seq, uint32_t ack, std::string_view payload = {});
   void Send(const tcp::HeaderSpec& h, std::string_view payload = {}, uint16_t gso_size = 0);
+  // A segment that has yet to arrive, for host.In().
+  Packet Arriving(const tcp::HeaderSpec& h, std::string_view payload = {});
+  // All that the pool has left.
+  std::vector<BlockRef> AllMemory();
   // All segments that came out since, in order; empty where none did.
   std::vector<Seen> Take();
   // The only segment that came out. Fails the test where there is none or more.
