@@ -620,6 +620,20 @@ def datagrams():
     print("nobody there:", attempt(u.recvfrom, 10))
 
 
+def whole_messages():
+    """sendmsg and recvmsg of a socket that has connected are as large as asked for."""
+    c = socket.create_connection(ADDRESS)
+    a = listener.accept()[0]
+    got = []
+    t = threading.Thread(target=lambda: got.append(len(a.recv(1000000, socket.MSG_WAITALL))), daemon=True)
+    t.start()
+    print("sent:", c.sendmsg([b"x" * 600000, b"y" * 400000]))
+    t.join(20)
+    t = threading.Thread(target=lambda: a.sendall(b"z" * 300000), daemon=True)
+    t.start()
+    print("arrived:", got, "back:", len(c.recvmsg(300000, 0, socket.MSG_WAITALL)[0]))
+
+
 def close_heard(s, other):
     """close() is over before calls that come behind it, but not before what is sent natively at once (docs/limits.md)."""
     s.close()
@@ -696,7 +710,7 @@ def ports_after_close():
 
 
 for part in (ends, broken_streams, connects, connects_again, given_up_connects, accepts, failing_accepts, waiting_accepts, accepting_threads, discards,
-             mixed_receives, interrupted_receives, writers, full_and_reset, bulk, options, fast_open_options, fast_open, fast_open_without_cookie,
+             mixed_receives, interrupted_receives, writers, full_and_reset, bulk, whole_messages, options, fast_open_options, fast_open, fast_open_without_cookie,
              datagrams, datagram_errors, names_and_checks, ports_after_close):
     part()
 listener.close()
