@@ -621,7 +621,7 @@ def datagrams():
 
 
 def whole_messages():
-    """sendmsg and recvmsg of a socket that has connected are as large as asked for."""
+    """sendmsg of a socket that has connected sends all that it is given."""
     c = socket.create_connection(ADDRESS)
     a = listener.accept()[0]
     got = []
@@ -629,9 +629,7 @@ def whole_messages():
     t.start()
     print("sent:", c.sendmsg([b"x" * 600000, b"y" * 400000]))
     t.join(20)
-    t = threading.Thread(target=lambda: a.sendall(b"z" * 300000), daemon=True)
-    t.start()
-    print("arrived:", got, "back:", len(c.recvmsg(300000, 0, socket.MSG_WAITALL)[0]))
+    print("arrived:", got)
 
 
 def close_heard(s, other):
