@@ -82,6 +82,7 @@ class Bed(harness.SluiceTest):
 
     def setUp(self):
         super().setUp()
+        self.addCleanup(self.unmount_runtime)
         # A client that closes first gathers TIME_WAITs, and with ten thousand of them its connect() looks for a port for milliseconds.
         self.net.peer.run("sysctl", "-qw", "net.ipv4.tcp_max_tw_buckets=0")
 
@@ -116,6 +117,12 @@ class Bed(harness.SluiceTest):
         if self.mode.kind != "library":
             return self.start(*server), {name: name for name in paths}
         return self._start(self.example_argv("--http-port=80")), {name: str(size) for name, size in paths.items()}
+
+    def unmount_runtime(self):
+        """runsc keeps a network namespace in its directory, which could not be removed with it."""
+        kept = f"{self.directory}/runtime/null-netns"
+        if os.path.ismount(kept):
+            subprocess.run(["umount", kept], check=True)
 
     @property
     def container(self):
