@@ -74,51 +74,38 @@ class ImpairedTest(SluiceTest):
 class MarkedTest(ImpairedTest):
     """A way that marks segments and loses none (RFC 3168); who asks for it is the client."""
     test_one_percent_server = test_five_percent_server = test_one_percent_client = test_five_percent_client = None
-
-    def exchange(self, server_side, client_side, address):
-        self.net.inside.run("sysctl", "-qw", "net.ipv4.tcp_ecn=1")
-        self.net.peer.run("sysctl", "-qw", "net.ipv4.tcp_ecn=1")
-        forwarder = self._start(self.middle.argv(IMPAIR, "--left=left", "--right=right", "--mark=1", "--delay-us=200"))
-        forwarder.wait_log("forwarding")
-        server = server_side("/usr/bin/python3", EXACT, "serve", "7000", str(SIZE))
-        server.wait_log("listening")
-        client = client_side("/usr/bin/python3", EXACT, "connect", address, "7000", str(SIZE))
-        for side in (client, server):
-            self.assertIn("all right; ECN True, seen True, delivered marked True", side.expect_success(LIMIT))
-        forwarder.stop()
-        for line in forwarder.output().splitlines()[1:]:
-            self.assertGreater(json.loads(line)["marked"], 50, line)
-
-    def test_server(self):
-        self.exchange(self.inside, self.peer, INSIDE)
-
-    def test_client(self):
-        self.exchange(self.peer, self.inside, PEER)
-
-
-class BlackHoleTest(ImpairedTest):
-    """A way that swallows what is larger than 1300 bytes, and tells nobody (RFC 4821)."""
-    test_one_percent_server = test_five_percent_server = test_one_percent_client = test_five_percent_client = None
+    sysctl = "net.ipv4.tcp_ecn=1"
+    impairment = ("--mark=1", "--delay-us=200")
+    says = "all right; ECN True, seen True, delivered marked True"
+    counted, least = "marked", 50
 
     def exchange(self, server_side, client_side, address):
         for ns in (self.net.inside, self.net.peer):
-            ns.run("sysctl", "-qw", "net.ipv4.tcp_mtu_probing=1")
-        forwarder = self._start(self.middle.argv(IMPAIR, "--left=left", "--right=right", "--largest=1314"))
+            ns.run("sysctl", "-qw", self.sysctl)
+        forwarder = self._start(self.middle.argv(IMPAIR, "--left=left", "--right=right", *self.impairment))
         forwarder.wait_log("forwarding")
         server = server_side("/usr/bin/python3", EXACT, "serve", "7000", str(SIZE))
         server.wait_log("listening")
         client = client_side("/usr/bin/python3", EXACT, "connect", address, "7000", str(SIZE))
         for side in (client, server):
-            self.assertIn("all right", side.expect_success(LIMIT))
+            self.assertIn(self.says, side.expect_success(LIMIT))
         forwarder.stop()
         for line in forwarder.output().splitlines()[1:]:
-            self.assertGreater(json.loads(line)["too_large"], 2, line)
+            self.assertGreater(json.loads(line)[self.counted], self.least, line)
 
     def test_server(self):
         self.exchange(self.inside, self.peer, INSIDE)
 
     def test_client(self):
         self.exchange(self.peer, self.inside, PEER)
+
+
+class BlackHoleTest(MarkedTest):
+    """A way that swallows what is larger than 1300 bytes, and tells nobody (RFC 4821)."""
+    sysctl = "net.ipv4.tcp_mtu_probing=1"
+    impairment = ("--largest=1314",)
+    says = "all right"
+    counted, least = "too_large", 2
 
 
 class ImpairedWithoutGsoTest(ImpairedTest):
