@@ -1,5 +1,5 @@
 // Explicit Congestion Notification: RFC 3168 6.1, as linux include/net/tcp_ecn.h.
-#include <algorithm>
+#include <utility>
 
 #include "netstack/tcp/connection.h"
 
